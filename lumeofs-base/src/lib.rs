@@ -1,0 +1,25 @@
+//! Ground floor of LumeoFS: ids, attributes, limits, errors, checksums, and the traits through which
+//! every other crate reaches time and disks.
+//!
+//! Nothing here knows about networks, consensus or FUSE. What is here is used by servers and clients
+//! alike, so a change of a type is a change of the whole system.
+
+pub mod attr;
+pub mod buf;
+pub mod checksum;
+pub mod chunk;
+pub mod clock;
+pub mod cluster;
+pub mod disk;
+pub mod entropy;
+pub mod error;
+pub mod ids;
+pub mod limits;
+pub mod rng;
+
+pub use attr::{Attr, FileKind, Timestamp};
+pub use buf::AlignedBuf;
+pub use chunk::{ChunkOp, ChunkState, Version};
+pub use cluster::{ClusterMap, GroupConfig, NodeInfo, NodeKind};
+pub use error::{Code, FsError, FsResult};
+pub use ids::*;

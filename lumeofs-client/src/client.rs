@@ -1,0 +1,120 @@
+//! The client's face: what mounts, commands and programs call.
+
+use crate::link::Link;
+use lumeofs_base::{Attr, ClusterMap, FsResult};
+use lumeofs_meta::op::Caller;
+use lumeofs_proto::auth::Credentials;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What happens to a call when no quorum answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnOutage {
+    /// Wait for the cluster, at most this long if given.
+    Block(Option<Duration>),
+    /// Fail with `Unavailable` after [`lumeofs_base::limits::REQUEST_TIMEOUT`].
+    Eio,
+}
+
+/// How a client behaves.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// What to do when no quorum answers.
+    pub on_outage: OnOutage,
+    /// What this client is, for people: host, process, mount point.
+    pub description: String,
+}
+
+/// Who calls, and whether the caller still waits.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Whose rights apply.
+    pub caller: &'a Caller,
+    /// Asked about every 50 ms of waiting; `true` ends the call with `Interrupted`.
+    pub interrupted: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// What a write did.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// Where the data went: for an append the end that the file had.
+    pub offset: u64,
+    /// Attributes after the write.
+    pub attr: Attr,
+}
+
+/// What `fallocate` does to a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Range {
+    /// Reserves, growing the file unless `keep_size`.
+    Allocate {
+        /// The size stays.
+        keep_size: bool,
+    },
+    /// Makes a hole, keeping the size.
+    Punch,
+    /// Reads as zero, growing the file unless `keep_size`.
+    Zero {
+        /// The size stays.
+        keep_size: bool,
+    },
+}
+
+/// What `statfs` wants to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Objects in the filesystem.
+    pub inodes: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Bytes that files can take in all, after replication.
+    pub capacity_bytes: u64,
+    /// Bytes that files can still take, after replication.
+    pub free_bytes: u64,
+}
+
+/// A session with a cluster. Every method may be called from any number of threads.
+pub struct Client {
+    pub(crate) link: Arc<Link>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Connects to a cluster: finds a master, opens a session, reads the cluster map. `masters` are
+    /// `host:port`, any one that answers is enough.
+    ///
+    /// # Errors
+    /// `Refused` if a master is of another cluster or secret, `Unavailable` if none answers within
+    /// what [`ClientOptions::on_outage`] allows.
+    pub fn connect(
+        masters: &[String],
+        credentials: Credentials,
+        options: ClientOptions,
+    ) -> FsResult<Arc<Self>> {
+        Ok(Arc::new(Self {
+            link: Link::connect(masters, credentials, options)?,
+        }))
+    }
+
+    /// Publishes what is pending, closes the session, ends the background threads. Idempotent; later calls
+    /// fail with `Unavailable`.
+    pub fn close(&self) {
+        self.link.close();
+    }
+
+    /// The newest cluster map that this client has seen.
+    pub fn cluster_map(&self) -> Arc<ClusterMap> {
+        self.link.map()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

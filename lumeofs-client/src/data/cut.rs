@@ -1,0 +1,153 @@
+//! Setting attributes, and with a smaller size the cut of the last chunk: rule D11.
+//!
+//! The leader frees the chunks past the new size and marks the tail as unclean; whoever truncated, or
+//! wants to grow the file next, has the last chunk cut at its group and then clears the mark.
+
+use crate::data::primaries::{GroupOp, first_error};
+use crate::data::write::{again, note_unsynced};
+use crate::inodes::Inode;
+use crate::link::{Asker, Link};
+use lumeofs_base::limits::FILE_SIZE_BYTES_MAX;
+use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId};
+use lumeofs_meta::op::{Mutation, Query, SetAttr};
+use lumeofs_proto::data::ChunkRequest;
+use lumeofs_proto::frame::Op;
+use std::sync::Arc;
+
+impl Link {
+    /// Sets attributes.
+    pub(crate) fn set_attr(&self, asker: &Asker<'_>, ino: InodeId, set: SetAttr) -> FsResult<Attr> {
+        match set.size {
+            Some(size) => self.resize(asker, ino, size, set),
+            None if set.mtime.is_some() => self.set_times(asker, ino, set),
+            None => {
+                let attr = self.mutate_attr(asker, ino, &Mutation::SetAttr { ino, set })?;
+                self.fresh(asker, attr)
+            }
+        }
+    }
+
+    /// A time that is set overtakes one that is not published yet.
+    fn set_times(&self, asker: &Asker<'_>, ino: InodeId, set: SetAttr) -> FsResult<Attr> {
+        let mutation = Mutation::SetAttr { ino, set };
+        let Some(inode) = self.inodes.find(ino) else {
+            return self.mutate_attr(asker, ino, &mutation);
+        };
+        self.overtake_mtime(asker, ino, &inode, &mutation)
+    }
+
+    fn overtake_mtime(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        inode: &Inode,
+        mutation: &Mutation,
+    ) -> FsResult<Attr> {
+        let _publishing = asker.patience.lock(&inode.publishing)?;
+        let dirty = self.inodes.take_dirty(ino, inode);
+        let result = self.mutate_attr(asker, ino, mutation);
+        if dirty && result.is_err() {
+            self.inodes.mark_dirty(ino, inode);
+        }
+        result
+    }
+
+    fn resize(&self, asker: &Asker<'_>, ino: InodeId, size: u64, set: SetAttr) -> FsResult<Attr> {
+        if size > FILE_SIZE_BYTES_MAX {
+            let what = format!("size {size}: a file has at most {FILE_SIZE_BYTES_MAX} bytes");
+            return Err(FsError::new(Code::FileTooBig, what));
+        }
+        let inode: Arc<Inode> = self.inodes.get(ino);
+        let _held = inode.ranges.own(size..u64::MAX, &asker.patience)?;
+        let mutation = Mutation::SetAttr { ino, set };
+        let attr = again(asker, ino, || {
+            match self.overtake_mtime(asker, ino, &inode, &mutation) {
+                Ok(attr) => Ok(Some(attr)),
+                // It grows, and the tail is unclean.
+                Err(error) if error.code == Code::StaleWrite => {
+                    self.clean_tail_if_needed(asker, ino, &inode)?;
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            }
+        })?;
+        inode.learn(&attr, &[]);
+        if !attr.tail_unclean {
+            return Ok(attr);
+        }
+        match self.clean_tail(asker, ino, &inode, attr.clone()) {
+            // Somebody truncated again, or a later connection of ours wrote.
+            Err(error) if error.code == Code::StaleWrite => {
+                self.clean_tail_if_needed(asker, ino, &inode)?;
+                Ok(attr)
+            }
+            cleaned => cleaned,
+        }
+    }
+
+    /// Cleans the tail as the leader describes it now.
+    pub(crate) fn clean_tail_if_needed(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        inode: &Inode,
+    ) -> FsResult<()> {
+        let attr = self.query_attr(asker, ino, &Query::GetAttr { ino })?;
+        inode.learn(&attr, &[]);
+        if !attr.tail_unclean {
+            return Ok(());
+        }
+        match self.clean_tail(asker, ino, inode, attr) {
+            Err(error) if error.code == Code::StaleWrite => Ok(()),
+            cleaned => cleaned.map(drop),
+        }
+    }
+
+    /// Cuts the last chunk at the size and clears the mark. `StaleWrite` if the file was truncated
+    /// once more.
+    pub(crate) fn clean_tail(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        inode: &Inode,
+        attr: Attr,
+    ) -> FsResult<Attr> {
+        let within = attr.size % self.chunk_size();
+        if within != 0 {
+            let known = self.chunks(asker, ino, inode, &(attr.size - 1..attr.size))?;
+            if known.attr.truncations != attr.truncations {
+                return Err(FsError::new(
+                    Code::StaleWrite,
+                    format!("{ino} was truncated again"),
+                ));
+            }
+            if let Some(chunk) = known.chunks.values().next() {
+                let header = ChunkRequest {
+                    chunk: chunk.chunk.get(),
+                    offset: within,
+                    truncations: attr.truncations,
+                    durable: self.map().always_durable,
+                    ..Default::default()
+                };
+                let mut ops = [GroupOp::new(chunk.group, Op::Truncate, header, &[])];
+                self.at_primaries(&asker.patience, &mut ops, &mut || {})?;
+                note_unsynced(inode, &ops);
+                let cut = first_error(&ops);
+                if cut
+                    .as_ref()
+                    .is_err_and(|error| error.code == Code::StaleWrite)
+                {
+                    self.generations.raise(chunk.group, ops[0].generation);
+                }
+                cut?;
+            }
+        }
+        let clean = Mutation::TailClean {
+            ino,
+            truncations: attr.truncations,
+        };
+        let attr = self.mutate_attr(asker, ino, &clean)?;
+        inode.learn(&attr, &[]);
+        Ok(attr)
+    }
+}

@@ -1,0 +1,313 @@
+//! Writing: chunks where they are missing, data to the primaries, then the new size to the leader.
+//!
+//! A write that was planned before a truncate is refused, by a datanode or by the leader, with
+//! `StaleWrite`: then it is planned and done again as a whole. Where the chunks are known from an
+//! earlier answer, the leader confirms them: by publishing the size of a growing file, else by a query that is under
+//! way together with the data.
+
+use crate::client::Written;
+use crate::data::chunks::{checked_range, pieces, span};
+use crate::data::primaries::{GroupOp, first_error};
+use crate::inodes::{Inode, Known};
+use crate::link::{Asker, Link};
+use crate::meta::unexpected;
+use lumeofs_base::checksum::block_checksums;
+use lumeofs_base::clock::{Clock, SystemClock};
+use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId};
+use lumeofs_meta::op::{Mutation, Query, Reply};
+use lumeofs_proto::data::ChunkRequest;
+use lumeofs_proto::frame::Op;
+use std::ops::Range;
+use std::time::Duration;
+
+/// Times that a write is done again because the file was truncated under it.
+const REDO_MAX: u32 = 64;
+
+/// How a write is to be done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    /// Return when it is on disk.
+    pub(crate) durable: bool,
+    /// Clear suid and sgid.
+    pub(crate) clear_suid: bool,
+}
+
+impl Link {
+    /// Writes `data` at `offset`.
+    pub(crate) fn write(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        offset: u64,
+        data: &[u8],
+        how: How,
+    ) -> FsResult<Written> {
+        let range = checked_range(offset, data.len() as u64)?;
+        if data.is_empty() {
+            let attr = self.query_attr(asker, ino, &Query::GetAttr { ino })?;
+            return Ok(Written { offset, attr });
+        }
+        let inode = self.inodes.get(ino);
+        let _held = inode.ranges.own(range.clone(), &asker.patience)?;
+        let attr = again(asker, ino, || {
+            self.write_once(asker, ino, &inode, &range, data, how)
+        })?;
+        Ok(Written { offset, attr })
+    }
+
+    /// Writes `data` at the end: the leader reserves the place.
+    pub(crate) fn append(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        data: &[u8],
+        how: How,
+    ) -> FsResult<Written> {
+        if data.is_empty() {
+            let attr = self.query_attr(asker, ino, &Query::GetAttr { ino })?;
+            return Ok(Written {
+                offset: attr.size,
+                attr,
+            });
+        }
+        checked_range(0, data.len() as u64)?;
+        let inode = self.inodes.get(ino);
+        again(asker, ino, || {
+            self.append_once(asker, ino, &inode, data, how)
+        })
+    }
+
+    /// One attempt at a write. `None`: the file was truncated meanwhile.
+    fn write_once(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        inode: &Inode,
+        range: &Range<u64>,
+        data: &[u8],
+        how: How,
+    ) -> FsResult<Option<Attr>> {
+        let (first, last) = span(range, self.chunk_size());
+        let remembered = inode
+            .known(first, last)
+            .filter(|known| !known.attr.tail_unclean);
+        let is_remembered = remembered.is_some();
+        let known = match remembered {
+            Some(known) => known,
+            None => match self.place(asker, ino, inode, range) {
+                Err(error) if error.code == Code::StaleWrite => return Ok(None),
+                known => known?,
+            },
+        };
+        let grows = range.end > known.attr.size;
+        let publishes = grows || how.clear_suid;
+        let mut answer = None;
+        let mut confirm = || {
+            if is_remembered && !publishes {
+                answer = Some(self.chunks(asker, ino, inode, range));
+            }
+        };
+        if !self.send(
+            asker,
+            inode,
+            &known,
+            range.start,
+            data,
+            how,
+            is_remembered,
+            &mut confirm,
+        )? {
+            return Ok(None);
+        }
+        let known = match answer {
+            Some(answer) => {
+                Some(answer?).filter(|new| new.attr.truncations == known.attr.truncations)
+            }
+            None => Some(known),
+        };
+        let Some(known) = known else { return Ok(None) };
+        if !publishes {
+            self.inodes.mark_dirty(ino, inode);
+            let now = SystemClock.wall();
+            return Ok(Some(Attr {
+                mtime: now,
+                ctime: now,
+                ..known.attr
+            }));
+        }
+        let size = if grows { range.end } else { 0 };
+        let truncations = known.attr.truncations;
+        let publish = Mutation::Publish {
+            ino,
+            size,
+            truncations,
+            clear_suid: how.clear_suid,
+        };
+        // What is published includes the time of all writes before.
+        let dirty = self.inodes.take_dirty(ino, inode);
+        let published = self.mutate_attr(asker, ino, &publish);
+        if dirty && published.is_err() {
+            self.inodes.mark_dirty(ino, inode);
+        }
+        match published {
+            Ok(attr) => {
+                inode.learn(&attr, &[]);
+                Ok(Some(attr))
+            }
+            Err(error) if error.code == Code::StaleWrite => {
+                inode.unlearn();
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Chunks for a write, with a clean tail if it grows the file.
+    fn place(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        inode: &Inode,
+        range: &Range<u64>,
+    ) -> FsResult<Known> {
+        let mut known = self.chunks(asker, ino, inode, range)?;
+        if range.end > known.attr.size && known.attr.tail_unclean {
+            known.attr = self.clean_tail(asker, ino, inode, known.attr)?;
+        }
+        self.with_all_chunks(asker, ino, inode, known, range)
+    }
+
+    fn append_once(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        inode: &Inode,
+        data: &[u8],
+        how: How,
+    ) -> FsResult<Option<Written>> {
+        let len = data.len() as u64;
+        let append = Mutation::Append {
+            ino,
+            len,
+            clear_suid: how.clear_suid,
+        };
+        let (offset, attr, chunks) = match self.mutate(asker, ino, &append) {
+            Ok(Reply::Appended {
+                offset,
+                attr,
+                chunks,
+            }) => (offset, attr, chunks),
+            Ok(other) => return Err(unexpected(&other)),
+            Err(error) if error.code == Code::StaleWrite => {
+                self.clean_tail_if_needed(asker, ino, inode)?;
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        inode.learn(&attr, &chunks);
+        let range = checked_range(offset, len)?;
+        let _held = inode.ranges.own(range.clone(), &asker.patience)?;
+        let chunks = chunks
+            .into_iter()
+            .map(|chunk| (chunk.index, chunk))
+            .collect();
+        let known = Known {
+            attr: attr.clone(),
+            chunks,
+        };
+        let known = self.with_all_chunks(asker, ino, inode, known, &range)?;
+        let sent = self.send(asker, inode, &known, offset, data, how, false, &mut || {})?;
+        Ok(sent.then_some(Written { offset, attr }))
+    }
+
+    /// Sends the data to the primaries. False if it was planned before a truncate.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one step of a write, not an interface"
+    )]
+    fn send(
+        &self,
+        asker: &Asker<'_>,
+        inode: &Inode,
+        known: &Known,
+        offset: u64,
+        data: &[u8],
+        how: How,
+        is_remembered: bool,
+        meanwhile: &mut dyn FnMut(),
+    ) -> FsResult<bool> {
+        let map = self.map();
+        let durable = how.durable || map.always_durable;
+        let mut ops = Vec::new();
+        for piece in pieces(offset, data.len(), map.chunk_size) {
+            let chunk = known.chunks.get(&piece.index).ok_or_else(|| {
+                FsError::new(Code::Io, format!("chunk {} was not allocated", piece.index))
+            })?;
+            let payload = &data[piece.bytes];
+            let header = ChunkRequest {
+                chunk: chunk.chunk.get(),
+                offset: piece.within,
+                len: payload.len() as u64,
+                truncations: known.attr.truncations,
+                checksums: block_checksums(piece.within, payload),
+                durable,
+                ..Default::default()
+            };
+            ops.push(GroupOp::new(chunk.group, Op::Write, header, payload));
+        }
+        let patience = &asker.patience;
+        let result = if is_remembered {
+            self.at_primaries_once(patience, &mut ops, meanwhile)
+        } else {
+            self.at_primaries(patience, &mut ops, meanwhile)
+        };
+        if !durable {
+            note_unsynced(inode, &ops);
+        }
+        let Err(error) = result.and_then(|()| first_error(&ops)) else {
+            return Ok(true);
+        };
+        if error.code == Code::Interrupted || (!is_remembered && error.code != Code::StaleWrite) {
+            return Err(error);
+        }
+        inode.unlearn();
+        if !is_remembered {
+            // The plan was fresh, so perhaps it was not a truncate but the generation.
+            for op in &ops {
+                self.generations.raise(op.group, op.generation);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Remembers what a sync must cover.
+pub(crate) fn note_unsynced(inode: &Inode, ops: &[GroupOp<'_>]) {
+    for op in ops {
+        if let Some(version) = op.version() {
+            inode.acknowledged(op.group, version);
+        }
+    }
+}
+
+/// Does something again as long as truncates get in its way.
+pub(crate) fn again<T>(
+    asker: &Asker<'_>,
+    ino: InodeId,
+    mut once: impl FnMut() -> FsResult<Option<T>>,
+) -> FsResult<T> {
+    for redone in 0..REDO_MAX {
+        if let Some(done) = once()? {
+            return Ok(done);
+        }
+        if redone > 0 {
+            asker
+                .patience
+                .pause(Duration::from_millis(u64::from(redone)))?;
+        }
+    }
+    Err(FsError::new(
+        Code::Io,
+        format!("{ino} was truncated again and again during the call"),
+    ))
+}

@@ -1,0 +1,120 @@
+//! Open files and their data, as the caller sees them.
+
+use crate::client::{Client, Context, Range, Written};
+use crate::data::write::How;
+use crate::link::{Asker, Link};
+use crate::opens::Entered;
+use lumeofs_base::{Attr, FsResult, InodeId};
+use lumeofs_meta::op::{Query, SetAttr};
+
+impl Link {
+    /// Counts an open, known to the leader when this returns.
+    pub(crate) fn open(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
+        if self.opens.enter(ino, &asker.patience)? == Entered::MustReport {
+            let result = self.report_open(ino, &asker.patience);
+            self.opens.reported(ino, result.is_ok());
+            if result.is_err() {
+                self.session.release_soon();
+            }
+            result?;
+        }
+        Ok(())
+    }
+}
+
+impl Client {
+    /// Counts one more open of a regular file; the first one is known to the leader before this
+    /// returns, so that the file outlives its last name.
+    pub fn open(&self, cx: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<Attr> {
+        let asker = self.link.asker(&cx);
+        self.link.open(&asker, ino)?;
+        let result = if truncate {
+            let set = SetAttr {
+                size: Some(0),
+                ..SetAttr::default()
+            };
+            self.link.set_attr(&asker, ino, set)
+        } else {
+            let attr = self.link.query_attr(&asker, ino, &Query::GetAttr { ino });
+            attr.and_then(|attr| self.link.fresh(&asker, attr))
+        };
+        if result.is_err() {
+            self.release(ino);
+        }
+        result
+    }
+
+    /// Counts one open less. Never waits: the last one is reported in the background.
+    pub fn release(&self, ino: InodeId) {
+        if self.link.opens.leave(ino) {
+            self.link.session.release_soon();
+        }
+    }
+
+    /// Reads into `buf`; short only at the end of the file.
+    pub fn read(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> FsResult<usize> {
+        self.link.read(&self.link.asker(&cx), ino, offset, buf)
+    }
+
+    /// Writes all of `data` at `offset`, or with `append` at the end. With `durable` it is on the
+    /// disks of all in-sync replicas afterwards. `clear_suid` takes suid and sgid from the mode.
+    #[expect(clippy::too_many_arguments, reason = "what write(2) needs")]
+    pub fn write(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        offset: u64,
+        data: &[u8],
+        append: bool,
+        durable: bool,
+        clear_suid: bool,
+    ) -> FsResult<Written> {
+        let asker = self.link.asker(&cx);
+        let how = How {
+            durable,
+            clear_suid,
+        };
+        if append {
+            self.link.append(&asker, ino, data, how)
+        } else {
+            self.link.write(&asker, ino, offset, data, how)
+        }
+    }
+
+    /// close(2): publishes a pending modification time, reports an error of background work once.
+    pub fn flush(&self, cx: Context<'_>, ino: InodeId) -> FsResult<()> {
+        self.link.flush(&cx, ino)
+    }
+
+    /// All acknowledged writes of this client to this inode are on the disks of all in-sync
+    /// replicas, and what is pending of its attributes is published, unless `data_only`.
+    ///
+    /// # Errors
+    /// `Io` once if a replica group lost writes that had been acknowledged but not synced.
+    pub fn fsync(&self, cx: Context<'_>, ino: InodeId, data_only: bool) -> FsResult<()> {
+        self.link.fsync(&cx, ino, data_only)
+    }
+
+    /// `fallocate(2)`.
+    pub fn allocate(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        offset: u64,
+        len: u64,
+        range: Range,
+    ) -> FsResult<()> {
+        self.link.allocate(&cx, ino, offset, len, range)
+    }
+
+    /// `SEEK_DATA`, or `SEEK_HOLE` with `hole`; `NoSuchOffset` past the end.
+    pub fn seek(&self, cx: Context<'_>, ino: InodeId, offset: u64, hole: bool) -> FsResult<u64> {
+        self.link.seek(&cx, ino, offset, hole)
+    }
+}

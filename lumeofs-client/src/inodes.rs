@@ -1,0 +1,251 @@
+//! What the client remembers of files that it touched: their chunks, writes that are not on disk
+//! yet, a modification time that is not published yet, and who reads or writes which range now.
+//!
+//! Nothing here answers a question about a file's contents or attributes; it only says what to ask.
+
+use crate::ranges::Ranges;
+use lumeofs_base::{Attr, ChunkIndex, FsError, GroupId, InodeId, Version};
+use lumeofs_meta::op::ChunkRef;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+/// Inodes remembered; beyond it those that are not in use are forgotten.
+const INODES_MAX: usize = 8192;
+/// Chunks remembered of one inode.
+const CHUNKS_MAX: usize = 1024;
+
+/// All inodes that are remembered.
+#[derive(Debug, Default)]
+pub(crate) struct Inodes {
+    table: Mutex<Table>,
+    /// Inodes with an unpublished modification time.
+    dirty: Mutex<HashSet<InodeId>>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    inodes: HashMap<InodeId, Arc<Inode>>,
+    /// Unsynced writes of inodes that were forgotten.
+    forgotten: HashMap<GroupId, Version>,
+    /// Size at which the table is swept next.
+    sweep_at: usize,
+}
+
+/// What is remembered of one inode.
+#[derive(Debug, Default)]
+pub(crate) struct Inode {
+    /// Ranges that are being read or written by this client (rule D3).
+    pub(crate) ranges: Ranges,
+    /// Held while its modification time is being published or set.
+    pub(crate) publishing: Mutex<()>,
+    state: Mutex<State>,
+    /// Writes to it may be among the forgotten ones.
+    forgetful: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: Option<Known>,
+    /// Highest acknowledged operation per group that may not be on disk.
+    unsynced: HashMap<GroupId, Version>,
+    /// It was modified since mtime was last published.
+    dirty: bool,
+    /// Of background work, for the next flush or fsync.
+    error: Option<FsError>,
+}
+
+/// The chunks of a file, as of a truncation number: until the next truncation none of them changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Attributes in the newest answer.
+    pub(crate) attr: Attr,
+    /// Chunks by index. An index that is missing here may exist.
+    pub(crate) chunks: BTreeMap<ChunkIndex, ChunkRef>,
+}
+
+impl Inodes {
+    /// What is remembered of an inode.
+    pub(crate) fn get(&self, ino: InodeId) -> Arc<Inode> {
+        let mut table = self.table.lock();
+        if let Some(inode) = table.inodes.get(&ino) {
+            return Arc::clone(inode);
+        }
+        if table.inodes.len() >= table.sweep_at.max(INODES_MAX) {
+            table.sweep();
+        }
+        let inode = Inode {
+            forgetful: !table.forgotten.is_empty(),
+            ..Inode::default()
+        };
+        let inode = Arc::new(inode);
+        table.inodes.insert(ino, Arc::clone(&inode));
+        inode
+    }
+
+    /// What is remembered of an inode, if anything.
+    pub(crate) fn find(&self, ino: InodeId) -> Option<Arc<Inode>> {
+        self.table.lock().inodes.get(&ino).cloned()
+    }
+
+    /// Acknowledged operations that a sync of `inode` must cover.
+    pub(crate) fn unsynced(&self, inode: &Inode) -> HashMap<GroupId, Version> {
+        let mut all = inode.state.lock().unsynced.clone();
+        if inode.forgetful {
+            merge(&mut all, &self.table.lock().forgotten);
+        }
+        all
+    }
+
+    /// Everything up to `version` is on disk in the group, or lost and told.
+    pub(crate) fn synced(&self, inode: &Inode, group: GroupId, version: Version) {
+        let drop_older = |map: &mut HashMap<GroupId, Version>| {
+            if map.get(&group).is_some_and(|last| *last <= version) {
+                map.remove(&group);
+            }
+        };
+        drop_older(&mut inode.state.lock().unsynced);
+        drop_older(&mut self.table.lock().forgotten);
+    }
+
+    /// The inode was modified without the metadata group being told.
+    pub(crate) fn mark_dirty(&self, ino: InodeId, inode: &Inode) {
+        let mut state = inode.state.lock();
+        if !std::mem::replace(&mut state.dirty, true) {
+            self.dirty.lock().insert(ino);
+        }
+    }
+
+    /// Takes the mark back, to publish it or because it was overtaken. Says whether it was there.
+    pub(crate) fn take_dirty(&self, ino: InodeId, inode: &Inode) -> bool {
+        let mut state = inode.state.lock();
+        let dirty = std::mem::take(&mut state.dirty);
+        if dirty {
+            self.dirty.lock().remove(&ino);
+        }
+        dirty
+    }
+
+    /// All inodes with the mark.
+    pub(crate) fn all_dirty(&self) -> Vec<InodeId> {
+        self.dirty.lock().iter().copied().collect()
+    }
+}
+
+impl Table {
+    fn sweep(&mut self) {
+        let forgotten = &mut self.forgotten;
+        self.inodes.retain(|_, inode| {
+            // Nobody else can take a reference while the table is locked.
+            if Arc::strong_count(inode) > 1 {
+                return true;
+            }
+            let state = inode.state.lock();
+            if state.dirty || state.error.is_some() {
+                return true;
+            }
+            merge(forgotten, &state.unsynced);
+            false
+        });
+        self.sweep_at = self.inodes.len() * 2;
+    }
+}
+
+fn merge(into: &mut HashMap<GroupId, Version>, from: &HashMap<GroupId, Version>) {
+    for (group, version) in from {
+        let last = into.entry(*group).or_default();
+        *last = (*last).max(*version);
+    }
+}
+
+impl Inode {
+    /// What an answer of the metadata group said. Older answers than those known are ignored.
+    pub(crate) fn learn(&self, attr: &Attr, chunks: &[ChunkRef]) {
+        let mut state = self.state.lock();
+        match &mut state.known {
+            Some(known) if known.attr.truncations > attr.truncations => return,
+            Some(known) if known.attr.truncations == attr.truncations => {
+                let size = known.attr.size.max(attr.size);
+                known.attr = Attr {
+                    size,
+                    ..attr.clone()
+                };
+            }
+            known => {
+                *known = Some(Known {
+                    attr: attr.clone(),
+                    chunks: BTreeMap::new(),
+                })
+            }
+        }
+        if let Some(known) = &mut state.known {
+            if known.chunks.len() + chunks.len() > CHUNKS_MAX {
+                known.chunks.clear();
+            }
+            known
+                .chunks
+                .extend(chunks.iter().map(|chunk| (chunk.index, *chunk)));
+        }
+    }
+
+    /// What is known, if it covers the chunks from `first` to `last`.
+    pub(crate) fn known(&self, first: ChunkIndex, last: ChunkIndex) -> Option<Known> {
+        let state = self.state.lock();
+        let known = state.known.as_ref()?;
+        let chunks: BTreeMap<_, _> = known
+            .chunks
+            .range(first..=last)
+            .map(|(index, chunk)| (*index, *chunk))
+            .collect();
+        let all = chunks.len() as u64 == u64::from(last.get()) - u64::from(first.get()) + 1;
+        all.then(|| Known {
+            attr: known.attr.clone(),
+            chunks,
+        })
+    }
+
+    /// Forgets the chunks: a server contradicted them.
+    pub(crate) fn unlearn(&self) {
+        self.state.lock().known = None;
+    }
+
+    /// The size that was last heard.
+    pub(crate) fn known_size(&self) -> Option<u64> {
+        self.state
+            .lock()
+            .known
+            .as_ref()
+            .map(|known| known.attr.size)
+    }
+
+    /// The truncation number that was last heard.
+    pub(crate) fn truncations(&self) -> Option<u32> {
+        self.state
+            .lock()
+            .known
+            .as_ref()
+            .map(|known| known.attr.truncations)
+    }
+
+    /// An operation on its data was acknowledged before it was on disk.
+    pub(crate) fn acknowledged(&self, group: GroupId, version: Version) {
+        let mut state = self.state.lock();
+        let last = state.unsynced.entry(group).or_default();
+        *last = (*last).max(version);
+    }
+
+    /// Whether its mtime is not published, or about to be.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.publishing.is_locked() || self.state.lock().dirty
+    }
+
+    /// Keeps an error of background work for the next caller who asks.
+    pub(crate) fn fail(&self, error: FsError) {
+        self.state.lock().error = Some(error);
+    }
+
+    /// The error of background work, once.
+    pub(crate) fn take_error(&self) -> Option<FsError> {
+        self.state.lock().error.take()
+    }
+}

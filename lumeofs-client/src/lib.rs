@@ -1,0 +1,28 @@
+//! The SDK: one session with a cluster, its namespace and its files. Knows nothing of FUSE.
+//!
+//! All calls block the calling thread and may be made from any number of threads. No answer comes
+//! from a cache: what is remembered only decides what is asked, and the servers confirm it. See
+//! [`Client`].
+
+mod client;
+mod data;
+mod files;
+mod inodes;
+mod link;
+mod map;
+mod masters;
+mod meta;
+mod namespace;
+mod opens;
+mod pool;
+mod ranges;
+mod report;
+mod retry;
+mod session;
+#[cfg(test)]
+mod tests;
+mod wait;
+mod window;
+
+pub use client::{Client, ClientOptions, Context, OnOutage, Range, Usage, Written};
+pub use report::{ChunkReport, ReplicaReport, ReplicaState};

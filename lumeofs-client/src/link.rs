@@ -1,0 +1,195 @@
+//! What a client consists of: its connections, its knowledge of the cluster, its session, its files,
+//! and the background threads that tend them.
+
+use crate::client::{ClientOptions, Context, OnOutage};
+use crate::data::Generations;
+use crate::inodes::Inodes;
+use crate::map::Maps;
+use crate::masters::Masters;
+use crate::opens::Opens;
+use crate::pool::Pool;
+use crate::retry::{Attempt, Next, retry};
+use crate::session::{Alarm, SessionState};
+use crate::wait::{Halt, Patience};
+use crate::window::Window;
+use lumeofs_base::{ClusterMap, Code, FsError, FsResult};
+use lumeofs_meta::op::Caller;
+use lumeofs_proto::auth::Credentials;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// The inside of a [`crate::Client`], shared with its threads.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) masters: Masters,
+    pub(crate) maps: Maps,
+    pub(crate) window: Window,
+    pub(crate) session: SessionState,
+    pub(crate) opens: Opens,
+    pub(crate) inodes: Inodes,
+    pub(crate) generations: Generations,
+    pub(crate) halt: Halt,
+    pub(crate) description: String,
+    on_outage: OnOutage,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Who asks, and how long they wait.
+pub(crate) struct Asker<'a> {
+    pub(crate) caller: &'a Caller,
+    pub(crate) patience: Patience<'a>,
+}
+
+/// For what the client does of its own accord.
+static TRUSTED: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    groups: Vec::new(),
+    trusted: true,
+};
+
+impl<'a> Asker<'a> {
+    /// The client itself.
+    pub(crate) fn background(patience: Patience<'a>) -> Self {
+        Self {
+            caller: &TRUSTED,
+            patience,
+        }
+    }
+
+    /// The client itself, as long as this asker waits.
+    pub(crate) fn trusted(&self) -> Self {
+        Self::background(self.patience.renewed())
+    }
+}
+
+impl Link {
+    pub(crate) fn connect(
+        masters: &[String],
+        credentials: Credentials,
+        options: ClientOptions,
+    ) -> FsResult<Arc<Self>> {
+        let pool = Arc::new(Pool::new(credentials));
+        let alarm = Arc::new(Alarm::default());
+        let link = Arc::new(Self {
+            masters: Masters::new(Arc::clone(&pool), Arc::clone(&alarm), masters)?,
+            pool,
+            maps: Maps::default(),
+            window: Window::default(),
+            session: SessionState::new(alarm),
+            opens: Opens::default(),
+            inodes: Inodes::default(),
+            generations: Generations::default(),
+            halt: Halt::default(),
+            description: options.description,
+            on_outage: options.on_outage,
+            threads: Mutex::default(),
+        });
+        let limit = match options.on_outage {
+            OnOutage::Block(limit) => limit,
+            OnOutage::Eio => Some(lumeofs_base::limits::REQUEST_TIMEOUT),
+        };
+        let patience = Patience::background(&link.halt, limit);
+        retry(
+            &patience,
+            &mut FirstMap {
+                link: &link,
+                patience: &patience,
+            },
+        )?;
+        link.open_session(&patience)?;
+        link.start("lumeofs-session", Self::keep_session)?;
+        link.start("lumeofs-publish", Self::keep_publishing)?;
+        Ok(link)
+    }
+
+    fn start(self: &Arc<Self>, name: &str, run: fn(&Self)) -> FsResult<()> {
+        let link = Arc::clone(self);
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || run(&link));
+        let thread =
+            thread.map_err(|error| FsError::new(Code::Io, format!("thread {name}: {error}")))?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Ends the client.
+    pub(crate) fn close(&self) {
+        if self.halt.is_halted() {
+            return;
+        }
+        self.publish_before_close();
+        if !self.halt.halt() {
+            return;
+        }
+        self.session.beat_soon();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            if thread.join().is_err() {
+                tracing::error!("a background thread of the client panicked");
+            }
+        }
+        self.close_session();
+    }
+
+    /// The newest map seen.
+    pub(crate) fn map(&self) -> Arc<ClusterMap> {
+        self.maps.current()
+    }
+
+    /// Reads the map again; a failure to do so only costs a later attempt. Says whether it is newer
+    /// than `seen`.
+    pub(crate) fn refresh_map(&self, patience: &Patience<'_>, seen: u64) -> bool {
+        match self.maps.refresh(&self.masters, patience, seen) {
+            Ok(newer) => {
+                let map = self.map();
+                self.pool.keep_only(|address| {
+                    self.masters.has(address)
+                        || map.nodes.iter().any(|node| node.address == address)
+                });
+                newer
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cluster map not refreshed");
+                false
+            }
+        }
+    }
+
+    /// The asker of a call.
+    pub(crate) fn asker<'a>(&'a self, cx: &Context<'a>) -> Asker<'a> {
+        Asker {
+            caller: cx.caller,
+            patience: Patience::new(cx, &self.halt, self.on_outage),
+        }
+    }
+}
+
+/// The first map must be there: without it neither nodes nor the chunk size are known.
+struct FirstMap<'a, 'p> {
+    link: &'a Link,
+    patience: &'a Patience<'p>,
+}
+
+impl Attempt for FirstMap<'_, '_> {
+    type Done = ();
+
+    fn attempt(&mut self) -> FsResult<()> {
+        self.link
+            .maps
+            .refresh(&self.link.masters, self.patience, 0)?;
+        if self.link.map().chunk_size == 0 {
+            return Err(FsError::new(
+                Code::Unavailable,
+                "the cluster has no configuration yet",
+            ));
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self, _error: &FsError) -> FsResult<Next> {
+        Ok(Next::Pause)
+    }
+}

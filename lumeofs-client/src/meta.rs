@@ -1,0 +1,143 @@
+//! Queries and mutations: one call each, through every retry and change of leader or session.
+
+use crate::link::{Asker, Link};
+use crate::wait::Patience;
+use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId, SessionId, SlotId};
+use lumeofs_meta::op::{Caller, Mutation, Query, Reply};
+use lumeofs_proto::frame::Op;
+use lumeofs_proto::meta::{MetaReply, MetaRequest};
+use std::time::Duration;
+
+/// Pause before a call is repeated under a new session.
+const RENEWED_PAUSE: Duration = Duration::from_millis(10);
+
+impl Link {
+    /// Asks the leader something.
+    pub(crate) fn query(&self, asker: &Asker<'_>, ino: InodeId, query: &Query) -> FsResult<Reply> {
+        let op = encode(query)?;
+        let patience = &asker.patience;
+        loop {
+            let session = self.window.session();
+            let make = || request(asker.caller, ino.slot(), session, op.clone());
+            match self.masters.call::<_, MetaReply>(patience, Op::Query, make) {
+                Ok(reply) => return decode(&reply),
+                Err(error) if error.code == Code::SessionExpired => {
+                    self.replace_session(session, patience)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Changes something, exactly once: the sequence stays the same over all retries.
+    pub(crate) fn mutate(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        mutation: &Mutation,
+    ) -> FsResult<Reply> {
+        let op = encode(mutation)?;
+        let patience = &asker.patience;
+        loop {
+            let ticket = self.window.begin(patience)?;
+            let mut sent_count = 0;
+            let make = || {
+                sent_count += 1;
+                MetaRequest {
+                    sequence: ticket.sequence,
+                    acked_below: ticket.acked_below(),
+                    ..request(asker.caller, ino.slot(), ticket.session, op.clone())
+                }
+            };
+            let error = match self
+                .masters
+                .call::<_, MetaReply>(patience, Op::Mutate, make)
+            {
+                Ok(reply) => return decode(&reply),
+                Err(error) => error,
+            };
+            if error.code != Code::SessionExpired {
+                return Err(error);
+            }
+            self.replace_session(ticket.session, patience)?;
+            // The servers never execute a mutation of an unknown session, but an earlier attempt may
+            // have been executed while they still knew it.
+            if sent_count > 1 && !is_repeatable(mutation) {
+                return Err(FsError::new(
+                    Code::Io,
+                    "the session was lost; whether the operation took place is not known",
+                ));
+            }
+        }
+    }
+
+    fn replace_session(&self, lost: SessionId, patience: &Patience<'_>) -> FsResult<()> {
+        self.renew_session(lost, patience)?;
+        patience.pause(RENEWED_PAUSE)
+    }
+
+    /// A mutation whose answer is attributes.
+    pub(crate) fn mutate_attr(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        mutation: &Mutation,
+    ) -> FsResult<Attr> {
+        attr_of(self.mutate(asker, ino, mutation)?)
+    }
+
+    /// A query whose answer is attributes.
+    pub(crate) fn query_attr(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        query: &Query,
+    ) -> FsResult<Attr> {
+        attr_of(self.query(asker, ino, query)?)
+    }
+}
+
+/// Mutations that do the same when they are done twice.
+fn is_repeatable(mutation: &Mutation) -> bool {
+    matches!(
+        mutation,
+        Mutation::Allocate { .. } | Mutation::Publish { .. } | Mutation::TailClean { .. }
+    )
+}
+
+fn request(caller: &Caller, slot: SlotId, session: SessionId, op: Vec<u8>) -> MetaRequest {
+    MetaRequest {
+        slot: u32::from(slot.get()),
+        session: session.get(),
+        uid: caller.uid,
+        gid: caller.gid,
+        groups: caller.groups.clone(),
+        trusted: caller.trusted,
+        op: op.into(),
+        ..Default::default()
+    }
+}
+
+fn encode(op: &impl serde::Serialize) -> FsResult<Vec<u8>> {
+    postcard::to_stdvec(op).map_err(|error| FsError::new(Code::Invalid, format!("encode: {error}")))
+}
+
+fn decode(reply: &MetaReply) -> FsResult<Reply> {
+    postcard::from_bytes(&reply.reply)
+        .map_err(|error| FsError::new(Code::Io, format!("a master's reply: {error}")))
+}
+
+/// The error for a reply of the wrong kind.
+pub(crate) fn unexpected(reply: &Reply) -> FsError {
+    FsError::new(
+        Code::Io,
+        format!("a master answered {reply:?} to another question"),
+    )
+}
+
+fn attr_of(reply: Reply) -> FsResult<Attr> {
+    match reply {
+        Reply::Attr(attr) => Ok(attr),
+        other => Err(unexpected(&other)),
+    }
+}

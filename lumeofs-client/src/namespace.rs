@@ -1,0 +1,277 @@
+//! The namespace: each call is one query or mutation, answered by the leader of the metadata group.
+
+use crate::client::{Client, Context, Usage};
+use crate::meta::unexpected;
+use lumeofs_base::limits::REPLICAS_DEFAULT;
+use lumeofs_base::{Attr, Code, FileKind, FsResult, InodeId};
+use lumeofs_meta::op::{DirEntry, Mutation, NewNode, Query, RenameMode, Reply, SetAttr, XattrMode};
+
+impl Client {
+    /// The object that `name` means in `parent`; `.` and `..` are answered too.
+    pub fn lookup(&self, cx: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<Attr> {
+        let asker = self.link.asker(&cx);
+        let query = Query::Lookup {
+            parent,
+            name: name.to_vec(),
+        };
+        let attr = self.link.query_attr(&asker, parent, &query)?;
+        self.link.fresh(&asker, attr)
+    }
+
+    /// Attributes of an inode.
+    pub fn getattr(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Attr> {
+        let asker = self.link.asker(&cx);
+        match self.link.publish(&asker, ino)? {
+            Some(attr) => Ok(attr),
+            None => self.link.query_attr(&asker, ino, &Query::GetAttr { ino }),
+        }
+    }
+
+    /// Sets attributes. A new size also cuts the last chunk before this returns.
+    pub fn setattr(&self, cx: Context<'_>, ino: InodeId, set: SetAttr) -> FsResult<Attr> {
+        self.link.set_attr(&self.link.asker(&cx), ino, set)
+    }
+
+    /// Makes an object and says whether it was made by this call. A regular file counts as one
+    /// [`Client::open`].
+    pub fn create(
+        &self,
+        cx: Context<'_>,
+        parent: InodeId,
+        name: &[u8],
+        node: NewNode,
+        mode: u16,
+        exclusive: bool,
+    ) -> FsResult<(Attr, bool)> {
+        let link = &self.link;
+        let asker = link.asker(&cx);
+        let opens = matches!(node, NewNode::Regular);
+        let restatements = if opens {
+            link.opens.restatements(&asker.patience)?
+        } else {
+            0
+        };
+        let mutation = Mutation::Create {
+            parent,
+            name: name.to_vec(),
+            node,
+            mode,
+            exclusive,
+        };
+        let reply = match link.mutate(&asker, parent, &mutation) {
+            Ok(reply) => reply,
+            Err(error) => {
+                if opens && matches!(error.code, Code::Interrupted | Code::Unavailable | Code::Io) {
+                    // It may have been made, and then the leader counts an open that nobody has.
+                    link.session.restate_soon();
+                }
+                return Err(error);
+            }
+        };
+        let Reply::Created {
+            attr,
+            first_chunk,
+            created,
+        } = reply
+        else {
+            return Err(unexpected(&reply));
+        };
+        if attr.kind == FileKind::Regular {
+            if created && let Some(chunk) = first_chunk {
+                link.inodes.get(attr.ino).learn(&attr, &[chunk]);
+            }
+            if opens && !(created && link.opens.created(attr.ino, restatements)) {
+                link.open(&asker, attr.ino)?;
+            }
+        }
+        let attr = if created {
+            attr
+        } else {
+            link.fresh(&asker, attr)?
+        };
+        Ok((attr, created))
+    }
+
+    /// A further name of an inode.
+    pub fn link(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        parent: InodeId,
+        name: &[u8],
+    ) -> FsResult<Attr> {
+        let asker = self.link.asker(&cx);
+        let mutation = Mutation::Link {
+            ino,
+            parent,
+            name: name.to_vec(),
+        };
+        let attr = self.link.mutate_attr(&asker, parent, &mutation)?;
+        self.link.fresh(&asker, attr)
+    }
+
+    /// Removes a name that is no directory.
+    pub fn unlink(&self, cx: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<()> {
+        let asker = self.link.asker(&cx);
+        let mutation = Mutation::Unlink {
+            parent,
+            name: name.to_vec(),
+        };
+        self.link.mutate(&asker, parent, &mutation).map(drop)
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, cx: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<()> {
+        let asker = self.link.asker(&cx);
+        let mutation = Mutation::Rmdir {
+            parent,
+            name: name.to_vec(),
+        };
+        self.link.mutate(&asker, parent, &mutation).map(drop)
+    }
+
+    /// Moves a name.
+    pub fn rename(
+        &self,
+        cx: Context<'_>,
+        parent: InodeId,
+        name: &[u8],
+        new_parent: InodeId,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> FsResult<()> {
+        let asker = self.link.asker(&cx);
+        let (name, new_name) = (name.to_vec(), new_name.to_vec());
+        let mutation = Mutation::Rename {
+            parent,
+            name,
+            new_parent,
+            new_name,
+            mode,
+        };
+        self.link.mutate(&asker, parent, &mutation).map(drop)
+    }
+
+    /// Target of a symlink.
+    pub fn readlink(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Vec<u8>> {
+        self.bytes(&cx, ino, &Query::ReadLink { ino })
+    }
+
+    /// Entries after `cookie` (0 = start), at most `count_max`, without `.` and `..`, and whether
+    /// more follow.
+    pub fn readdir(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        cookie: u64,
+        count_max: u32,
+    ) -> FsResult<(Vec<DirEntry>, bool)> {
+        let asker = self.link.asker(&cx);
+        match self.link.query(
+            &asker,
+            ino,
+            &Query::ReadDir {
+                ino,
+                cookie,
+                count_max,
+            },
+        )? {
+            Reply::Entries { entries, more } => Ok((entries, more)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The parent of a directory.
+    pub fn parent(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Attr> {
+        self.link
+            .query_attr(&self.link.asker(&cx), ino, &Query::Parent { ino })
+    }
+
+    /// Value of an extended attribute.
+    pub fn getxattr(&self, cx: Context<'_>, ino: InodeId, name: &[u8]) -> FsResult<Vec<u8>> {
+        self.bytes(
+            &cx,
+            ino,
+            &Query::GetXattr {
+                ino,
+                name: name.to_vec(),
+            },
+        )
+    }
+
+    /// Sets an extended attribute.
+    pub fn setxattr(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> FsResult<()> {
+        let (name, value) = (name.to_vec(), value.to_vec());
+        let mutation = Mutation::SetXattr {
+            ino,
+            name,
+            value,
+            mode,
+        };
+        self.link
+            .mutate(&self.link.asker(&cx), ino, &mutation)
+            .map(drop)
+    }
+
+    /// Names of all extended attributes.
+    pub fn listxattr(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Vec<Vec<u8>>> {
+        match self
+            .link
+            .query(&self.link.asker(&cx), ino, &Query::ListXattr { ino })?
+        {
+            Reply::Names(names) => Ok(names),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Removes an extended attribute.
+    pub fn removexattr(&self, cx: Context<'_>, ino: InodeId, name: &[u8]) -> FsResult<()> {
+        let mutation = Mutation::RemoveXattr {
+            ino,
+            name: name.to_vec(),
+        };
+        self.link
+            .mutate(&self.link.asker(&cx), ino, &mutation)
+            .map(drop)
+    }
+
+    /// Counters of the filesystem; what the datanodes can take is divided by the number of copies.
+    pub fn usage(&self, cx: Context<'_>) -> FsResult<Usage> {
+        let reply = self
+            .link
+            .query(&self.link.asker(&cx), InodeId::ROOT, &Query::Usage)?;
+        let Reply::Usage { inodes, bytes } = reply else {
+            return Err(unexpected(&reply));
+        };
+        let map = self.link.map();
+        let copies = map.groups.iter().map(|group| group.members.len()).max();
+        let copies = copies.unwrap_or(REPLICAS_DEFAULT).max(1) as u64;
+        let capacity_bytes = map
+            .nodes
+            .iter()
+            .map(|node| node.capacity_bytes)
+            .sum::<u64>()
+            / copies;
+        let free_bytes = map.nodes.iter().map(|node| node.free_bytes).sum::<u64>() / copies;
+        Ok(Usage {
+            inodes,
+            bytes,
+            capacity_bytes,
+            free_bytes,
+        })
+    }
+
+    fn bytes(&self, cx: &Context<'_>, ino: InodeId, query: &Query) -> FsResult<Vec<u8>> {
+        match self.link.query(&self.link.asker(cx), ino, query)? {
+            Reply::Bytes(bytes) => Ok(bytes),
+            other => Err(unexpected(&other)),
+        }
+    }
+}

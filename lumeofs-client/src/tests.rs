@@ -1,0 +1,6 @@
+//! The client against servers in this process: the real namespace state machine, chunks in memory,
+//! and faults where a test wants them.
+
+mod cluster;
+mod files;
+mod meta;

@@ -1,0 +1,152 @@
+//! How long a call waits: until its answer, its caller's signal, its time limit, or the client's end.
+//!
+//! Every wait of this crate goes through a [`Patience`], in slices of [`SLICE`], so that none lasts
+//! longer than its caller.
+
+use crate::client::{Context, OnOutage};
+use lumeofs_base::clock::{Clock, SystemClock};
+use lumeofs_base::limits::REQUEST_TIMEOUT;
+use lumeofs_base::{Code, FsError, FsResult};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How often a waiting thread looks whether it should go on.
+pub(crate) const SLICE: Duration = Duration::from_millis(50);
+
+/// The monotonic clock.
+pub(crate) fn now() -> Duration {
+    SystemClock.monotonic()
+}
+
+/// The end of the client: set once, wakes all who sleep.
+#[derive(Debug, Default)]
+pub(crate) struct Halt {
+    halted: AtomicBool,
+    lock: Mutex<()>,
+    changed: Condvar,
+}
+
+impl Halt {
+    /// Ends all waits. Says whether it was the first call.
+    pub(crate) fn halt(&self) -> bool {
+        let _lock = self.lock.lock();
+        let first = !self.halted.swap(true, Ordering::SeqCst);
+        self.changed.notify_all();
+        first
+    }
+
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted.load(Ordering::SeqCst)
+    }
+
+    /// Sleeps, less long if the client ends.
+    pub(crate) fn sleep(&self, time: Duration) {
+        let mut lock = self.lock.lock();
+        if !self.is_halted() {
+            self.changed.wait_for(&mut lock, time);
+        }
+    }
+}
+
+/// What a call may wait for. The time limit counts from the last progress, so that only an outage
+/// ends a call, not its size.
+pub(crate) struct Patience<'a> {
+    interrupted: &'a (dyn Fn() -> bool + Sync),
+    halt: &'a Halt,
+    limit: Option<Duration>,
+    deadline: Cell<Option<Duration>>,
+}
+
+impl<'a> Patience<'a> {
+    /// Patience of a caller.
+    pub(crate) fn new(cx: &Context<'a>, halt: &'a Halt, on_outage: OnOutage) -> Self {
+        let limit = match on_outage {
+            OnOutage::Block(limit) => limit,
+            OnOutage::Eio => Some(REQUEST_TIMEOUT),
+        };
+        Self::of(cx.interrupted, halt, limit)
+    }
+
+    /// Patience of a background thread.
+    pub(crate) fn background(halt: &'a Halt, limit: Option<Duration>) -> Self {
+        Self::of(&|| false, halt, limit)
+    }
+
+    fn of(
+        interrupted: &'a (dyn Fn() -> bool + Sync),
+        halt: &'a Halt,
+        limit: Option<Duration>,
+    ) -> Self {
+        let patience = Self {
+            interrupted,
+            halt,
+            limit,
+            deadline: Cell::new(None),
+        };
+        patience.progressed();
+        patience
+    }
+
+    /// As much patience again.
+    pub(crate) fn renewed(&self) -> Self {
+        Self::of(self.interrupted, self.halt, self.limit)
+    }
+
+    /// A server answered: the time limit starts anew.
+    pub(crate) fn progressed(&self) {
+        self.deadline.set(self.limit.map(|limit| now() + limit));
+    }
+
+    /// Fails if there is no reason to wait on.
+    pub(crate) fn check(&self) -> FsResult<()> {
+        if self.halt.is_halted() {
+            return Err(FsError::new(Code::Unavailable, "the client was closed"));
+        }
+        if (self.interrupted)() {
+            return Err(FsError::new(
+                Code::Interrupted,
+                "the caller was interrupted",
+            ));
+        }
+        match (self.deadline.get(), self.limit) {
+            (Some(deadline), Some(limit)) if now() >= deadline => Err(FsError::new(
+                Code::Unavailable,
+                format!("no answer from the cluster for {} ms", limit.as_millis()),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits before another attempt.
+    pub(crate) fn pause(&self, time: Duration) -> FsResult<()> {
+        let until = now() + time;
+        loop {
+            let left = until.saturating_sub(now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.halt.sleep(left.min(SLICE));
+            self.check()?;
+        }
+    }
+
+    /// Waits for a change that `changed` announces; spurious returns are allowed.
+    pub(crate) fn wait<T>(&self, changed: &Condvar, guard: &mut MutexGuard<'_, T>) -> FsResult<()> {
+        if changed.wait_for(guard, SLICE).timed_out() {
+            return MutexGuard::unlocked(guard, || self.check());
+        }
+        Ok(())
+    }
+
+    /// Locks a mutex that may be held over a wait for a server.
+    pub(crate) fn lock<'m, T>(&self, mutex: &'m Mutex<T>) -> FsResult<MutexGuard<'m, T>> {
+        loop {
+            if let Some(guard) = mutex.try_lock_for(SLICE) {
+                return Ok(guard);
+            }
+            self.check()?;
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The datanode: chunk store, replication, and the frames by which clients reach both.
+//!
+//! The replication protocol is `lumeofs-replica`; here are its threads and sockets. One thread per
+//! connection, one worker per group, one thread per peer for beacons, one for the controller.
+
+mod control;
+mod convert;
+mod data;
+mod group;
+mod inbound;
+mod listener;
+mod node;
+mod outbox;
+mod peers;
+mod requests;
+mod run;
+pub mod store;
+mod streams;
+mod work;
+
+pub use run::{DatanodeConfig, run};

@@ -1,0 +1,213 @@
+//! What the threads of a datanode share.
+
+use crate::control::Control;
+use crate::group::{Caller, GroupDriver};
+use crate::peers::Peers;
+use crate::requests::Forwards;
+use crate::run::DatanodeConfig;
+use crate::store::ChunkStore;
+use lumeofs_base::clock::SystemClock;
+use lumeofs_base::{ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, Version, entropy};
+use lumeofs_proto::auth::Identity;
+use lumeofs_proto::blocking::Closer;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+/// Below this much free space a datanode takes no more data: what is on its way must still fit.
+const LOW_SPACE_BYTES: u64 = 128 << 20;
+
+/// A datanode.
+pub(crate) struct Node {
+    pub(crate) config: DatanodeConfig,
+    pub(crate) identity: Identity,
+    pub(crate) clock: SystemClock,
+    stores: Vec<Arc<ChunkStore>>,
+    map: RwLock<Arc<ClusterMap>>,
+    groups: RwLock<BTreeMap<GroupId, Arc<GroupDriver>>>,
+    pub(crate) control: Control,
+    pub(crate) peers: Peers,
+    pub(crate) forwards: Forwards,
+    conns: Mutex<HashMap<u64, Closer>>,
+    nonce: AtomicU64,
+    stopping: AtomicBool,
+    threads: AtomicUsize,
+}
+
+impl Node {
+    pub(crate) fn new(config: DatanodeConfig, stores: Vec<Arc<ChunkStore>>) -> Arc<Self> {
+        let control = Control::new();
+        // Room for the streams of each: a core adds 24 bits.
+        let nonce = u64::from_le_bytes(entropy::bytes()) >> 32;
+        Arc::new(Self {
+            identity: config.identity.clone(),
+            config,
+            clock: SystemClock,
+            stores,
+            map: RwLock::default(),
+            groups: RwLock::default(),
+            control,
+            peers: Peers::default(),
+            forwards: Forwards::default(),
+            conns: Mutex::default(),
+            nonce: AtomicU64::new(nonce),
+            stopping: AtomicBool::new(false),
+            threads: AtomicUsize::new(0),
+        })
+    }
+
+    /// A number that nobody else got from this process.
+    pub(crate) fn next_nonce(&self) -> u64 {
+        self.nonce.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Starts a named thread that ends soon after [`Node::stop`].
+    pub(crate) fn spawn(self: &Arc<Self>, name: &str, body: impl FnOnce() + Send + 'static) {
+        let node = self.clone();
+        node.threads.fetch_add(1, Ordering::AcqRel);
+        let builder = std::thread::Builder::new().name(name.to_owned());
+        let started = builder.spawn(move || {
+            body();
+            node.threads.fetch_sub(1, Ordering::AcqRel);
+        });
+        if let Err(error) = started {
+            self.threads.fetch_sub(1, Ordering::AcqRel);
+            tracing::error!(%name, %error, "cannot start a thread");
+        }
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn map(&self) -> Arc<ClusterMap> {
+        self.map.read().clone()
+    }
+
+    pub(crate) fn address_of(&self, node: NodeId) -> FsResult<String> {
+        let map = self.map();
+        let info = map.node(node).ok_or_else(|| {
+            FsError::new(Code::Unavailable, format!("address of datanode {node} is not known yet"))
+        })?;
+        Ok(info.address.clone())
+    }
+
+    pub(crate) fn group(&self, group: GroupId) -> Option<Arc<GroupDriver>> {
+        self.groups.read().get(&group).cloned()
+    }
+
+    pub(crate) fn groups(&self) -> Vec<Arc<GroupDriver>> {
+        self.groups.read().values().cloned().collect()
+    }
+
+    /// The group, which learns of the configuration; started if this datanode is a member.
+    pub(crate) fn group_of(self: &Arc<Self>, config: GroupConfig) -> Option<Arc<GroupDriver>> {
+        let known = self.group(config.group);
+        if let Some(driver) = known {
+            driver.with(Caller::Quick, |core, now| core.on_config(&config, now));
+            return Some(driver);
+        }
+        if !config.members.contains(&self.identity.node) || self.is_stopping() {
+            return None;
+        }
+        let mut groups = self.groups.write();
+        if let Some(driver) = groups.get(&config.group) {
+            return Some(driver.clone());
+        }
+        let id = config.group;
+        let driver = GroupDriver::new(self, self.store_of(id), config);
+        groups.insert(id, driver.clone());
+        Some(driver)
+    }
+
+    /// The disk that has the group, or the one where it belongs.
+    fn store_of(&self, group: GroupId) -> Arc<ChunkStore> {
+        let has = |store: &&Arc<ChunkStore>| {
+            store.last(group) != Version::default() || !store.group_note(group).is_empty()
+        };
+        let default = &self.stores[group.get() as usize % self.stores.len()];
+        self.stores.iter().find(has).unwrap_or(default).clone()
+    }
+
+    /// A map from the controller.
+    pub(crate) fn apply_map(self: &Arc<Self>, map: ClusterMap) {
+        if map.version < self.map().version {
+            return;
+        }
+        let map = Arc::new(map);
+        *self.map.write() = map.clone();
+        for config in &map.groups {
+            self.group_of(config.clone());
+        }
+    }
+
+    /// Bytes in all and free.
+    pub(crate) fn space(&self) -> (u64, u64) {
+        let spaces = self.stores.iter().map(|store| store.space());
+        spaces.fold((0, 0), |sum, space| (sum.0 + space.0, sum.1 + space.1))
+    }
+
+    /// Time passes.
+    pub(crate) fn tick(&self) {
+        for driver in self.groups() {
+            let (total, free) = driver.store.space();
+            let low = free < LOW_SPACE_BYTES.min(total / 8);
+            driver.with(Caller::Quick, |core, now| {
+                core.set_low_space(low);
+                core.on_tick(now);
+            });
+        }
+    }
+
+    /// A connection by which beacons came has ended.
+    pub(crate) fn beacons_ended(&self, from: NodeId) {
+        for driver in self.groups() {
+            driver.with(Caller::Quick, |core, _| core.on_primary_reset(from));
+        }
+    }
+
+    /// Whether all groups are as they should be.
+    pub(crate) fn is_settled(&self) -> bool {
+        let groups = self.groups();
+        !groups.is_empty()
+            && groups.iter().all(|driver| driver.with(Caller::Quick, |core, _| core.is_settled()))
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Remembers a connection so that [`Node::stop`] can end it.
+    pub(crate) fn register(&self, closer: Closer) -> u64 {
+        let id = self.next_nonce();
+        self.conns.lock().insert(id, closer);
+        if self.is_stopping() {
+            self.unregister(id);
+        }
+        id
+    }
+
+    /// Ends and forgets a connection.
+    pub(crate) fn unregister(&self, id: u64) {
+        if let Some(closer) = self.conns.lock().remove(&id) {
+            closer.close();
+        }
+    }
+
+    pub(crate) fn conn_count(&self) -> usize {
+        self.conns.lock().len()
+    }
+
+    /// Ends all threads and connections.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.control.stop();
+        self.peers.stop();
+        for driver in self.groups() {
+            driver.stop();
+        }
+        self.groups.write().clear();
+        self.conns.lock().drain().for_each(|(_, closer)| closer.close());
+    }
+}

@@ -1,0 +1,112 @@
+//! Starting and stopping a datanode.
+
+use crate::node::Node;
+use crate::store::{ChunkStore, StoreConfig, StoreIdentity};
+use crate::{control, listener};
+use anyhow::Context as _;
+use lumeofs_base::disk::os::OsDisk;
+use lumeofs_base::{Code, FsError};
+use lumeofs_proto::auth::Identity;
+use rustix::fs::FlockOperation;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Between two looks at the time-outs of all groups.
+const TICK: Duration = Duration::from_millis(100);
+/// How long a stop waits for threads to end.
+const STOP_MAX: Duration = Duration::from_secs(3);
+
+/// What a datanode must know.
+#[derive(Clone, Debug)]
+pub struct DatanodeConfig {
+    /// Cluster, secret and node id. The id is never given to another data directory.
+    pub identity: Identity,
+    /// `host:port` to listen on.
+    pub listen: String,
+    /// `host:port` that others reach it by.
+    pub advertise: String,
+    /// Data directories, one per disk. They exist.
+    pub data_dirs: Vec<PathBuf>,
+    /// Failure domain.
+    pub zone: String,
+    /// Masters as `host:port`.
+    pub masters: Vec<String>,
+}
+
+/// Runs a datanode until `shutdown` says so. Blocks.
+///
+/// # Errors
+/// The port is taken, a data directory is locked by another process or belongs to another node, or a
+/// store cannot be opened.
+pub fn run(config: DatanodeConfig, shutdown: impl Fn() -> bool) -> anyhow::Result<()> {
+    let listener = bind(&config.listen)?;
+    if config.data_dirs.is_empty() {
+        return Err(FsError::new(Code::Invalid, "no data directory is given").into());
+    }
+    let locks = config.data_dirs.iter().map(|dir| lock(dir)).collect::<Result<Vec<_>, _>>()?;
+    let stores = config
+        .data_dirs
+        .iter()
+        .map(|dir| open_store(&config, dir))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let upkeep = stores
+        .iter()
+        .map(|store| store.start_upkeep())
+        .collect::<Result<Vec<_>, FsError>>()?;
+    let address = listener.local_addr()?;
+    let node = Node::new(config, stores);
+    control::start(&node)?;
+    let accepting = node.clone();
+    node.spawn("accept", move || listener::run(&accepting, &listener));
+    tracing::info!(node = %node.identity.node, %address, "datanode is ready");
+    while !shutdown() {
+        std::thread::park_timeout(TICK);
+        node.tick();
+    }
+    node.stop();
+    // Wakes the thread that accepts.
+    drop(TcpStream::connect_timeout(&address, Duration::from_millis(200)));
+    let late = Instant::now() + STOP_MAX;
+    while node.threads() > 0 && Instant::now() < late {
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    drop((upkeep, node, locks));
+    tracing::info!("datanode has stopped");
+    Ok(())
+}
+
+fn bind(listen: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(listen).map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => {
+            let context = format!("listen on {listen}: the port is in use by another process");
+            FsError::new(Code::Busy, context).into()
+        }
+        _ => anyhow::Error::new(error).context(format!("listen on {listen}")),
+    })
+}
+
+/// Two processes with one data directory would destroy it.
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.join("lock");
+    let options = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = options.with_context(|| format!("open {}", path.display()))?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+        let context = format!("data directory {} is in use by another process: {error}", dir.display());
+        FsError::new(Code::Busy, context)
+    })?;
+    Ok(file)
+}
+
+fn open_store(config: &DatanodeConfig, dir: &Path) -> anyhow::Result<Arc<ChunkStore>> {
+    let identity = StoreIdentity {
+        cluster: config.identity.credentials.cluster,
+        node: config.identity.node,
+    };
+    let store = ChunkStore::open(Arc::new(OsDisk::new(dir)), identity, StoreConfig::default());
+    let store = store.map_err(|error| error.during(format_args!("open the store in {}", dir.display())))?;
+    Ok(Arc::new(store))
+}

@@ -1,0 +1,356 @@
+//! The chunk store: all chunks of one data directory, of whichever replica groups they are.
+//!
+//! Chunk data lies in a few large preallocated extent files, the checksum of every 4 KiB block beside
+//! it. An index in memory says where; it is recovered from a checkpoint and the log of what happened
+//! since. Long writes go to new places around the page cache and are then named in the log; short
+//! ones travel in the log and are moved to their places later, merged.
+//!
+//! What must always hold:
+//! 1. A record that names extent data is in the log only when that data is durable (`journal`).
+//! 2. A place is used again only when the record that freed it is durable (`journal`).
+//! 3. A place that holds the only copy of something is overwritten only by images that are durable in
+//!    the log (`upkeep`).
+//! 4. The log is cut only up to a point that a durable checkpoint covers (`upkeep`).
+//! 5. A block whose checksum does not match is never served, and never merged into another (`read`).
+//! 6. After the first failure of the disk nothing is served any more (`health`).
+//!
+//! ```text
+//! DIRECTORY/superblock           whose store this is
+//!           checkpoint           the index at some moment
+//!           wal/                 records since
+//!           extents/NNNNNNNN.dat data
+//!           extents/NNNNNNNN.crc one CRC-32C per block of the .dat
+//! ```
+//! `docs/format.md` has the bytes.
+
+mod block_map;
+mod catalog;
+mod checkpoint;
+mod chunk;
+mod copy;
+mod extents;
+mod free_map;
+mod health;
+mod journal;
+mod plan;
+mod read;
+mod record;
+mod recovery;
+mod space;
+mod superblock;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+mod upkeep_thread;
+mod write;
+
+pub use upkeep_thread::UpkeepThread;
+
+use catalog::Catalog;
+use extents::Extents;
+use health::Health;
+use journal::Journal;
+use lumeofs_base::clock::{Clock, SystemClock};
+use lumeofs_base::disk::Disk;
+use lumeofs_base::limits::BLOCK_SIZE;
+use lumeofs_base::{
+    AlignedBuf, ChunkId, ChunkOp, ChunkState, ClusterId, Code, FsError, FsResult, GroupId, NodeId,
+    Version,
+};
+use lumeofs_wal::WalConfig;
+use parking_lot::Mutex;
+use space::Space;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::thread::JoinHandle;
+use upkeep::Upkeep;
+
+/// Position of an operation in the order in which the store took operations. Means nothing to another
+/// store, nor after the store was closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lsn(pub u64);
+
+/// Whose directory a store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreIdentity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The datanode.
+    pub node: NodeId,
+}
+
+/// Sizes and places. The defaults suit a disk of its own.
+#[derive(Clone)]
+pub struct StoreConfig {
+    /// Directory of the store, relative to the disk's root.
+    pub directory: PathBuf,
+    /// Bytes of one extent file, by which the store grows. Counts when the store is created.
+    pub extent_file_bytes: u64,
+    /// Most bytes of data; without it, as many as the disk has.
+    pub capacity_bytes: Option<u64>,
+    /// Bytes of the disk that data never takes, so that the log and checkpoints have room.
+    pub reserve_bytes: u64,
+    /// Memory for blocks that only the log has yet. Operations wait beyond it.
+    pub overlay_bytes_max: usize,
+    /// Bytes of the log after which a checkpoint is written. Operations wait beyond four times that.
+    pub checkpoint_wal_bytes: u64,
+    /// The log's own sizes.
+    pub wal: WalConfig,
+    /// Stamps operations with wall time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from("chunks"),
+            extent_file_bytes: 256 << 20,
+            capacity_bytes: None,
+            reserve_bytes: 512 << 20,
+            overlay_bytes_max: 64 << 20,
+            checkpoint_wal_bytes: 48 << 20,
+            wal: WalConfig::default(),
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+/// Outcome of an operation that took its place in the group's order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Durable after [`ChunkStore::sync`] of it.
+    pub lsn: Lsn,
+    /// Why the operation changed nothing: [`Code::StaleWrite`] or [`Code::Stale`]. Every member
+    /// decides alike.
+    pub refused: Option<FsError>,
+}
+
+/// An open store. All calls block and may be made from any thread.
+///
+/// Errors of all calls: [`Code::Io`] with the first cause once the disk has failed;
+/// [`Code::NoSpace`] when the disk is full, after which nothing has changed; [`Code::Invalid`] for
+/// requests that no caller should make.
+pub struct ChunkStore {
+    core: Arc<Core>,
+    committer: Option<JoinHandle<()>>,
+}
+
+/// Everything but the threads.
+struct Core {
+    disk: Arc<dyn Disk>,
+    directory: PathBuf,
+    clock: Arc<dyn Clock>,
+    overlay_bytes_max: usize,
+    checkpoint_wal_bytes: u64,
+    extents: Arc<Extents>,
+    space: Arc<Space>,
+    catalog: Arc<Catalog>,
+    health: Arc<Health>,
+    journal: Journal,
+    /// Taken first of all locks: the order of changes of a chunk, by its id. Then come the chunk's
+    /// content, and last `dirty`, the catalog's tables, the queue and the free map, each alone.
+    order: Box<[Mutex<()>]>,
+    /// Chunks with images in memory.
+    dirty: Mutex<BTreeSet<ChunkId>>,
+    overlay_blocks: AtomicUsize,
+    /// What [`Journal::bytes`] was where the last checkpoint covers the log.
+    checkpointed_bytes: AtomicU64,
+    upkeep: Mutex<Upkeep>,
+}
+
+impl ChunkStore {
+    /// Opens the store in `config.directory`, or creates it there if the directory is missing or
+    /// empty. Keeping two processes from opening it at once is the caller's business.
+    ///
+    /// # Errors
+    /// [`Code::Refused`] if the store is another node's, [`Code::Invalid`] if its format is unknown,
+    /// [`Code::Io`] if it is damaged.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        identity: StoreIdentity,
+        config: StoreConfig,
+    ) -> FsResult<Self> {
+        let core = Arc::new(Core::open(disk, identity, config)?);
+        let commits = core.clone();
+        let committer = std::thread::Builder::new().name("chunk-commit".into());
+        let committer = committer
+            .spawn(move || commits.journal.run())
+            .map_err(|error| {
+                FsError::new(
+                    Code::Again,
+                    format!("start the chunk store's commit thread: {error}"),
+                )
+            })?;
+        Ok(Self {
+            core,
+            committer: Some(committer),
+        })
+    }
+
+    /// Applies an operation of `group`. The caller makes the calls for one group one after the other,
+    /// in the group's order. `data` is a write's and otherwise ignored. The effect is visible when
+    /// this returns and durable after [`ChunkStore::sync`] of the position.
+    ///
+    /// A refused operation changes no chunk but takes its place as the group's last one.
+    ///
+    /// # Errors
+    /// The operation did not take its place. [`Code::Io`] also if `data` does not match its checksums,
+    /// or if a block that must be merged is damaged.
+    pub fn apply(
+        &self,
+        group: GroupId,
+        version: Version,
+        op: &ChunkOp,
+        data: &AlignedBuf,
+    ) -> FsResult<Applied> {
+        self.core.apply(group, version, op, data)
+    }
+
+    /// Makes everything up to `lsn` durable. Callers that wait at the same time share the cost.
+    /// After [`Code::NoSpace`] it may be tried again.
+    pub fn sync(&self, lsn: Lsn) -> FsResult<()> {
+        self.core.journal.sync(lsn)
+    }
+
+    /// As [`ChunkStore::sync`], without waiting. `done` runs on a thread of the store, always, and
+    /// delays the others until it returns.
+    pub fn on_durable(&self, lsn: Lsn, done: Box<dyn FnOnce(FsResult<()>) + Send>) {
+        self.core.journal.on_durable(lsn, done);
+    }
+
+    /// Reads `len` bytes at `offset`. Holes, missing chunks and bytes past the end are zeros. Returns
+    /// the data and the checksums of its pieces, as [`lumeofs_base::checksum::block_checksums`] lays
+    /// them out.
+    ///
+    /// # Errors
+    /// [`Code::Io`] if a block does not match its checksum; it names chunk, block and file.
+    pub fn read(
+        &self,
+        chunk: ChunkId,
+        offset: u64,
+        len: usize,
+    ) -> FsResult<(AlignedBuf, Vec<u32>)> {
+        self.core.read(chunk, offset, len)
+    }
+
+    /// Offset and length in bytes of each range with data, in whole blocks, in order.
+    pub fn extents(&self, chunk: ChunkId) -> Vec<(u64, u64)> {
+        let Some(chunk) = self.core.catalog.chunk(chunk) else {
+            return Vec::new();
+        };
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for mapped in chunk.content.read().map.iter() {
+            let start = u64::from(mapped.block) * BLOCK_SIZE as u64;
+            let len = u64::from(mapped.run.count) * BLOCK_SIZE as u64;
+            match ranges.last_mut() {
+                Some(last) if last.0 + last.1 == start => last.1 += len,
+                _ => ranges.push((start, len)),
+            }
+        }
+        ranges
+    }
+
+    /// A chunk's state, tombstones included.
+    pub fn state(&self, chunk: ChunkId) -> Option<ChunkState> {
+        self.core.catalog.chunk(chunk).map(|chunk| chunk.state())
+    }
+
+    /// States of up to `max` chunks of a group above `after`, in order of their ids.
+    pub fn list(&self, group: GroupId, after: Option<ChunkId>, max: usize) -> Vec<ChunkState> {
+        self.core
+            .catalog
+            .chunks_of(group, after, max)
+            .iter()
+            .map(|chunk| chunk.state())
+            .collect()
+    }
+
+    /// The group's last operation.
+    pub fn last(&self, group: GroupId) -> Version {
+        self.core.catalog.versions(group).0
+    }
+
+    /// The group's last operation that is durable.
+    pub fn durable(&self, group: GroupId) -> Version {
+        self.core.catalog.versions(group).1
+    }
+
+    /// What [`ChunkStore::set_group_note`] was given last.
+    pub fn group_note(&self, group: GroupId) -> Vec<u8> {
+        self.core.catalog.note(group)
+    }
+
+    /// Keeps a small record of the replication layer, at most 4 KiB. Durable on return, and so is
+    /// everything before it.
+    pub fn set_group_note(&self, group: GroupId, note: &[u8]) -> FsResult<()> {
+        self.core.set_group_note(group, note)
+    }
+
+    /// Begins to replace a chunk by another member's copy: drops what is there, tombstone included.
+    /// Until [`ChunkStore::copy_end`] it has the default version.
+    pub fn copy_begin(&self, group: GroupId, chunk: ChunkId) -> FsResult<()> {
+        self.core.copy_begin(group, chunk)
+    }
+
+    /// Puts bytes of the copy at `offset`.
+    pub fn copy_piece(
+        &self,
+        group: GroupId,
+        chunk: ChunkId,
+        offset: u64,
+        data: &AlignedBuf,
+        checksums: &[u32],
+    ) -> FsResult<()> {
+        self.core.copy_piece(group, chunk, offset, data, checksums)
+    }
+
+    /// Gives the chunk the state of the one it was copied from; its length follows from the data.
+    pub fn copy_end(&self, group: GroupId, state: &ChunkState) -> FsResult<()> {
+        self.core.copy_end(group, state)
+    }
+
+    /// Sets the group's last operation after catching up. Durable on return, and so is everything
+    /// before it.
+    pub fn set_last(&self, group: GroupId, version: Version) -> FsResult<()> {
+        self.core.set_last(group, version)
+    }
+
+    /// Forgets a chunk as if it had never been.
+    pub fn drop_chunk(&self, group: GroupId, chunk: ChunkId) -> FsResult<()> {
+        self.core.drop_chunk(group, chunk)
+    }
+
+    /// Bytes that the store can hold, and how many of them are free.
+    pub fn space(&self) -> (u64, u64) {
+        self.core.space.report()
+    }
+
+    /// Does one bounded step of background work: writes what is queued, moves images to their places,
+    /// writes a piece of a checkpoint, cuts the log. Returns whether there is more to do now.
+    pub fn maintain(&self) -> FsResult<bool> {
+        self.core.maintain()
+    }
+
+    /// Starts a thread that calls [`ChunkStore::maintain`] until the guard is dropped.
+    pub fn start_upkeep(&self) -> FsResult<UpkeepThread> {
+        UpkeepThread::start(self.core.clone())
+    }
+}
+
+impl Drop for ChunkStore {
+    fn drop(&mut self) {
+        // What was not synced may be lost; trying costs little and spares the group a catch-up.
+        if let Err(error) = self.core.journal.sync(self.core.journal.last()) {
+            tracing::warn!(%error, "close chunk store");
+        }
+        self.core.journal.close();
+        if let Some(committer) = self.committer.take()
+            && committer.thread().id() != std::thread::current().id()
+        {
+            // A panic of that thread was reported when it happened.
+            drop(committer.join());
+        }
+    }
+}

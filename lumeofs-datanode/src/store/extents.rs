@@ -1,0 +1,286 @@
+//! The extent files: where chunk data lies, and beside each of them the checksums of its blocks.
+//!
+//! Places number the blocks of all files laid end to end. Data goes around the page cache. Checksums
+//! go through it, so that their memory is the kernel's to bound; they are written with the data but
+//! made durable only by a checkpoint, because until then the log has them too.
+
+use super::block_map::{Place, Run};
+use lumeofs_base::checksum::crc32c;
+use lumeofs_base::disk::{Disk, DiskFile, OpenMode};
+use lumeofs_base::limits::BLOCK_SIZE;
+use lumeofs_base::{Code, FsError, FsResult};
+use parking_lot::RwLock;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
+const SUM_BYTES: u64 = 4;
+
+/// A block whose bytes do not match its checksum.
+#[derive(Debug)]
+pub(super) struct Damaged {
+    /// Counted from the start of the run that was read.
+    pub(super) index: usize,
+    pub(super) file: PathBuf,
+    pub(super) offset: u64,
+}
+
+/// Why a run could not be read.
+#[derive(Debug)]
+pub(super) enum ReadError {
+    /// The disk failed.
+    Disk(FsError),
+    Damaged(Damaged),
+}
+
+/// All extent files of a store.
+pub(super) struct Extents {
+    disk: Arc<dyn Disk>,
+    directory: PathBuf,
+    blocks_per_file: u64,
+    files: RwLock<Vec<Arc<ExtentFile>>>,
+}
+
+struct ExtentFile {
+    path: PathBuf,
+    data: Arc<dyn DiskFile>,
+    sums: Arc<dyn DiskFile>,
+    data_dirty: AtomicBool,
+    sums_dirty: AtomicBool,
+}
+
+/// The part of a run that lies in one file.
+struct Part {
+    file: Arc<ExtentFile>,
+    /// First block within the file.
+    start: u64,
+    /// Blocks of the run: first one and count.
+    first: usize,
+    count: usize,
+}
+
+impl Extents {
+    /// Opens the files that are there.
+    pub(super) fn open(disk: Arc<dyn Disk>, directory: PathBuf, file_bytes: u64) -> FsResult<Self> {
+        let extents = Self {
+            disk,
+            directory,
+            blocks_per_file: file_bytes / BLOCK,
+            files: RwLock::default(),
+        };
+        let context = |error: io::Error| {
+            FsError::from_disk(
+                &error,
+                format!("open extents in {}", extents.directory.display()),
+            )
+        };
+        extents
+            .disk
+            .create_dir_all(&extents.directory)
+            .map_err(context)?;
+        if let Some(parent) = extents.directory.parent() {
+            extents.disk.sync_dir(parent).map_err(context)?;
+        }
+        let names = extents.disk.list(&extents.directory).map_err(context)?;
+        let count = (0..)
+            .take_while(|index| names.contains(&data_name(*index)))
+            .count();
+        for index in 0..count {
+            let file = extents.open_file(index)?;
+            extents.files.write().push(Arc::new(file));
+        }
+        Ok(extents)
+    }
+
+    /// Blocks of all files.
+    pub(super) fn blocks(&self) -> u64 {
+        self.files.read().len() as u64 * self.blocks_per_file
+    }
+
+    /// Bytes of disk that one more file takes, checksums included.
+    pub(super) fn growth_bytes(&self) -> u64 {
+        self.blocks_per_file * (BLOCK + SUM_BYTES)
+    }
+
+    /// Blocks of one file.
+    pub(super) fn blocks_per_file(&self) -> u64 {
+        self.blocks_per_file
+    }
+
+    /// Adds a file; one caller at a time. Returns its places.
+    pub(super) fn grow(&self) -> FsResult<Run> {
+        let index = self.files.read().len();
+        let file = self.open_file(index)?;
+        let synced = file.data.sync().and_then(|()| file.sums.sync());
+        synced
+            .and_then(|()| self.disk.sync_dir(&self.directory))
+            .map_err(|error| FsError::from_disk(&error, format!("sync {}", file.path.display())))?;
+        self.files.write().push(Arc::new(file));
+        Ok(Run {
+            place: index as u64 * self.blocks_per_file,
+            count: u32::try_from(self.blocks_per_file).expect("checked when the store is opened"),
+        })
+    }
+
+    /// Opens or creates a file at its full size. A power cut during growth leaves a shorter one.
+    fn open_file(&self, index: usize) -> FsResult<ExtentFile> {
+        let path = self.directory.join(data_name(index));
+        let sums_path = self.directory.join(sums_name(index));
+        let context =
+            |error: io::Error| FsError::from_disk(&error, format!("prepare {}", path.display()));
+        let create = OpenMode {
+            create: true,
+            ..OpenMode::default()
+        };
+        let data = self
+            .disk
+            .open(
+                &path,
+                OpenMode {
+                    direct: true,
+                    ..create
+                },
+            )
+            .map_err(context)?;
+        let sums = self.disk.open(&sums_path, create).map_err(context)?;
+        data.allocate(0, self.blocks_per_file * BLOCK)
+            .map_err(context)?;
+        sums.allocate(0, self.blocks_per_file * SUM_BYTES)
+            .map_err(context)?;
+        let (data_dirty, sums_dirty) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(ExtentFile {
+            path,
+            data,
+            sums,
+            data_dirty,
+            sums_dirty,
+        })
+    }
+
+    /// Whether a run lies in existing files.
+    pub(super) fn contains(&self, run: Run) -> bool {
+        run.place
+            .checked_add(u64::from(run.count))
+            .is_some_and(|end| end <= self.blocks())
+    }
+
+    /// Writes whole blocks. `data` is aligned in memory.
+    pub(super) fn write(&self, run: Run, data: &[u8]) -> FsResult<()> {
+        for part in self.parts(run) {
+            let bytes = &data[part.first * BLOCK_SIZE..(part.first + part.count) * BLOCK_SIZE];
+            let written = part.file.data.write_all_at(bytes, part.start * BLOCK);
+            part.file.data_dirty.store(true, Ordering::Release);
+            written.map_err(|error| part.failed("write", &error))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the checksums of a run's blocks.
+    pub(super) fn write_sums(&self, run: Run, sums: &[u32]) -> FsResult<()> {
+        for part in self.parts(run) {
+            let sums = &sums[part.first..part.first + part.count];
+            let bytes: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
+            let written = part.file.sums.write_all_at(&bytes, part.start * SUM_BYTES);
+            part.file.sums_dirty.store(true, Ordering::Release);
+            written.map_err(|error| part.failed("write checksums of", &error))?;
+        }
+        Ok(())
+    }
+
+    /// Reads whole blocks into `buf`, which is aligned in memory, and verifies each. Returns their
+    /// checksums.
+    pub(super) fn read(&self, run: Run, buf: &mut [u8]) -> Result<Vec<u32>, ReadError> {
+        let mut all = Vec::with_capacity(run.count as usize);
+        for part in self.parts(run) {
+            let blocks = &mut buf[part.first * BLOCK_SIZE..(part.first + part.count) * BLOCK_SIZE];
+            let mut bytes = vec![0; part.count * SUM_BYTES as usize];
+            let read = part.file.data.read_exact_at(blocks, part.start * BLOCK);
+            read.and_then(|()| {
+                part.file
+                    .sums
+                    .read_exact_at(&mut bytes, part.start * SUM_BYTES)
+            })
+            .map_err(|error| ReadError::Disk(part.failed("read", &error)))?;
+            for (index, block) in blocks.chunks_exact(BLOCK_SIZE).enumerate() {
+                let at = index * SUM_BYTES as usize;
+                let sum = u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+                if crc32c(block) != sum {
+                    return Err(ReadError::Damaged(Damaged {
+                        index: part.first + index,
+                        file: part.file.path.clone(),
+                        offset: (part.start + index as u64) * BLOCK,
+                    }));
+                }
+                all.push(sum);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Makes all data written so far durable.
+    pub(super) fn sync_data(&self) -> FsResult<()> {
+        self.sync_where(|file| (&file.data_dirty, &file.data))
+    }
+
+    /// Makes all checksums written so far durable.
+    pub(super) fn sync_sums(&self) -> FsResult<()> {
+        self.sync_where(|file| (&file.sums_dirty, &file.sums))
+    }
+
+    fn sync_where(
+        &self,
+        choose: impl Fn(&ExtentFile) -> (&AtomicBool, &Arc<dyn DiskFile>),
+    ) -> FsResult<()> {
+        let files = self.files.read().clone();
+        for file in files {
+            let (dirty, handle) = choose(&file);
+            // Cleared before the sync: what is written meanwhile marks the file again.
+            if dirty.swap(false, Ordering::AcqRel) {
+                handle.sync().map_err(|error| {
+                    FsError::from_disk(&error, format!("sync {}", file.path.display()))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn parts(&self, run: Run) -> impl Iterator<Item = Part> + '_ {
+        let mut done = 0;
+        std::iter::from_fn(move || {
+            let missing = u64::from(run.count) - done;
+            if missing == 0 {
+                return None;
+            }
+            let place: Place = run.place + done;
+            let (index, start) = (place / self.blocks_per_file, place % self.blocks_per_file);
+            let count = missing.min(self.blocks_per_file - start);
+            let file = self.files.read()[index as usize].clone();
+            let part = Part {
+                file,
+                start,
+                first: done as usize,
+                count: count as usize,
+            };
+            done += count;
+            Some(part)
+        })
+    }
+}
+
+impl Part {
+    fn failed(&self, what: &str, error: &io::Error) -> FsError {
+        let (path, offset) = (self.file.path.display(), self.start * BLOCK);
+        // Extent files are allocated in full; a full disk here is a broken promise, not an ENOSPC.
+        FsError::new(Code::Io, format!("{what} {path} at {offset}: {error}"))
+    }
+}
+
+fn data_name(index: usize) -> PathBuf {
+    Path::new(&format!("{index:08}.dat")).to_path_buf()
+}
+
+fn sums_name(index: usize) -> PathBuf {
+    Path::new(&format!("{index:08}.crc")).to_path_buf()
+}

@@ -1,0 +1,159 @@
+//! Reading: every stored block is verified, and one that is damaged is never served.
+
+use super::Core;
+use super::block_map::{Block, Mapped, Run};
+use super::chunk::{BLOCKS_MAX, Chunk, Content, Image};
+use super::extents::ReadError;
+use lumeofs_base::checksum::{crc32c, pieces};
+use lumeofs_base::limits::{BLOCK_SIZE, CHUNK_SIZE_BYTES};
+use lumeofs_base::{AlignedBuf, ChunkId, Code, FsError, FsResult};
+use std::ops::Range;
+use std::sync::LazyLock;
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
+
+static ZERO_BLOCK_SUM: LazyLock<u32> = LazyLock::new(|| crc32c(&[0; BLOCK_SIZE]));
+
+impl Core {
+    /// See [`super::ChunkStore::read`].
+    pub(super) fn read(
+        &self,
+        chunk: ChunkId,
+        offset: u64,
+        len: usize,
+    ) -> FsResult<(AlignedBuf, Vec<u32>)> {
+        self.health.check()?;
+        if len as u64 > CHUNK_SIZE_BYTES {
+            let context = format!("read {len} bytes of chunk {chunk}: longer than a chunk");
+            return Err(FsError::new(Code::Invalid, context));
+        }
+        let within = (offset % BLOCK) as usize;
+        let mut buf = AlignedBuf::zeroed((within + len).next_multiple_of(BLOCK_SIZE));
+        let mut sums = vec![*ZERO_BLOCK_SUM; buf.len() / BLOCK_SIZE];
+        let first = Block::try_from(offset / BLOCK)
+            .unwrap_or(BLOCKS_MAX)
+            .min(BLOCKS_MAX);
+        let end = BLOCKS_MAX.min(first + sums.len() as Block);
+        if let Some(chunk) = self.catalog.chunk(chunk) {
+            let content = chunk.content.read();
+            self.fill(&chunk, &content, first..end, &mut buf, &mut sums)?;
+        }
+        let data = if within == 0 {
+            buf.set_len(len);
+            buf
+        } else {
+            AlignedBuf::copy_of(&buf[within..within + len])
+        };
+        let sum_of = |(index, range): (usize, Range<usize>)| {
+            if range.len() == BLOCK_SIZE {
+                sums[index]
+            } else {
+                crc32c(&data[range])
+            }
+        };
+        let checksums = pieces(offset, len).enumerate().map(sum_of).collect();
+        Ok((data, checksums))
+    }
+
+    /// The bytes of one block, zeros if it is a hole.
+    pub(super) fn read_block(
+        &self,
+        chunk: &Chunk,
+        content: &Content,
+        block: Block,
+    ) -> FsResult<AlignedBuf> {
+        let mut buf = AlignedBuf::zeroed(BLOCK_SIZE);
+        self.fill(chunk, content, block..block + 1, &mut buf, &mut [0])?;
+        Ok(buf)
+    }
+
+    /// Fills in the blocks of `range` that are not holes, and their checksums.
+    fn fill(
+        &self,
+        chunk: &Chunk,
+        content: &Content,
+        range: Range<Block>,
+        buf: &mut [u8],
+        sums: &mut [u32],
+    ) -> FsResult<()> {
+        let first = range.start;
+        for mapped in content.map.range(range) {
+            let mut next = mapped.block;
+            let end = mapped.block + mapped.run.count;
+            for (&block, image) in content.overlay.range(mapped.block..end) {
+                self.fill_stored(chunk, part(mapped, next..block), first, buf, sums)?;
+                let index = (block - first) as usize;
+                buf[index * BLOCK_SIZE..][..BLOCK_SIZE]
+                    .copy_from_slice(verified(chunk, block, image)?);
+                sums[index] = image.sum;
+                next = block + 1;
+            }
+            self.fill_stored(chunk, part(mapped, next..end), first, buf, sums)?;
+        }
+        Ok(())
+    }
+
+    fn fill_stored(
+        &self,
+        chunk: &Chunk,
+        mapped: Mapped,
+        first: Block,
+        buf: &mut [u8],
+        sums: &mut [u32],
+    ) -> FsResult<()> {
+        if mapped.run.count == 0 {
+            return Ok(());
+        }
+        let (start, count) = ((mapped.block - first) as usize, mapped.run.count as usize);
+        let blocks = &mut buf[start * BLOCK_SIZE..(start + count) * BLOCK_SIZE];
+        let stored = self
+            .extents
+            .read(mapped.run, blocks)
+            .map_err(|error| match error {
+                ReadError::Disk(error) => self
+                    .health
+                    .note::<()>(Err(error))
+                    .expect_err("an error stays one"),
+                ReadError::Damaged(damaged) => {
+                    let error = FsError::new(
+                        Code::Io,
+                        format!(
+                            "chunk {}: block {} does not match its checksum, in {} at {}",
+                            chunk.id,
+                            mapped.block as usize + damaged.index,
+                            damaged.file.display(),
+                            damaged.offset
+                        ),
+                    );
+                    tracing::error!(%error, "damaged block");
+                    error
+                }
+            })?;
+        sums[start..start + count].copy_from_slice(&stored);
+        Ok(())
+    }
+}
+
+/// The blocks of `range`, which lie in `mapped`.
+fn part(mapped: Mapped, range: Range<Block>) -> Mapped {
+    let place = mapped.run.place + u64::from(range.start - mapped.block);
+    Mapped {
+        block: range.start,
+        run: Run {
+            place,
+            count: range.end - range.start,
+        },
+    }
+}
+
+/// Memory fails too, and this image may wait in it for long.
+fn verified<'a>(chunk: &Chunk, block: Block, image: &'a Image) -> FsResult<&'a [u8]> {
+    if crc32c(&image.bytes) == image.sum {
+        return Ok(&image.bytes);
+    }
+    let context = format!(
+        "chunk {}: block {block} does not match its checksum, in memory",
+        chunk.id
+    );
+    Err(FsError::new(Code::Io, context))
+}

@@ -1,0 +1,172 @@
+//! Space of the store: what is free, how it grows, and allocations that give themselves back.
+
+use super::block_map::{Place, Run};
+use super::extents::Extents;
+use super::free_map::FreeMap;
+use lumeofs_base::disk::Disk;
+use lumeofs_base::limits::BLOCK_SIZE;
+use lumeofs_base::{Code, FsError, FsResult};
+use parking_lot::Mutex;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
+
+/// The allocator.
+pub(super) struct Space {
+    disk: Arc<dyn Disk>,
+    directory: PathBuf,
+    extents: Arc<Extents>,
+    /// Most bytes of data, if the store may not have the whole disk.
+    capacity_bytes: Option<u64>,
+    /// Bytes of the disk that growing leaves to the log and the checkpoints.
+    reserve_bytes: u64,
+    free: Mutex<FreeMap>,
+    /// Held while the store grows. Taken after `free`, if both are.
+    growing: Mutex<()>,
+}
+
+impl Space {
+    /// A store in which everything is free, until [`Space::mark_used`] says otherwise.
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        directory: PathBuf,
+        extents: Arc<Extents>,
+        capacity_bytes: Option<u64>,
+        reserve_bytes: u64,
+    ) -> Self {
+        let mut free = FreeMap::default();
+        let per_file = extents.blocks_per_file();
+        for place in (0..extents.blocks()).step_by(per_file as usize) {
+            free.give(Run {
+                place,
+                count: per_file as u32,
+            });
+        }
+        let free = Mutex::new(free);
+        let growing = Mutex::new(());
+        Self {
+            disk,
+            directory,
+            extents,
+            capacity_bytes,
+            reserve_bytes,
+            free,
+            growing,
+        }
+    }
+
+    /// Takes places out of the free ones, after the index was loaded.
+    pub(super) fn mark_used(&self, run: Run) -> FsResult<()> {
+        if self.free.lock().mark_used(run) {
+            return Ok(());
+        }
+        let context = format!(
+            "{} blocks at place {} belong to two chunks",
+            run.count, run.place
+        );
+        Err(FsError::new(Code::Io, context))
+    }
+
+    /// Takes `count` blocks, preferably at `hint`. [`Code::NoSpace`] changes nothing.
+    pub(super) fn allocate(&self, count: u32, hint: Option<Place>) -> FsResult<Allocation<'_>> {
+        let mut free = self.free.lock();
+        while !free.serves(u64::from(count)) {
+            match self.grow() {
+                Ok(run) => free.give(run),
+                // Shreds are better than nothing.
+                Err(error) if error.code == Code::NoSpace && free.total() < u64::from(count) => {
+                    return Err(error.during(format_args!("allocate {count} blocks")));
+                }
+                Err(error) if error.code == Code::NoSpace => break,
+                Err(error) => return Err(error),
+            }
+        }
+        let runs = free.take(count, hint).expect("enough blocks are free");
+        Ok(Allocation { space: self, runs })
+    }
+
+    /// Grows a store that is in use before an operation has to wait for it.
+    pub(super) fn grow_ahead(&self) -> FsResult<()> {
+        let wanted = self.extents.blocks_per_file() / 4;
+        if self.extents.blocks() == 0 || self.free.lock().total() >= wanted {
+            return Ok(());
+        }
+        match self.grow() {
+            Ok(run) => self.free.lock().give(run),
+            Err(error) if error.code == Code::NoSpace => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Gives places back.
+    pub(super) fn release(&self, runs: &[Run]) {
+        let mut free = self.free.lock();
+        runs.iter().for_each(|run| free.give(*run));
+    }
+
+    /// Bytes that the store can hold, and how many of them are free.
+    pub(super) fn report(&self) -> (u64, u64) {
+        let growth = self.files_to_come() * self.extents.blocks_per_file();
+        let free = self.free.lock().total();
+        (
+            (self.extents.blocks() + growth) * BLOCK,
+            (free + growth) * BLOCK,
+        )
+    }
+
+    fn grow(&self) -> FsResult<Run> {
+        let _one = self.growing.lock();
+        if self.files_to_come() == 0 {
+            let limit = if self.capacity_bytes.is_some() {
+                "capacity"
+            } else {
+                "disk"
+            };
+            return Err(FsError::new(
+                Code::NoSpace,
+                format!(
+                    "the {limit} of chunk store {} is used up",
+                    self.directory.display()
+                ),
+            ));
+        }
+        self.extents.grow()
+    }
+
+    fn files_to_come(&self) -> u64 {
+        let (_, available) = self.disk.space(&self.directory).unwrap_or((0, 0));
+        let room = available.saturating_sub(self.reserve_bytes) / self.extents.growth_bytes();
+        let Some(capacity) = self.capacity_bytes else {
+            return room;
+        };
+        let left = (capacity / BLOCK).saturating_sub(self.extents.blocks());
+        room.min(left / self.extents.blocks_per_file())
+    }
+}
+
+/// Places that go back when it is dropped, unless they came to be used.
+#[must_use]
+pub(super) struct Allocation<'a> {
+    space: &'a Space,
+    runs: Vec<Run>,
+}
+
+impl Allocation<'_> {
+    /// The places.
+    pub(super) fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// The places belong to a chunk now.
+    pub(super) fn commit(mut self) {
+        self.runs.clear();
+    }
+}
+
+impl Drop for Allocation<'_> {
+    fn drop(&mut self) {
+        self.space.release(&self.runs);
+    }
+}

@@ -1,0 +1,292 @@
+//! Damaged bits, full and failing disks, directories of others.
+
+use super::*;
+use std::path::Path;
+
+fn filled(disk: &SimDisk, len: usize) -> (ChunkStore, AlignedBuf) {
+    let store = open(disk);
+    let data = noise(&mut SplitMix64::new(1), len);
+    let applied = store
+        .apply(GroupId(1), version(1), &write_op(1, 0, 0, &data), &data)
+        .unwrap();
+    store.sync(applied.lsn).unwrap();
+    (store, data)
+}
+
+#[test]
+fn a_flipped_bit_is_found_and_the_rest_is_served() {
+    let disk = SimDisk::new();
+    let (store, data) = filled(&disk, 40 * BLOCK_SIZE);
+    let place = store.core.used_runs()[0].place;
+    let file = Path::new("chunks/extents/00000000.dat");
+    disk.flip_bit(file, (place + 5) * B + 77);
+    let error = store.read(ChunkId(1), 0, data.len()).unwrap_err();
+    assert_eq!(error.code, Code::Io);
+    for part in ["c1", "block 5", "00000000.dat"] {
+        assert!(error.context.contains(part), "{error}");
+    }
+    assert!(
+        store.read(ChunkId(1), 6 * B, 20_000).unwrap().0[..] == data[6 * BLOCK_SIZE..][..20_000]
+    );
+    // Nothing is merged into a damaged block, but it can be replaced as a whole.
+    let small = AlignedBuf::copy_of(b"abc");
+    let merge = store.apply(
+        GroupId(1),
+        version(2),
+        &write_op(1, 5 * B + 9, 0, &small),
+        &small,
+    );
+    assert_eq!(merge.unwrap_err().code, Code::Io);
+    assert_eq!(store.last(GroupId(1)), version(1));
+    let block = AlignedBuf::copy_of(&[4; BLOCK_SIZE]);
+    store
+        .apply(
+            GroupId(1),
+            version(2),
+            &write_op(1, 5 * B, 0, &block),
+            &block,
+        )
+        .unwrap();
+    assert!(store.read(ChunkId(1), 5 * B, BLOCK_SIZE).unwrap().0[..] == block[..]);
+}
+
+#[test]
+fn a_flipped_bit_of_a_stored_checksum_is_found() {
+    let disk = SimDisk::new();
+    let (store, data) = filled(&disk, 40 * BLOCK_SIZE);
+    let place = store.core.used_runs()[0].place;
+    disk.flip_bit(Path::new("chunks/extents/00000000.crc"), (place + 1) * 4);
+    assert_eq!(
+        store.read(ChunkId(1), 0, data.len()).unwrap_err().code,
+        Code::Io
+    );
+    assert!(store.read(ChunkId(1), 2 * B, 100).is_ok());
+}
+
+#[test]
+fn a_full_store_refuses_writes_and_takes_them_again_after_a_delete() {
+    let disk = SimDisk::new();
+    let config = StoreConfig {
+        capacity_bytes: Some(2 << 20),
+        ..small()
+    };
+    let store = ChunkStore::open(Arc::new(disk.clone()), identity(), config).unwrap();
+    assert_eq!(store.space(), (2 << 20, 2 << 20));
+    let data = noise(&mut SplitMix64::new(2), 200_000);
+    let write = |sequence, chunk| {
+        store.apply(
+            GroupId(1),
+            version(sequence),
+            &write_op(chunk, 0, 0, &data),
+            &data,
+        )
+    };
+    let mut sequence = 0;
+    let error = loop {
+        match write(sequence + 1, sequence + 1) {
+            Ok(applied) => assert_eq!(applied.refused, None),
+            Err(error) => break error,
+        }
+        sequence += 1;
+    };
+    assert_eq!(
+        (error.code, sequence),
+        (Code::NoSpace, (2 << 20) / (49 * B))
+    );
+    assert_eq!(
+        (store.last(GroupId(1)), store.state(ChunkId(sequence + 1))),
+        (version(sequence), None)
+    );
+    check_space(&store);
+    // What is there can still be changed: long and short, aligned and not.
+    let other = noise(&mut SplitMix64::new(3), 190_000);
+    for offset in [0, 100] {
+        let op = write_op(1, offset, 0, &other);
+        sequence += 1;
+        assert_eq!(
+            store
+                .apply(GroupId(1), version(sequence), &op, &other)
+                .unwrap()
+                .refused,
+            None
+        );
+        assert!(store.read(ChunkId(1), offset, other.len()).unwrap().0[..] == other[..]);
+    }
+    let zero = ChunkOp::Zero {
+        chunk: ChunkId(2),
+        offset: 5,
+        len: 20,
+        truncations: 0,
+    };
+    store
+        .apply(GroupId(1), version(sequence + 1), &zero, &data)
+        .unwrap();
+    let delete = ChunkOp::Delete { chunk: ChunkId(2) };
+    store
+        .apply(GroupId(1), version(sequence + 2), &delete, &data)
+        .unwrap();
+    // Without a sync in between: the store itself waits until the space may be used.
+    write(sequence + 3, 1000).unwrap();
+    assert!(store.read(ChunkId(1000), 0, data.len()).unwrap().0[..] == data[..]);
+    while store.maintain().unwrap() {}
+    check_space(&store);
+}
+
+#[test]
+fn a_full_disk_keeps_its_reserve() {
+    let disk = SimDisk::new();
+    disk.set_capacity(12 << 20);
+    let config = StoreConfig {
+        reserve_bytes: 4 << 20,
+        ..small()
+    };
+    let store = ChunkStore::open(Arc::new(disk.clone()), identity(), config).unwrap();
+    let data = noise(&mut SplitMix64::new(2), 300_000);
+    let mut sequence = 0;
+    let error = loop {
+        sequence += 1;
+        let op = write_op(sequence, 0, 0, &data);
+        match store.apply(GroupId(1), version(sequence), &op, &data) {
+            Ok(_) => drop(store.maintain().unwrap()),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.code, Code::NoSpace);
+    assert!(sequence > 5);
+    for chunk in 1..sequence {
+        let op = ChunkOp::Delete {
+            chunk: ChunkId(chunk),
+        };
+        store
+            .apply(GroupId(1), version(sequence + chunk), &op, &data)
+            .unwrap();
+        while store.maintain().unwrap() {}
+    }
+    let (capacity, free) = store.space();
+    assert_eq!(capacity, free);
+}
+
+#[test]
+fn a_failed_sync_ends_the_store() {
+    let disk = SimDisk::new();
+    let (store, data) = filled(&disk, 100_000);
+    disk.fail_syncs(std::io::ErrorKind::Other);
+    let applied = store
+        .apply(GroupId(1), version(2), &write_op(1, 0, 0, &data), &data)
+        .unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    store.on_durable(
+        applied.lsn,
+        Box::new(move |result| sender.send(result).unwrap()),
+    );
+    assert_eq!(receiver.recv().unwrap().unwrap_err().code, Code::Io);
+    disk.fail_syncs(None);
+    let first = store.sync(applied.lsn).unwrap_err();
+    assert_eq!(first.code, Code::Io);
+    assert_eq!(store.read(ChunkId(1), 0, 10).unwrap_err(), first);
+    let write = store.apply(GroupId(1), version(3), &write_op(1, 0, 0, &data), &data);
+    assert_eq!(write.unwrap_err(), first);
+    assert_eq!(store.maintain().unwrap_err(), first);
+    assert_eq!(store.set_group_note(GroupId(1), b"").unwrap_err(), first);
+}
+
+#[test]
+fn a_directory_of_another_node_or_format_is_refused() {
+    let disk = SimDisk::new();
+    drop(filled(&disk, 10));
+    let refused = |identity| {
+        ChunkStore::open(Arc::new(disk.clone()), identity, small())
+            .err()
+            .expect("must be refused")
+    };
+    let other_node = refused(StoreIdentity {
+        node: NodeId(4),
+        ..identity()
+    });
+    assert_eq!(other_node.code, Code::Refused);
+    assert!(
+        other_node.context.contains("n3") && other_node.context.contains("n4"),
+        "{other_node}"
+    );
+    let cluster = ClusterId([8; 16]);
+    let other_cluster = refused(StoreIdentity {
+        cluster,
+        ..identity()
+    });
+    for id in [identity().cluster, cluster] {
+        assert!(
+            other_cluster.context.contains(&id.to_string()),
+            "{other_cluster}"
+        );
+    }
+    let superblock = Path::new("chunks/superblock");
+    disk.flip_bit(superblock, 8);
+    let version = refused(identity());
+    assert_eq!(version.code, Code::Invalid);
+    assert!(
+        version.context.contains("version 0") && version.context.contains("knows 1"),
+        "{version}"
+    );
+    disk.flip_bit(superblock, 8);
+    disk.flip_bit(superblock, 30);
+    assert_eq!(refused(identity()).code, Code::Io);
+    disk.remove(superblock).unwrap();
+    assert_eq!(refused(identity()).code, Code::Invalid);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_refused() {
+    let disk = SimDisk::new();
+    let (store, _) = filled(&disk, 10);
+    let data = noise(&mut SplitMix64::new(2), 60_000);
+    for sequence in 2..8 {
+        store
+            .apply(
+                GroupId(1),
+                version(sequence),
+                &write_op(1, 0, 0, &data),
+                &data,
+            )
+            .unwrap();
+    }
+    while store.maintain().unwrap() {}
+    drop(store);
+    disk.flip_bit(Path::new("chunks/checkpoint"), 22);
+    let error = ChunkStore::open(Arc::new(disk), identity(), small())
+        .err()
+        .unwrap();
+    assert_eq!(error.code, Code::Io);
+    assert!(error.context.contains("checkpoint"), "{error}");
+}
+
+#[test]
+fn works_on_a_real_disk() {
+    let root = std::env::temp_dir().join(format!("lumeofs-store-{}", std::process::id()));
+    std::fs::create_dir_all(&root).unwrap();
+    let disk = Arc::new(lumeofs_base::disk::os::OsDisk::new(&root));
+    let open = || ChunkStore::open(disk.clone(), identity(), small()).unwrap();
+    let (mut store, mut model) = (open(), Model::default());
+    let mut rng = SplitMix64::new(21);
+    for sequence in 1..=80 {
+        let step = Step::random(&mut rng, sequence);
+        let applied = store
+            .apply(step.group, step.version, &step.op, &step.data())
+            .unwrap();
+        model.apply(&step);
+        match rng.below(10) {
+            0 => store.sync(applied.lsn).unwrap(),
+            1 => {
+                store = {
+                    drop(store);
+                    open()
+                }
+            }
+            2..6 => drop(store.maintain().unwrap()),
+            _ => {}
+        }
+    }
+    Model::groups().for_each(|group| model.compare(&store, group));
+    check_space(&store);
+    drop(store);
+    std::fs::remove_dir_all(&root).unwrap();
+}

@@ -1,0 +1,191 @@
+//! The store against the model, without faults.
+
+use super::*;
+
+#[test]
+fn random_operations_agree_with_the_model_over_reopenings() {
+    for seed in 0..4 {
+        let mut rng = SplitMix64::new(seed);
+        let disk = SimDisk::new();
+        let mut store = open(&disk);
+        let mut model = Model::default();
+        for sequence in 1..=250 {
+            let step = Step::random(&mut rng, sequence);
+            let applied = store
+                .apply(step.group, step.version, &step.op, &step.data())
+                .unwrap();
+            assert_eq!(applied.refused.map(|error| error.code), model.apply(&step));
+            assert_eq!(store.last(step.group), step.version);
+            match rng.below(30) {
+                0 => store.sync(applied.lsn).unwrap(),
+                1 => while store.maintain().unwrap() {},
+                2 => {
+                    drop(store);
+                    store = open(&disk);
+                }
+                3 => Model::groups().for_each(|group| model.compare(&store, group)),
+                4 => check_space(&store),
+                5..15 => drop(store.maintain().unwrap()),
+                _ => {}
+            }
+        }
+        Model::groups().for_each(|group| model.compare(&store, group));
+        check_space(&store);
+        assert!(
+            disk.list(std::path::Path::new("chunks"))
+                .unwrap()
+                .contains(&"checkpoint".into())
+        );
+    }
+}
+
+#[test]
+fn reads_of_any_alignment_return_data_and_checksums() {
+    let mut rng = SplitMix64::new(9);
+    let store = open(&SimDisk::new());
+    let mut expected = vec![0; AREA];
+    for (sequence, (offset, len)) in [(10_000, 150_000), (0, 50), (170_001, 9000)]
+        .into_iter()
+        .enumerate()
+    {
+        let data = noise(&mut rng, len);
+        expected[offset..offset + len].copy_from_slice(&data);
+        let op = write_op(5, offset as u64, 0, &data);
+        store
+            .apply(GroupId(1), version(1 + sequence as u64), &op, &data)
+            .unwrap();
+    }
+    for _ in 0..200 {
+        let offset = rng.below(AREA as u64);
+        let len = rng.below(AREA as u64 - offset + 1) as usize;
+        let (data, checksums) = store.read(ChunkId(5), offset, len).unwrap();
+        assert!(data[..] == expected[offset as usize..][..len]);
+        assert_eq!(checksums, block_checksums(offset, &data));
+        store.maintain().unwrap();
+    }
+    let (zeros, checksums) = store.read(ChunkId(99), 1000, 9000).unwrap();
+    assert!(zeros.iter().all(|byte| *byte == 0));
+    assert_eq!(checksums, block_checksums(1000, &zeros));
+    let past_the_end = store.read(ChunkId(5), 1 << 40, 8192).unwrap().0;
+    assert!(past_the_end.iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn stale_writes_and_writes_to_tombstones_are_refused_in_order() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let (group, data) = (GroupId(1), AlignedBuf::copy_of(b"hello"));
+    let apply = |sequence, op: &ChunkOp| {
+        let applied = store.apply(group, version(sequence), op, &data).unwrap();
+        applied.refused.map(|error| error.code)
+    };
+    assert_eq!(apply(1, &write_op(1, 0, 2, &data)), None);
+    assert_eq!(apply(2, &write_op(1, 0, 1, &data)), Some(Code::StaleWrite));
+    assert_eq!(store.state(ChunkId(1)).unwrap().version, version(1));
+    assert_eq!(store.last(group), version(2));
+    assert_eq!(apply(3, &ChunkOp::Delete { chunk: ChunkId(1) }), None);
+    assert_eq!(apply(4, &write_op(1, 0, 9, &data)), Some(Code::Stale));
+    store.sync(store.core.journal.last()).unwrap();
+    assert_eq!(store.durable(group), version(4));
+    drop(store);
+    let store = open(&disk);
+    assert!(store.state(ChunkId(1)).unwrap().deleted);
+    assert_eq!(
+        (store.last(group), store.durable(group)),
+        (version(4), version(4))
+    );
+}
+
+#[test]
+fn requests_that_make_no_sense_change_nothing() {
+    let store = open(&SimDisk::new());
+    let data = AlignedBuf::copy_of(&[1; 100]);
+    let mut wrong = write_op(1, 0, 0, &data);
+    if let ChunkOp::Write { checksums, .. } = &mut wrong {
+        checksums[0] ^= 1;
+    }
+    let code = |op: &ChunkOp| {
+        store
+            .apply(GroupId(1), version(1), op, &data)
+            .unwrap_err()
+            .code
+    };
+    assert_eq!(code(&wrong), Code::Io);
+    let past = write_op(1, lumeofs_base::limits::CHUNK_SIZE_BYTES - 50, 0, &data);
+    assert_eq!(code(&past), Code::Invalid);
+    store
+        .apply(GroupId(1), version(1), &write_op(1, 0, 0, &data), &data)
+        .unwrap();
+    let other = store.apply(GroupId(2), version(1), &write_op(1, 0, 0, &data), &data);
+    assert_eq!(other.unwrap_err().code, Code::Invalid);
+    assert_eq!(store.last(GroupId(2)), Version::default());
+    assert!(store.set_group_note(GroupId(1), &[0; 5000]).is_err());
+}
+
+#[test]
+fn a_copied_chunk_replaces_what_was_there_and_survives() {
+    let (disk, mut rng) = (SimDisk::new(), SplitMix64::new(4));
+    let store = open(&disk);
+    let (group, chunk) = (GroupId(2), ChunkId(8));
+    let old = noise(&mut rng, 100_000);
+    store
+        .apply(group, version(1), &write_op(8, 0, 0, &old), &old)
+        .unwrap();
+    store
+        .apply(group, version(2), &ChunkOp::Delete { chunk }, &old)
+        .unwrap();
+    let new = noise(&mut rng, 20 * BLOCK_SIZE);
+    store.copy_begin(group, chunk).unwrap();
+    assert_eq!(store.state(chunk).unwrap().version, Version::default());
+    store
+        .copy_piece(group, chunk, 3 * B, &new, &block_checksums(3 * B, &new))
+        .unwrap();
+    let state = ChunkState {
+        chunk,
+        version: version(77),
+        len: 23 * B,
+        truncations: 5,
+        deleted: false,
+    };
+    store.copy_end(group, &state).unwrap();
+    assert_eq!(store.last(group), version(2));
+    store.set_last(group, version(80)).unwrap();
+    store.set_group_note(group, b"note").unwrap();
+    let after = disk.crash(1);
+    drop(store);
+    let store = open(&after);
+    assert_eq!(store.state(chunk), Some(state));
+    assert_eq!(store.extents(chunk), [(3 * B, 20 * B)]);
+    assert!(store.read(chunk, 3 * B, new.len()).unwrap().0[..] == new[..]);
+    assert_eq!(
+        (store.last(group), store.group_note(group)),
+        (version(80), b"note".to_vec())
+    );
+    store.drop_chunk(group, chunk).unwrap();
+    assert_eq!(
+        (store.state(chunk), store.list(group, None, 10)),
+        (None, Vec::new())
+    );
+    check_space(&store);
+    assert_eq!(store.space().0, store.space().1);
+}
+
+#[test]
+fn long_lists_come_in_pieces() {
+    let store = open(&SimDisk::new());
+    let data = AlignedBuf::copy_of(b"x");
+    for chunk in 1..=20 {
+        let group = GroupId(1 + (chunk % 2) as u32);
+        store
+            .apply(group, version(chunk), &write_op(chunk, 0, 0, &data), &data)
+            .unwrap();
+    }
+    let (mut after, mut all) = (None, Vec::new());
+    loop {
+        let page = store.list(GroupId(1), after, 3);
+        let Some(last) = page.last() else { break };
+        after = Some(last.chunk);
+        all.extend(page.iter().map(|state| state.chunk.get()));
+    }
+    assert_eq!(all, (1..=10).map(|half| half * 2).collect::<Vec<_>>());
+}

@@ -1,0 +1,287 @@
+//! Operations of a group: whether they are refused, and how their changes are made.
+
+use super::chunk::{Chunk, Image};
+use super::journal::Entry;
+use super::plan::Plan;
+use super::record::{Edit, Head, Record};
+use super::space::Allocation;
+use super::{Applied, Core, Lsn};
+use lumeofs_base::checksum::verify_blocks;
+use lumeofs_base::limits::{BLOCK_SIZE, CHUNK_SIZE_BYTES};
+use lumeofs_base::{AlignedBuf, ChunkId, ChunkOp, Code, FsError, FsResult, GroupId, Version};
+use parking_lot::MutexGuard;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Bytes that may wait for the log before an operation waits.
+const PENDING_BYTES_MAX: usize = 16 << 20;
+
+/// How often an operation that finds no space waits for what others are giving back.
+const ALLOCATION_RETRIES_MAX: usize = 8;
+
+impl Core {
+    /// See [`super::ChunkStore::apply`].
+    pub(super) fn apply(
+        &self,
+        group: GroupId,
+        version: Version,
+        op: &ChunkOp,
+        data: &AlignedBuf,
+    ) -> FsResult<Applied> {
+        self.health.check()?;
+        validate(op, data)?;
+        self.make_room()?;
+        let _order = self.order_of(op.chunk());
+        let chunk = self.chunk_of(group, op.chunk())?;
+        let head = chunk.content.read().head;
+        let wall = self.clock.wall();
+        if let Err(refused) = admit(&head, op) {
+            let record = Record::Operation {
+                group,
+                version,
+                wall,
+                edit: None,
+            };
+            let lsn = self.journal.push(Entry::new(&record, Vec::new()));
+            self.catalog.set_last(group, version);
+            return Ok(Applied {
+                lsn,
+                refused: Some(refused.during(format_args!("chunk {}", chunk.id))),
+            });
+        }
+        let plan = match op {
+            ChunkOp::Write {
+                offset, checksums, ..
+            } => Plan::write(self, &chunk, *offset, data, checksums)?,
+            ChunkOp::Zero { offset, len, .. } => {
+                let end = offset.saturating_add(*len).min(CHUNK_SIZE_BYTES);
+                Plan::zero(self, &chunk, *offset, end)?
+            }
+            ChunkOp::Truncate { len, .. } => Plan::zero(self, &chunk, *len, CHUNK_SIZE_BYTES)?,
+            ChunkOp::Delete { .. } => Plan::wipe(),
+        };
+        let mut edit = Edit::of_head(chunk.id, group, head_after(&head, op, version));
+        let images = plan.commit(&mut edit);
+        let record = Record::Operation {
+            group,
+            version,
+            wall,
+            edit: Some(edit),
+        };
+        Ok(Applied {
+            lsn: self.publish(&chunk, record, images),
+            refused: None,
+        })
+    }
+
+    /// Makes a change visible and queues its record, in one step for the chunk, so that the order in
+    /// memory is the order in the log.
+    pub(super) fn publish(
+        &self,
+        chunk: &Arc<Chunk>,
+        record: Record,
+        images: Vec<Arc<Image>>,
+    ) -> Lsn {
+        let edit = match &record {
+            Record::Operation {
+                edit: Some(edit), ..
+            }
+            | Record::Copied { edit } => edit,
+            Record::Operation { edit: None, .. }
+            | Record::Forgotten { .. }
+            | Record::Last { .. }
+            | Record::Note { .. } => unreachable!("only changes of a chunk are published"),
+        };
+        let entry = Entry::new(&record, images.clone());
+        let mut content = chunk.content.write();
+        let overlay_before = content.overlay.len();
+        let freed = content.apply(edit, &images);
+        self.count_overlay(overlay_before, content.overlay.len());
+        // Before the record can be in the log: a checkpoint looks at the log's end first and at the
+        // chunks with images second.
+        if content.overlay.is_empty() {
+            self.dirty.lock().remove(&chunk.id);
+        } else if !images.is_empty() {
+            self.dirty.lock().insert(chunk.id);
+        }
+        if self.catalog.chunk(chunk.id).is_none() {
+            self.catalog.insert(chunk.clone());
+        }
+        let lsn = self.journal.push(entry.freeing(freed));
+        content.last_entry = lsn.0;
+        if let Record::Operation { group, version, .. } = record {
+            // After the push: a checkpoint that sees it then waits for the record.
+            self.catalog.set_last(group, version);
+        }
+        lsn
+    }
+
+    /// Drops a chunk, tombstone and all.
+    pub(super) fn forget(&self, chunk: &Chunk) -> Lsn {
+        let mut content = chunk.content.write();
+        let overlay_before = content.overlay.len();
+        let freed = content.wipe();
+        self.count_overlay(overlay_before, 0);
+        self.dirty.lock().remove(&chunk.id);
+        let entry = Entry::new(&Record::Forgotten { chunk: chunk.id }, Vec::new());
+        let lsn = self.journal.push(entry.freeing(freed));
+        content.last_entry = lsn.0;
+        self.catalog.remove(chunk.id);
+        lsn
+    }
+
+    /// Keeps two changes of a chunk from being planned at once.
+    pub(super) fn order_of(&self, chunk: ChunkId) -> MutexGuard<'_, ()> {
+        self.order[chunk.get() as usize % self.order.len()].lock()
+    }
+
+    /// The chunk, or a new one that is not in the catalog yet.
+    pub(super) fn chunk_of(&self, group: GroupId, id: ChunkId) -> FsResult<Arc<Chunk>> {
+        match self.catalog.chunk(id) {
+            Some(chunk) if chunk.group != group => {
+                let context = format!("chunk {id} belongs to group {}, not {group}", chunk.group);
+                Err(FsError::new(Code::Invalid, context))
+            }
+            Some(chunk) => Ok(chunk),
+            None => Ok(Arc::new(Chunk::new(id, group))),
+        }
+    }
+
+    /// Takes space; if there is none, first waits for places whose release is on its way to the log.
+    pub(super) fn allocate(&self, count: u32, hint: Option<u64>) -> FsResult<Allocation<'_>> {
+        let mut attempts = 0;
+        loop {
+            let allocated = self.health.note(self.space.allocate(count, hint));
+            let full = allocated
+                .as_ref()
+                .is_err_and(|error| error.code == Code::NoSpace);
+            if !full || attempts == ALLOCATION_RETRIES_MAX || !self.journal.has_unsettled() {
+                return allocated;
+            }
+            // Others may be quicker to take what this brings.
+            self.journal.sync(self.journal.last())?;
+            attempts += 1;
+        }
+    }
+
+    /// Makes whoever fills the queue, the memory for images or the log help to empty them.
+    pub(super) fn make_room(&self) -> FsResult<()> {
+        if self.journal.pending_bytes() > PENDING_BYTES_MAX {
+            self.journal.sync(self.journal.last())?;
+        }
+        while self.is_overfull() {
+            if !self.maintain()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn count_overlay(&self, before: usize, after: usize) {
+        if after >= before {
+            self.overlay_blocks
+                .fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.overlay_blocks
+                .fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+
+    /// All places that chunks use.
+    #[cfg(test)]
+    pub(super) fn used_runs(&self) -> Vec<super::block_map::Run> {
+        let mut runs = Vec::new();
+        for chunk in self.catalog.chunks_after(None, usize::MAX) {
+            runs.extend(chunk.content.read().map.iter().map(|mapped| mapped.run));
+        }
+        runs.sort();
+        runs
+    }
+}
+
+/// What is wrong with a request in itself. It takes no place in the order.
+fn validate(op: &ChunkOp, data: &AlignedBuf) -> FsResult<()> {
+    let ChunkOp::Write {
+        chunk,
+        offset,
+        checksums,
+        ..
+    } = op
+    else {
+        return Ok(());
+    };
+    verify_data(*chunk, *offset, data, checksums)
+}
+
+/// Whether data may be stored at `offset`: it fits in a chunk and matches its checksums.
+pub(super) fn verify_data(
+    chunk: ChunkId,
+    offset: u64,
+    data: &AlignedBuf,
+    checksums: &[u32],
+) -> FsResult<()> {
+    let end = offset.checked_add(data.len() as u64);
+    if end.is_none_or(|end| end > CHUNK_SIZE_BYTES) {
+        let context = format!(
+            "write {} bytes at {offset} of chunk {chunk}: past its end",
+            data.len()
+        );
+        return Err(FsError::new(Code::Invalid, context));
+    }
+    // Every inlined block is in one log record.
+    const _: () = assert!(
+        lumeofs_base::limits::FRAME_PAYLOAD_BYTES_MAX + 2 * BLOCK_SIZE
+            < lumeofs_base::limits::WAL_RECORD_BYTES_MAX / 2
+    );
+    if data.len() > lumeofs_base::limits::FRAME_PAYLOAD_BYTES_MAX {
+        let context = format!(
+            "write {} bytes to chunk {chunk}: too many at once",
+            data.len()
+        );
+        return Err(FsError::new(Code::Invalid, context));
+    }
+    if verify_blocks(offset, data, checksums) {
+        return Ok(());
+    }
+    let context = format!("write at {offset} of chunk {chunk}: data does not match its checksums");
+    Err(FsError::new(Code::Io, context))
+}
+
+/// Whether the chunk's history allows the operation. Depends on that history alone, so that all
+/// members decide alike.
+fn admit(head: &Head, op: &ChunkOp) -> FsResult<()> {
+    let truncations = match op {
+        ChunkOp::Delete { .. } => return Ok(()),
+        ChunkOp::Write { truncations, .. }
+        | ChunkOp::Zero { truncations, .. }
+        | ChunkOp::Truncate { truncations, .. } => *truncations,
+    };
+    if head.deleted {
+        return Err(FsError::new(Code::Stale, "it was deleted"));
+    }
+    if truncations < head.truncations {
+        let context = format!(
+            "it has truncation {}, the request {truncations}",
+            head.truncations
+        );
+        return Err(FsError::new(Code::StaleWrite, context));
+    }
+    Ok(())
+}
+
+fn head_after(head: &Head, op: &ChunkOp, version: Version) -> Head {
+    match op {
+        ChunkOp::Delete { .. } => Head {
+            version,
+            deleted: true,
+            ..*head
+        },
+        ChunkOp::Write { truncations, .. }
+        | ChunkOp::Zero { truncations, .. }
+        | ChunkOp::Truncate { truncations, .. } => Head {
+            version,
+            truncations: *truncations,
+            ..*head
+        },
+    }
+}

@@ -1,0 +1,126 @@
+//! Three datanodes with real stores and sockets, and a controller that only keeps configurations.
+
+mod harness;
+
+use harness::{Cluster, block};
+use lumeofs_base::Code;
+use lumeofs_proto::data::ChunkRequest;
+use lumeofs_proto::frame::Op;
+use std::time::Duration;
+
+#[test]
+fn what_was_written_is_read_and_synced_through_any_member() {
+    let cluster = Cluster::start();
+    let written = cluster.write(1, 0, &block(1));
+    assert!(written.sequence > 0);
+    cluster.write(1, 4096, &block(2)[..1000]);
+    let read = cluster.read(1, 0, 6000);
+    assert_eq!(read[..4096], block(1)[..]);
+    assert_eq!(read[4096..5096], block(2)[..1000]);
+    assert_eq!(read[5096..], [0; 904]);
+    let synced = cluster.sync((written.epoch, written.sequence)).unwrap();
+    assert!(synced.sequence >= written.sequence);
+    let lost = cluster.sync((written.epoch, written.sequence + 1000)).unwrap_err();
+    assert_eq!(lost.code, Code::LostTail);
+    // A secondary hands a write on to the primary, and may answer reads itself.
+    let secondary = cluster.secondary();
+    let asked = ChunkRequest { chunk: 2, ..cluster.request() };
+    let (reply, _) = cluster.call(secondary, Op::Write, asked, &block(3)).unwrap();
+    assert!(reply.sequence > written.sequence);
+    cluster.until("a secondary answers a read under its lease", || {
+        let asked = ChunkRequest { chunk: 2, len: 4096, ..cluster.request() };
+        match cluster.call(secondary, Op::Read, asked, &[]) {
+            Ok((_, data)) => data[..] == block(3)[..],
+            Err(error) => {
+                assert_eq!(error.code, Code::Again, "{error}");
+                false
+            }
+        }
+    });
+}
+
+#[test]
+fn writes_go_on_after_the_primary_died_and_it_is_caught_up_when_it_returns() {
+    let mut cluster = Cluster::start();
+    for chunk in 1..=20 {
+        cluster.write(chunk, 0, &block(chunk));
+    }
+    let epoch = cluster.config().epoch;
+    let dead = cluster.config().primary;
+    cluster.stop(dead);
+    for chunk in 10..=30 {
+        cluster.write(chunk, 8192, &block(chunk + 1));
+    }
+    assert!(cluster.config().epoch > epoch);
+    assert_ne!(cluster.config().primary, dead);
+    cluster.restart(dead);
+    cluster.until("all are in sync again", || cluster.config().in_sync.len() == 3);
+    for chunk in 1..=30 {
+        let read = cluster.read(chunk, 0, 12288);
+        assert_eq!(read[..4096], if chunk <= 20 { block(chunk) } else { vec![0; 4096] }[..]);
+        let second = if chunk >= 10 { block(chunk + 1) } else { vec![0; 4096] };
+        assert_eq!(read[8192..], second[..], "chunk {chunk}");
+    }
+    cluster.assert_equal();
+}
+
+#[test]
+fn a_member_joins_beside_live_writes_and_large_chunks() {
+    let mut cluster = Cluster::start();
+    let big: Vec<u8> = (0..1 << 20).map(|at: u32| (at / 7) as u8).collect();
+    for megabyte in 0..8 {
+        cluster.write(5, megabyte << 20, &big);
+    }
+    let gone = cluster.secondary();
+    cluster.stop(gone);
+    for megabyte in 0..8 {
+        cluster.write(5, megabyte << 20, &big[1..]);
+    }
+    cluster.restart(gone);
+    let mut writes = 0;
+    while cluster.config().in_sync.len() < 3 {
+        let offset = (writes * 7919) % (8 << 20);
+        cluster.write(5, offset, &block(writes));
+        cluster.write(100 + writes % 50, offset / 3, &block(writes));
+        writes += 1;
+        assert!(writes < 100_000, "never in sync");
+    }
+    for more in 0..20 {
+        cluster.write(100 + more, 0, &block(more));
+    }
+    cluster.sync((0, 0)).unwrap();
+    cluster.assert_equal();
+}
+
+#[test]
+fn a_whole_group_that_restarted_serves_again_with_everything_synced() {
+    let mut cluster = Cluster::start();
+    for chunk in 1..=10 {
+        cluster.write(chunk, 0, &block(chunk));
+    }
+    cluster.sync((0, 0)).unwrap();
+    let members = cluster.config().members;
+    for &member in &members {
+        cluster.stop(member);
+    }
+    for &member in &members {
+        cluster.restart(member);
+    }
+    for chunk in 1..=10 {
+        assert_eq!(cluster.read(chunk, 0, 4096), block(chunk));
+    }
+    cluster.write(1, 0, &block(77));
+    assert_eq!(cluster.read(1, 0, 4096), block(77));
+    cluster.until("all are in sync again", || cluster.config().in_sync.len() == 3);
+    cluster.assert_equal();
+}
+
+#[test]
+fn two_datanodes_cannot_share_a_directory_or_a_port() {
+    let cluster = Cluster::start();
+    let error = cluster.run_twice(true).unwrap_err();
+    assert!(format!("{error:#}").contains("in use"), "{error:#}");
+    let error = cluster.run_twice(false).unwrap_err();
+    assert!(format!("{error:#}").contains("port is in use"), "{error:#}");
+    std::thread::park_timeout(Duration::ZERO);
+}

@@ -1,0 +1,215 @@
+//! What the mount asks of a cluster. One trait, so that the adapter can be tested on a real mount
+//! without servers; [`Client`] is its only implementation outside tests.
+
+use lumeofs_base::{Attr, FsResult, InodeId};
+use lumeofs_client::{Client, Context, Range, Usage, Written};
+use lumeofs_meta::op::{DirEntry, NewNode, RenameMode, SetAttr, XattrMode};
+
+/// What a WRITE carries besides its data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WriteMode {
+    /// At the true end of the file, wherever the kernel thinks that it is.
+    pub(crate) append: bool,
+    /// On disks before it is acknowledged.
+    pub(crate) durable: bool,
+    /// Takes suid and sgid away.
+    pub(crate) clear_suid: bool,
+}
+
+/// The calls of [`Client`] that a mount makes; see there for what each promises.
+pub(crate) trait Backend: Send + Sync + 'static {
+    fn lookup(&self, cx: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<Attr>;
+    fn getattr(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Attr>;
+    fn setattr(&self, cx: Context<'_>, ino: InodeId, set: SetAttr) -> FsResult<Attr>;
+    fn create(
+        &self,
+        cx: Context<'_>,
+        parent: InodeId,
+        name: &[u8],
+        node: NewNode,
+        mode: u16,
+    ) -> FsResult<Attr>;
+    fn link(&self, cx: Context<'_>, ino: InodeId, parent: InodeId, name: &[u8]) -> FsResult<Attr>;
+    fn unlink(&self, cx: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<()>;
+    fn rmdir(&self, cx: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<()>;
+    fn rename(
+        &self,
+        cx: Context<'_>,
+        from: (InodeId, &[u8]),
+        to: (InodeId, &[u8]),
+        mode: RenameMode,
+    ) -> FsResult<()>;
+    fn readlink(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Vec<u8>>;
+    fn readdir(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        cookie: u64,
+        count_max: u32,
+    ) -> FsResult<(Vec<DirEntry>, bool)>;
+    fn parent(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Attr>;
+    fn getxattr(&self, cx: Context<'_>, ino: InodeId, name: &[u8]) -> FsResult<Vec<u8>>;
+    fn setxattr(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> FsResult<()>;
+    fn listxattr(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Vec<Vec<u8>>>;
+    fn removexattr(&self, cx: Context<'_>, ino: InodeId, name: &[u8]) -> FsResult<()>;
+    fn usage(&self, cx: Context<'_>) -> FsResult<Usage>;
+    fn open(&self, cx: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<Attr>;
+    fn release(&self, ino: InodeId);
+    fn read(&self, cx: Context<'_>, ino: InodeId, offset: u64, buf: &mut [u8]) -> FsResult<usize>;
+    fn write(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        offset: u64,
+        data: &[u8],
+        mode: WriteMode,
+    ) -> FsResult<Written>;
+    fn flush(&self, cx: Context<'_>, ino: InodeId) -> FsResult<()>;
+    fn fsync(&self, cx: Context<'_>, ino: InodeId, data_only: bool) -> FsResult<()>;
+    fn allocate(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        offset: u64,
+        len: u64,
+        range: Range,
+    ) -> FsResult<()>;
+    fn seek(&self, cx: Context<'_>, ino: InodeId, offset: u64, hole: bool) -> FsResult<u64>;
+    /// Ends the session; later calls fail.
+    fn close(&self);
+}
+
+impl Backend for Client {
+    fn lookup(&self, cx: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<Attr> {
+        Client::lookup(self, cx, parent, name)
+    }
+    fn getattr(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Attr> {
+        Client::getattr(self, cx, ino)
+    }
+    fn setattr(&self, cx: Context<'_>, ino: InodeId, set: SetAttr) -> FsResult<Attr> {
+        Client::setattr(self, cx, ino, set)
+    }
+    fn create(
+        &self,
+        cx: Context<'_>,
+        parent: InodeId,
+        name: &[u8],
+        node: NewNode,
+        mode: u16,
+    ) -> FsResult<Attr> {
+        // Always exclusive: see `Core::create` for what happens to a name that appeared meanwhile.
+        Client::create(self, cx, parent, name, node, mode, true).map(|(attr, _)| attr)
+    }
+    fn link(&self, cx: Context<'_>, ino: InodeId, parent: InodeId, name: &[u8]) -> FsResult<Attr> {
+        Client::link(self, cx, ino, parent, name)
+    }
+    fn unlink(&self, cx: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<()> {
+        Client::unlink(self, cx, parent, name)
+    }
+    fn rmdir(&self, cx: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<()> {
+        Client::rmdir(self, cx, parent, name)
+    }
+    fn rename(
+        &self,
+        cx: Context<'_>,
+        from: (InodeId, &[u8]),
+        to: (InodeId, &[u8]),
+        mode: RenameMode,
+    ) -> FsResult<()> {
+        Client::rename(self, cx, from.0, from.1, to.0, to.1, mode)
+    }
+    fn readlink(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Vec<u8>> {
+        Client::readlink(self, cx, ino)
+    }
+    fn readdir(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        cookie: u64,
+        count_max: u32,
+    ) -> FsResult<(Vec<DirEntry>, bool)> {
+        Client::readdir(self, cx, ino, cookie, count_max)
+    }
+    fn parent(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Attr> {
+        Client::parent(self, cx, ino)
+    }
+    fn getxattr(&self, cx: Context<'_>, ino: InodeId, name: &[u8]) -> FsResult<Vec<u8>> {
+        Client::getxattr(self, cx, ino, name)
+    }
+    fn setxattr(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> FsResult<()> {
+        Client::setxattr(self, cx, ino, name, value, mode)
+    }
+    fn listxattr(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Vec<Vec<u8>>> {
+        Client::listxattr(self, cx, ino)
+    }
+    fn removexattr(&self, cx: Context<'_>, ino: InodeId, name: &[u8]) -> FsResult<()> {
+        Client::removexattr(self, cx, ino, name)
+    }
+    fn usage(&self, cx: Context<'_>) -> FsResult<Usage> {
+        Client::usage(self, cx)
+    }
+    fn open(&self, cx: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<Attr> {
+        Client::open(self, cx, ino, truncate)
+    }
+    fn release(&self, ino: InodeId) {
+        Client::release(self, ino);
+    }
+    fn read(&self, cx: Context<'_>, ino: InodeId, offset: u64, buf: &mut [u8]) -> FsResult<usize> {
+        Client::read(self, cx, ino, offset, buf)
+    }
+    fn write(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        offset: u64,
+        data: &[u8],
+        mode: WriteMode,
+    ) -> FsResult<Written> {
+        Client::write(
+            self,
+            cx,
+            ino,
+            offset,
+            data,
+            mode.append,
+            mode.durable,
+            mode.clear_suid,
+        )
+    }
+    fn flush(&self, cx: Context<'_>, ino: InodeId) -> FsResult<()> {
+        Client::flush(self, cx, ino)
+    }
+    fn fsync(&self, cx: Context<'_>, ino: InodeId, data_only: bool) -> FsResult<()> {
+        Client::fsync(self, cx, ino, data_only)
+    }
+    fn allocate(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        offset: u64,
+        len: u64,
+        range: Range,
+    ) -> FsResult<()> {
+        Client::allocate(self, cx, ino, offset, len, range)
+    }
+    fn seek(&self, cx: Context<'_>, ino: InodeId, offset: u64, hole: bool) -> FsResult<u64> {
+        Client::seek(self, cx, ino, offset, hole)
+    }
+    fn close(&self) {
+        Client::close(self);
+    }
+}

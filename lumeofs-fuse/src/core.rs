@@ -1,0 +1,74 @@
+//! What each operation of the kernel means, in terms of the cluster. Knows FUSE's values but neither
+//! its threads nor its replies.
+
+mod data;
+mod directory;
+mod inode;
+mod names;
+mod xattr;
+
+pub(crate) use data::{ReadBuffer, WriteRequest};
+pub(crate) use directory::Listing;
+pub(crate) use xattr::XattrAnswer;
+
+use crate::attr::file_attr;
+use crate::backend::Backend;
+use crate::stats::Stats;
+use directory::Directories;
+use fuser::{FileAttr, INodeNo};
+use lumeofs_base::{Attr, InodeId};
+use std::sync::Arc;
+
+/// One mounted filesystem.
+pub(crate) struct Core {
+    backend: Arc<dyn Backend>,
+    /// The directory that is mounted, which FUSE calls 1.
+    root: InodeId,
+    directories: Directories,
+    stats: Arc<Stats>,
+}
+
+impl Core {
+    /// Shows the directory `root` of `backend`.
+    pub(crate) fn new(backend: Arc<dyn Backend>, root: InodeId, stats: Arc<Stats>) -> Self {
+        Self {
+            backend,
+            root,
+            directories: Directories::default(),
+            stats,
+        }
+    }
+
+    /// The inode of a number of the kernel's. Only the root of the mount has two.
+    pub(crate) fn inode(&self, number: INodeNo) -> InodeId {
+        if number == INodeNo::ROOT {
+            self.root
+        } else {
+            InodeId(number.0)
+        }
+    }
+
+    /// The number of an inode, as the kernel calls it.
+    fn number(&self, ino: InodeId) -> u64 {
+        if ino == self.root {
+            INodeNo::ROOT.0
+        } else {
+            ino.get()
+        }
+    }
+
+    fn shown(&self, attr: &Attr) -> FileAttr {
+        file_attr(attr, self.number(attr.ino))
+    }
+
+    /// Attributes for a reply that gives the kernel a reference to the inode.
+    fn referenced(&self, attr: &Attr) -> FileAttr {
+        self.stats.add_references(1);
+        self.shown(attr)
+    }
+
+    /// The kernel gives references back.
+    pub(crate) fn forget(&self, count: u64) {
+        self.stats.add_references(-count.cast_signed());
+    }
+}

@@ -1,0 +1,108 @@
+//! Extended attributes.
+
+use super::Core;
+use lumeofs_base::{Code, FsError, FsResult, InodeId};
+use lumeofs_client::Context;
+use lumeofs_meta::op::XattrMode;
+
+/// What getxattr(2) and listxattr(2) get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum XattrAnswer {
+    /// How large a buffer must be, for a caller that came without one.
+    Size(u32),
+    /// The bytes.
+    Data(Vec<u8>),
+}
+
+impl Core {
+    pub(crate) fn getxattr(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        name: &[u8],
+        size: u32,
+    ) -> FsResult<XattrAnswer> {
+        check_namespace(name)?;
+        sized(self.backend.getxattr(cx, ino, name)?, size)
+    }
+
+    pub(crate) fn listxattr(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        size: u32,
+    ) -> FsResult<XattrAnswer> {
+        let mut list = Vec::new();
+        for name in self.backend.listxattr(cx, ino)? {
+            list.extend_from_slice(&name);
+            list.push(0);
+        }
+        sized(list, size)
+    }
+
+    pub(crate) fn setxattr(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+    ) -> FsResult<()> {
+        check_namespace(name)?;
+        let mode = match flags {
+            0 => XattrMode::Set,
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            other => {
+                return Err(FsError::new(
+                    Code::Invalid,
+                    format!("setxattr with flags {other:#x}"),
+                ));
+            }
+        };
+        self.backend.setxattr(cx, ino, name, value, mode)
+    }
+
+    pub(crate) fn removexattr(&self, cx: Context<'_>, ino: InodeId, name: &[u8]) -> FsResult<()> {
+        check_namespace(name)?;
+        self.backend.removexattr(cx, ino, name)
+    }
+}
+
+/// An ACL that could be stored but is not enforced would be worse than none.
+fn check_namespace(name: &[u8]) -> FsResult<()> {
+    if name.starts_with(b"system.posix_acl_") {
+        return Err(FsError::new(Code::Unsupported, "POSIX ACLs"));
+    }
+    Ok(())
+}
+
+/// `size` is that of the caller's buffer, 0 for the question how large it must be.
+fn sized(data: Vec<u8>, size: u32) -> FsResult<XattrAnswer> {
+    if size == 0 {
+        return Ok(XattrAnswer::Size(data.len() as u32));
+    }
+    if data.len() > size as usize {
+        return Err(FsError::new(
+            Code::Range,
+            format!("{} bytes for {size}", data.len()),
+        ));
+    }
+    Ok(XattrAnswer::Data(data))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_asked_for_filled_or_too_small() {
+        assert_eq!(sized(b"abc".to_vec(), 0), Ok(XattrAnswer::Size(3)));
+        assert_eq!(
+            sized(b"abc".to_vec(), 3),
+            Ok(XattrAnswer::Data(b"abc".to_vec()))
+        );
+        assert_eq!(sized(b"abc".to_vec(), 2).unwrap_err().code, Code::Range);
+        assert_eq!(sized(Vec::new(), 2), Ok(XattrAnswer::Data(Vec::new())));
+    }
+}

@@ -1,0 +1,468 @@
+//! A filesystem in memory in place of a cluster, for tests of the mount. It can be changed behind the
+//! mount's back, as another mount would, and lookups of names with `wait` in them wait until they are let go.
+
+use crate::backend::{Backend, WriteMode};
+use lumeofs_base::{Attr, Code, FileKind, FsResult, InodeId, Timestamp};
+use lumeofs_client::{Context, Range, Usage, Written};
+use lumeofs_meta::op::{DirEntry, NewNode, RenameMode, SetAttr, SetTime, XattrMode};
+use parking_lot::{Condvar, Mutex};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+#[derive(Default)]
+pub(crate) struct Memory {
+    state: Mutex<State>,
+    let_go: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    nodes: HashMap<InodeId, Node>,
+    /// Time, cookies and inode ids.
+    last: u64,
+    waiting: usize,
+    open_gate: bool,
+    /// Names that the next lookup does not find, although they are there.
+    hidden: HashSet<Vec<u8>>,
+    writes: Vec<WriteMode>,
+    fsyncs: usize,
+}
+
+struct Node {
+    attr: Attr,
+    data: Vec<u8>,
+    target: Vec<u8>,
+    entries: BTreeMap<Vec<u8>, (u64, InodeId)>,
+    parent: InodeId,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    opens: usize,
+}
+
+impl State {
+    fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+    fn now(&mut self) -> Timestamp {
+        let nanos = self.next() as u32;
+        Timestamp {
+            secs: 1_700_000_000,
+            nanos,
+        }
+    }
+    fn node(&mut self, ino: InodeId) -> FsResult<&mut Node> {
+        self.nodes.get_mut(&ino).ok_or_else(|| Code::Stale.into())
+    }
+    fn find(&mut self, parent: InodeId, name: &[u8]) -> FsResult<InodeId> {
+        let found = self.node(parent)?.entries.get(name).map(|&(_, ino)| ino);
+        found.ok_or_else(|| Code::NotFound.into())
+    }
+    fn insert(&mut self, parent: InodeId, name: &[u8], ino: InodeId) -> FsResult<()> {
+        let cookie = self.next() + 100;
+        if self.node(parent)?.entries.contains_key(name) {
+            return Err(Code::Exists.into());
+        }
+        self.node(parent)?
+            .entries
+            .insert(name.to_vec(), (cookie, ino));
+        Ok(())
+    }
+    fn remove(&mut self, parent: InodeId, name: &[u8]) -> FsResult<()> {
+        let ino = self.find(parent, name)?;
+        self.node(parent)?.entries.remove(name);
+        let node = self.node(ino)?;
+        node.attr.nlink -= if node.attr.kind == FileKind::Directory {
+            2
+        } else {
+            1
+        };
+        self.reap(ino);
+        Ok(())
+    }
+    fn reap(&mut self, ino: InodeId) {
+        if self
+            .nodes
+            .get(&ino)
+            .is_some_and(|node| node.attr.nlink == 0 && node.opens == 0)
+        {
+            self.nodes.remove(&ino);
+        }
+    }
+    fn touch(&mut self, ino: InodeId) -> FsResult<Attr> {
+        let now = self.now();
+        let node = self.node(ino)?;
+        (node.attr.mtime, node.attr.ctime) = (now, now);
+        node.attr.size = node.data.len() as u64;
+        node.attr.allocated = node.attr.size.next_multiple_of(4096);
+        Ok(node.attr.clone())
+    }
+    fn add(&mut self, parent: InodeId, kind: FileKind, mode: u16) -> Attr {
+        let ino = InodeId(self.next());
+        let now = self.now();
+        let attr = Attr {
+            ino,
+            kind,
+            mode,
+            uid: 0,
+            gid: 0,
+            nlink: if kind == FileKind::Directory { 2 } else { 1 },
+            rdev: 0,
+            size: 0,
+            allocated: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            truncations: 0,
+            tail_unclean: false,
+        };
+        let node = Node {
+            attr: attr.clone(),
+            data: Vec::new(),
+            target: Vec::new(),
+            entries: BTreeMap::new(),
+            parent,
+            xattrs: BTreeMap::new(),
+            opens: 0,
+        };
+        self.nodes.insert(ino, node);
+        attr
+    }
+}
+
+impl Memory {
+    pub(crate) fn new() -> Self {
+        let memory = Self::default();
+        let root = memory
+            .state
+            .lock()
+            .add(InodeId::ROOT, FileKind::Directory, 0o755);
+        assert_eq!(root.ino, InodeId::ROOT);
+        memory
+    }
+
+    /// Lookups that wait now.
+    pub(crate) fn waiting(&self) -> usize {
+        self.state.lock().waiting
+    }
+    /// Lets them go, and all later ones.
+    pub(crate) fn let_go(&self) {
+        self.state.lock().open_gate = true;
+        self.let_go.notify_all();
+    }
+    /// Makes the next lookup of `name` miss it.
+    pub(crate) fn hide_once(&self, name: &[u8]) {
+        self.state.lock().hidden.insert(name.to_vec());
+    }
+    /// How the writes so far were to go.
+    pub(crate) fn take_writes(&self) -> Vec<WriteMode> {
+        std::mem::take(&mut self.state.lock().writes)
+    }
+    pub(crate) fn fsyncs(&self) -> usize {
+        self.state.lock().fsyncs
+    }
+    /// What another mount does to a file in the root directory.
+    pub(crate) fn change(&self, name: &[u8], change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.state.lock();
+        let ino = state.find(InodeId::ROOT, name).unwrap();
+        change(&mut state.node(ino).unwrap().data);
+        state.touch(ino).unwrap();
+    }
+    /// Inodes that exist, linked or open.
+    pub(crate) fn inodes(&self) -> usize {
+        self.state.lock().nodes.len()
+    }
+}
+
+impl Backend for Memory {
+    fn lookup(&self, cx: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<Attr> {
+        let mut state = self.state.lock();
+        if name.windows(4).any(|part| part == b"wait") {
+            state.waiting += 1;
+            let mut interrupted = false;
+            while !state.open_gate && !interrupted {
+                self.let_go.wait_for(&mut state, Duration::from_millis(50));
+                interrupted = (cx.interrupted)();
+            }
+            state.waiting -= 1;
+            if interrupted {
+                return Err(Code::Interrupted.into());
+            }
+        }
+        if state.hidden.remove(name) {
+            return Err(Code::NotFound.into());
+        }
+        let ino = state.find(parent, name)?;
+        Ok(state.node(ino)?.attr.clone())
+    }
+    fn getattr(&self, _: Context<'_>, ino: InodeId) -> FsResult<Attr> {
+        Ok(self.state.lock().node(ino)?.attr.clone())
+    }
+    fn setattr(&self, _: Context<'_>, ino: InodeId, set: SetAttr) -> FsResult<Attr> {
+        let mut state = self.state.lock();
+        let now = state.now();
+        let time = |time: SetTime| match time {
+            SetTime::Now => now,
+            SetTime::At(time) => time,
+        };
+        if let Some(size) = set.size {
+            state.node(ino)?.data.resize(size as usize, 0);
+            state.touch(ino)?;
+        }
+        let attr = &mut state.node(ino)?.attr;
+        attr.mode = set.mode.unwrap_or(attr.mode);
+        attr.uid = set.uid.unwrap_or(attr.uid);
+        attr.gid = set.gid.unwrap_or(attr.gid);
+        attr.atime = set.atime.map_or(attr.atime, time);
+        attr.mtime = set.mtime.map_or(attr.mtime, time);
+        attr.ctime = now;
+        Ok(attr.clone())
+    }
+    fn create(
+        &self,
+        cx: Context<'_>,
+        parent: InodeId,
+        name: &[u8],
+        node: NewNode,
+        mode: u16,
+    ) -> FsResult<Attr> {
+        let mut state = self.state.lock();
+        if state.find(parent, name).is_ok() {
+            return Err(Code::Exists.into());
+        }
+        let (kind, target, rdev) = match node {
+            NewNode::Regular => (FileKind::Regular, Vec::new(), 0),
+            NewNode::Directory => (FileKind::Directory, Vec::new(), 0),
+            NewNode::Symlink(target) => (FileKind::Symlink, target, 0),
+            NewNode::Special(kind, rdev) => (kind, Vec::new(), rdev),
+        };
+        let ino = state.add(parent, kind, mode).ino;
+        state.insert(parent, name, ino)?;
+        let node = state.node(ino)?;
+        node.attr.size = target.len() as u64;
+        (node.target, node.attr.rdev) = (target, rdev);
+        (node.attr.uid, node.attr.gid) = (cx.caller.uid, cx.caller.gid);
+        node.opens += usize::from(kind == FileKind::Regular);
+        Ok(node.attr.clone())
+    }
+    fn link(&self, _: Context<'_>, ino: InodeId, parent: InodeId, name: &[u8]) -> FsResult<Attr> {
+        let mut state = self.state.lock();
+        state.insert(parent, name, ino)?;
+        let attr = &mut state.node(ino)?.attr;
+        attr.nlink += 1;
+        Ok(attr.clone())
+    }
+    fn unlink(&self, _: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<()> {
+        self.state.lock().remove(parent, name)
+    }
+    fn rmdir(&self, _: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<()> {
+        let mut state = self.state.lock();
+        let ino = state.find(parent, name)?;
+        if !state.node(ino)?.entries.is_empty() {
+            return Err(Code::NotEmpty.into());
+        }
+        state.remove(parent, name)
+    }
+    fn rename(
+        &self,
+        _: Context<'_>,
+        from: (InodeId, &[u8]),
+        to: (InodeId, &[u8]),
+        mode: RenameMode,
+    ) -> FsResult<()> {
+        let mut state = self.state.lock();
+        let ino = state.find(from.0, from.1)?;
+        if state.find(to.0, to.1).is_ok() {
+            match mode {
+                RenameMode::NoReplace => return Err(Code::Exists.into()),
+                RenameMode::Replace => state.remove(to.0, to.1)?,
+                RenameMode::Exchange | RenameMode::Whiteout => {
+                    return Err(Code::Unsupported.into());
+                }
+            }
+        }
+        state.node(from.0)?.entries.remove(from.1);
+        state.insert(to.0, to.1, ino)?;
+        state.node(ino)?.parent = to.0;
+        Ok(())
+    }
+    fn readlink(&self, _: Context<'_>, ino: InodeId) -> FsResult<Vec<u8>> {
+        Ok(self.state.lock().node(ino)?.target.clone())
+    }
+    fn readdir(
+        &self,
+        _: Context<'_>,
+        ino: InodeId,
+        cookie: u64,
+        count_max: u32,
+    ) -> FsResult<(Vec<DirEntry>, bool)> {
+        let mut state = self.state.lock();
+        let entries = state.node(ino)?.entries.clone();
+        let mut found: Vec<DirEntry> = Vec::new();
+        for (name, (at, ino)) in entries {
+            let kind = state.node(ino)?.attr.kind;
+            found.push(DirEntry {
+                cookie: at,
+                name,
+                ino,
+                kind,
+            });
+        }
+        found.retain(|entry| entry.cookie > cookie);
+        found.sort_by_key(|entry| entry.cookie);
+        let more = found.len() > count_max as usize;
+        found.truncate(count_max as usize);
+        Ok((found, more))
+    }
+    fn parent(&self, _: Context<'_>, ino: InodeId) -> FsResult<Attr> {
+        let mut state = self.state.lock();
+        let parent = state.node(ino)?.parent;
+        Ok(state.node(parent)?.attr.clone())
+    }
+    fn getxattr(&self, _: Context<'_>, ino: InodeId, name: &[u8]) -> FsResult<Vec<u8>> {
+        let mut state = self.state.lock();
+        state
+            .node(ino)?
+            .xattrs
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Code::NoData.into())
+    }
+    fn setxattr(
+        &self,
+        _: Context<'_>,
+        ino: InodeId,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> FsResult<()> {
+        let mut state = self.state.lock();
+        let xattrs = &mut state.node(ino)?.xattrs;
+        match (mode, xattrs.contains_key(name)) {
+            (XattrMode::Create, true) => return Err(Code::Exists.into()),
+            (XattrMode::Replace, false) => return Err(Code::NoData.into()),
+            _ => {}
+        }
+        xattrs.insert(name.to_vec(), value.to_vec());
+        Ok(())
+    }
+    fn listxattr(&self, _: Context<'_>, ino: InodeId) -> FsResult<Vec<Vec<u8>>> {
+        Ok(self
+            .state
+            .lock()
+            .node(ino)?
+            .xattrs
+            .keys()
+            .cloned()
+            .collect())
+    }
+    fn removexattr(&self, _: Context<'_>, ino: InodeId, name: &[u8]) -> FsResult<()> {
+        let mut state = self.state.lock();
+        state
+            .node(ino)?
+            .xattrs
+            .remove(name)
+            .map(|_| ())
+            .ok_or_else(|| Code::NoData.into())
+    }
+    fn usage(&self, _: Context<'_>) -> FsResult<Usage> {
+        let inodes = self.state.lock().nodes.len() as u64;
+        Ok(Usage {
+            inodes,
+            bytes: 0,
+            capacity_bytes: 1 << 40,
+            free_bytes: 1 << 39,
+        })
+    }
+    fn open(&self, _: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<Attr> {
+        let mut state = self.state.lock();
+        if truncate {
+            state.node(ino)?.data.clear();
+            state.touch(ino)?;
+        }
+        let node = state.node(ino)?;
+        node.opens += 1;
+        Ok(node.attr.clone())
+    }
+    fn release(&self, ino: InodeId) {
+        let mut state = self.state.lock();
+        if let Ok(node) = state.node(ino) {
+            node.opens -= 1;
+        }
+        state.reap(ino);
+    }
+    fn read(&self, _: Context<'_>, ino: InodeId, offset: u64, buf: &mut [u8]) -> FsResult<usize> {
+        let mut state = self.state.lock();
+        let data = &state.node(ino)?.data;
+        let rest = data.get(offset as usize..).unwrap_or_default();
+        let len = rest.len().min(buf.len());
+        buf[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
+    fn write(
+        &self,
+        _: Context<'_>,
+        ino: InodeId,
+        offset: u64,
+        data: &[u8],
+        mode: WriteMode,
+    ) -> FsResult<Written> {
+        let mut state = self.state.lock();
+        state.writes.push(mode);
+        let node = state.node(ino)?;
+        if mode.clear_suid {
+            node.attr.mode &= !0o6000;
+        }
+        let start = if mode.append {
+            node.data.len()
+        } else {
+            offset as usize
+        };
+        let end = start + data.len();
+        node.data.resize(node.data.len().max(end), 0);
+        node.data[start..end].copy_from_slice(data);
+        Ok(Written {
+            offset: start as u64,
+            attr: state.touch(ino)?,
+        })
+    }
+    fn flush(&self, _: Context<'_>, _: InodeId) -> FsResult<()> {
+        Ok(())
+    }
+    fn fsync(&self, _: Context<'_>, _: InodeId, _: bool) -> FsResult<()> {
+        self.state.lock().fsyncs += 1;
+        Ok(())
+    }
+    fn allocate(
+        &self,
+        _: Context<'_>,
+        ino: InodeId,
+        offset: u64,
+        len: u64,
+        range: Range,
+    ) -> FsResult<()> {
+        let mut state = self.state.lock();
+        let data = &mut state.node(ino)?.data;
+        let (start, end) = (offset as usize, (offset + len) as usize);
+        if matches!(
+            range,
+            Range::Allocate { keep_size: false } | Range::Zero { keep_size: false }
+        ) {
+            data.resize(data.len().max(end), 0);
+        }
+        if !matches!(range, Range::Allocate { .. }) {
+            let end = end.min(data.len());
+            data[start.min(end)..end].fill(0);
+        }
+        state.touch(ino).map(|_| ())
+    }
+    fn seek(&self, _: Context<'_>, ino: InodeId, offset: u64, hole: bool) -> FsResult<u64> {
+        let size = self.state.lock().node(ino)?.data.len() as u64;
+        match (offset < size, hole) {
+            (false, _) => Err(Code::NoSuchOffset.into()),
+            (true, true) => Ok(size),
+            (true, false) => Ok(offset),
+        }
+    }
+    fn close(&self) {}
+}

@@ -1,0 +1,320 @@
+//! From a configuration to a mount that answers, and to its end.
+
+use crate::adapter::Adapter;
+use crate::backend::Backend;
+use crate::core::Core;
+use crate::dispatch::Dispatcher;
+use crate::mountpoint;
+use crate::options::MountOptions;
+use crate::overflow::Limits;
+use crate::stats::Stats;
+use anyhow::{Context as _, Result, bail};
+use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+use lumeofs_base::{Code, FileKind, FsError, InodeId};
+use lumeofs_client::{Client, ClientOptions, Context, OnOutage};
+use lumeofs_meta::op::Caller;
+use lumeofs_proto::auth::Credentials;
+use parking_lot::Mutex;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Threads that read requests: at least and at most. A waiting operation keeps one, so there are more than
+/// processors; beyond them the overflow pool takes over.
+const THREADS: (usize, usize) = (8, 16);
+
+/// What to mount where.
+#[derive(Clone, Debug)]
+pub struct MountConfig {
+    /// `host:port` of masters; any one that answers is enough.
+    pub masters: Vec<String>,
+    /// Cluster and secret.
+    pub credentials: Credentials,
+    /// The directory of the cluster's filesystem to show, `/` for all of it.
+    pub subdir: Vec<u8>,
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// How. Its `secret_file` and `on_outage` are for whoever fills the other fields.
+    pub options: MountOptions,
+    /// What operations do when no quorum answers.
+    pub on_outage: OnOutage,
+}
+
+/// A mount that answers. Dropping it leaves it mounted as long as the process lives.
+pub struct Mounted {
+    backend: Arc<dyn Backend>,
+    session: JoinHandle<io::Result<()>>,
+    handle: MountHandle,
+    stats: Arc<Stats>,
+}
+
+/// Takes a mount away, from any thread.
+#[derive(Clone)]
+pub struct MountHandle {
+    mountpoint: PathBuf,
+    unmounter: Arc<Mutex<SessionUnmounter>>,
+}
+
+impl MountHandle {
+    /// Where the mount is, without symlinks.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// Unmounts. Fails with EBUSY while a file or directory in it is in use.
+    pub fn unmount(&self) -> io::Result<()> {
+        self.take_away(false)
+    }
+
+    /// Takes the mount out of the tree at once. Who has something of it open keeps it until they close
+    /// it; only then [`Mounted::wait`] returns.
+    pub fn detach(&self) -> io::Result<()> {
+        self.take_away(true)
+    }
+
+    fn take_away(&self, detach: bool) -> io::Result<()> {
+        match mountpoint::unmount(&self.mountpoint, detach) {
+            // An ordinary user needs fusermount3, which fuser knows how to call.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                self.unmounter.lock().unmount()
+            }
+            result => result,
+        }
+    }
+}
+
+impl Mounted {
+    /// For taking it away.
+    pub fn handle(&self) -> MountHandle {
+        self.handle.clone()
+    }
+
+    /// Its counters.
+    pub fn stats(&self) -> Arc<Stats> {
+        self.stats.clone()
+    }
+
+    /// Waits until it is unmounted, by whomever, and closes the session with the cluster.
+    pub fn wait(self) -> Result<()> {
+        let ended = self.session.join();
+        self.backend.close();
+        match ended {
+            Ok(result) => result.context("the FUSE session failed"),
+            Err(_) => bail!("the FUSE session panicked"),
+        }
+    }
+}
+
+/// Mounts, calls `ready` when the mount answers, and returns when it is unmounted. SIGINT and SIGTERM are the
+/// caller's matter: see [`start`] for a mount with a handle.
+pub fn mount(config: MountConfig, ready: impl FnOnce()) -> Result<()> {
+    let mounted = start(config)?;
+    ready();
+    mounted.wait()
+}
+
+/// Connects and mounts; returns when the mount answers.
+///
+/// # Errors
+/// Each names the cause and the way out: mount point missing, not a directory or busy, no `/dev/fuse`, no
+/// master that answers, wrong secret, no such `subdir`, no permission to mount.
+pub fn start(config: MountConfig) -> Result<Mounted> {
+    let mountpoint = mountpoint::check(&config.mountpoint)?;
+    mountpoint::check_device()?;
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let description = format!(
+        "mount {} on {}, pid {}",
+        mountpoint.display(),
+        host.trim(),
+        std::process::id()
+    );
+    let client = Client::connect(
+        &config.masters,
+        config.credentials.clone(),
+        ClientOptions {
+            on_outage: config.on_outage,
+            description,
+        },
+    )
+    .map_err(|error| explain_connect(&config.masters, &error))?;
+    let backend: Arc<dyn Backend> = client;
+    let mounted = resolve(&*backend, &config.subdir).and_then(|root| {
+        let source = source(&config.masters, &config.subdir);
+        start_with(backend.clone(), root, &source, mountpoint, &config.options)
+    });
+    if mounted.is_err() {
+        backend.close();
+    }
+    mounted
+}
+
+/// Mounts the directory `root` of `backend`.
+pub(crate) fn start_with(
+    backend: Arc<dyn Backend>,
+    root: InodeId,
+    source: &str,
+    mountpoint: PathBuf,
+    options: &MountOptions,
+) -> Result<Mounted> {
+    let threads = std::thread::available_parallelism().map_or(THREADS.0, usize::from) * 4;
+    let threads = threads.clamp(THREADS.0, THREADS.1);
+    let stats: Arc<Stats> = Arc::default();
+    let core = Arc::new(Core::new(backend.clone(), root, stats.clone()));
+    let dispatcher = Dispatcher::new(core, stats.clone(), threads, Limits::default());
+    let config = session_config(source, options, threads);
+    let mut session = Session::new(Adapter::new(dispatcher), &mountpoint, &config)
+        .map_err(|error| explain_mount(&mountpoint, &error))?;
+    let unmounter = Arc::new(Mutex::new(session.unmount_callable()));
+    let handle = MountHandle {
+        mountpoint: mountpoint.clone(),
+        unmounter,
+    };
+    let session = std::thread::Builder::new()
+        .name("fuse-session".to_owned())
+        .spawn(move || session.run())
+        .context("no thread for the FUSE session")?;
+    let mounted = Mounted {
+        backend,
+        session,
+        handle,
+        stats,
+    };
+    // The first request through the kernel: from here on the mount answers.
+    if let Err(error) = fs::metadata(&mountpoint) {
+        // Nobody can use it yet, so this ends it at once.
+        let _ = mounted.handle.detach();
+        let _ = mounted.wait();
+        bail!(
+            "the mount at {} does not answer: {error}",
+            mountpoint.display()
+        );
+    }
+    mountpoint::raise_read_ahead(&mountpoint);
+    tracing::info!(mountpoint = %mountpoint.display(), source, threads, "mounted");
+    Ok(mounted)
+}
+
+/// What `/proc/mounts` shows as the source.
+fn source(masters: &[String], subdir: &[u8]) -> String {
+    let subdir = String::from_utf8_lossy(subdir);
+    let subdir = subdir.trim_matches('/');
+    let slash = if subdir.is_empty() { "" } else { "/" };
+    format!("{}{slash}{subdir}", masters.join(","))
+}
+
+fn session_config(source: &str, options: &MountOptions, threads: usize) -> Config {
+    let either = |yes: bool, if_yes: MountOption, if_no: MountOption| {
+        if yes { if_yes } else { if_no }
+    };
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(fs_name(source)),
+        // As `Subtype` it would not reach mount(2); so the type is shown as fuse.lumeofs.
+        MountOption::CUSTOM("subtype=lumeofs".to_owned()),
+        MountOption::DefaultPermissions,
+        either(options.read_only, MountOption::RO, MountOption::RW),
+        either(options.suid, MountOption::Suid, MountOption::NoSuid),
+        either(options.dev, MountOption::Dev, MountOption::NoDev),
+        either(options.exec, MountOption::Exec, MountOption::NoExec),
+        either(options.noatime, MountOption::NoAtime, MountOption::Atime),
+        either(options.sync, MountOption::Sync, MountOption::Async),
+    ];
+    if options.dirsync {
+        config.mount_options.push(MountOption::DirSync);
+    }
+    config.acl = if options.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    config.n_threads = Some(threads);
+    config.clone_fd = true;
+    config
+}
+
+/// The source for fuser. An ordinary user's goes through fusermount3, which splits its options at commas
+/// that have no backslash.
+fn fs_name(source: &str) -> String {
+    if rustix::process::geteuid().is_root() {
+        source.to_owned()
+    } else {
+        source.replace('\\', "\\\\").replace(',', "\\,")
+    }
+}
+
+/// The inode of the directory `path`, from the cluster's root.
+fn resolve(backend: &dyn Backend, path: &[u8]) -> Result<InodeId> {
+    let caller = Caller {
+        trusted: true,
+        ..Caller::default()
+    };
+    let cx = Context {
+        caller: &caller,
+        interrupted: &|| false,
+    };
+    let mut at = backend
+        .getattr(cx, InodeId::ROOT)
+        .context("the cluster's root directory")?;
+    let shown = String::from_utf8_lossy(path);
+    for name in path
+        .split(|&byte| byte == b'/')
+        .filter(|name| !name.is_empty())
+    {
+        let part = String::from_utf8_lossy(name);
+        at = match backend.lookup(cx, at.ino, name) {
+            Ok(attr) => attr,
+            Err(error) if error.code == Code::NotFound => bail!(
+                "directory {shown} does not exist in the cluster ({part:?} is missing): mount its \
+                 root and create it"
+            ),
+            Err(error) => bail!("directory {shown}: {error}"),
+        };
+        if at.kind != FileKind::Directory {
+            bail!("{shown} cannot be mounted: {part:?} is not a directory");
+        }
+    }
+    Ok(at.ino)
+}
+
+fn explain_connect(masters: &[String], error: &FsError) -> anyhow::Error {
+    let masters = masters.join(", ");
+    match error.code {
+        Code::Refused => anyhow::anyhow!(
+            "the masters {masters} refuse this mount: {error}; use the secret file of that cluster"
+        ),
+        Code::Unavailable | Code::Timeout | Code::NotLeader(_) => anyhow::anyhow!(
+            "no master answers at {masters}: {error}; check the addresses, that the masters run and \
+             that nothing blocks the port"
+        ),
+        _ => anyhow::anyhow!("cannot connect to {masters}: {error}"),
+    }
+}
+
+fn explain_mount(mountpoint: &Path, error: &io::Error) -> anyhow::Error {
+    let shown = mountpoint.display();
+    let root = rustix::process::geteuid().is_root();
+    if !root
+        && matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+        )
+    {
+        return anyhow::anyhow!(
+            "cannot mount at {shown} as an ordinary user: {error}; run as root, or install fusermount3"
+        );
+    }
+    if error.kind() == io::ErrorKind::PermissionDenied
+        || root && error.kind() == io::ErrorKind::NotFound
+    {
+        return anyhow::anyhow!(
+            "cannot mount at {shown}: {error}; in a container, mounting needs `--cap-add SYS_ADMIN \
+             --device /dev/fuse`"
+        );
+    }
+    anyhow::anyhow!("cannot mount at {shown}: {error}")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! Whether a caller that waits in the kernel is to die.
+//!
+//! fuser answers INTERRUPT with ENOSYS, so the kernel never interrupts a request: a task that waits for one
+//! cannot be killed until it is answered. So a waiting operation looks at its caller itself and ends with
+//! EINTR when nobody will see the answer. Only a fatal signal counts: calls on regular files never return
+//! EINTR to a program that lives, and a runtime's timer signals must not fail its I/O.
+
+use std::fs::File;
+use std::io::Read;
+
+/// Signals whose default action is to do nothing or to stop or go on, as bits of a mask.
+const HARMLESS_BY_DEFAULT: u64 = bit(libc::SIGCHLD)
+    | bit(libc::SIGCONT)
+    | bit(libc::SIGURG)
+    | bit(libc::SIGWINCH)
+    | bit(libc::SIGSTOP)
+    | bit(libc::SIGTSTP)
+    | bit(libc::SIGTTIN)
+    | bit(libc::SIGTTOU);
+
+/// Enough for all of `/proc/TID/status` up to the signal masks, also with many groups.
+const STATUS_BYTES_MAX: u64 = 16 << 10;
+
+/// Whether a fatal signal is pending for the thread `tid`: one that is not blocked, caught or ignored and
+/// that would end it. 0, which the kernel sends where nobody waits, and a thread that is gone or out of
+/// sight have none.
+pub(crate) fn fatal_pending(tid: u32) -> bool {
+    if tid == 0 {
+        return false;
+    }
+    let mut status = String::with_capacity(2048);
+    let read = File::open(format!("/proc/{tid}/status"))
+        .and_then(|file| file.take(STATUS_BYTES_MAX).read_to_string(&mut status));
+    read.is_ok() && Masks::parse(&status).is_some_and(Masks::fatal)
+}
+
+/// The bit of a signal in the masks of `/proc/TID/status`.
+const fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+/// The signal masks of a thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Masks {
+    /// Pending for the thread or for its process.
+    pending: u64,
+    blocked: u64,
+    ignored: u64,
+    caught: u64,
+}
+
+impl Masks {
+    /// Reads the lines of `/proc/TID/status`; `None` if one is missing.
+    fn parse(status: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        };
+        Some(Self {
+            pending: field("SigPnd:")? | field("ShdPnd:")?,
+            blocked: field("SigBlk:")?,
+            ignored: field("SigIgn:")?,
+            caught: field("SigCgt:")?,
+        })
+    }
+
+    /// Whether one of the pending signals will end the thread.
+    fn fatal(self) -> bool {
+        let harmless = self.blocked | self.ignored | self.caught | HARMLESS_BY_DEFAULT;
+        self.pending & (bit(libc::SIGKILL) | !harmless) != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command, Stdio};
+    use std::time::Duration;
+
+    fn masks(pending: &[i32], blocked: &[i32], ignored: &[i32], caught: &[i32]) -> Masks {
+        let mask = |signals: &[i32]| signals.iter().fold(0, |mask, &signal| mask | bit(signal));
+        Masks {
+            pending: mask(pending),
+            blocked: mask(blocked),
+            ignored: mask(ignored),
+            caught: mask(caught),
+        }
+    }
+
+    #[test]
+    fn only_a_signal_that_ends_the_caller_is_fatal() {
+        assert!(masks(&[libc::SIGKILL], &[], &[], &[]).fatal());
+        assert!(masks(&[libc::SIGTERM], &[], &[], &[]).fatal());
+        assert!(masks(&[libc::SIGQUIT], &[], &[], &[]).fatal());
+        assert!(!masks(&[], &[], &[], &[]).fatal());
+        assert!(!masks(&[libc::SIGTERM], &[libc::SIGTERM], &[], &[]).fatal());
+        assert!(!masks(&[libc::SIGTERM], &[], &[libc::SIGTERM], &[]).fatal());
+        assert!(!masks(&[libc::SIGALRM], &[], &[], &[libc::SIGALRM]).fatal());
+        for signal in [
+            libc::SIGCHLD,
+            libc::SIGWINCH,
+            libc::SIGURG,
+            libc::SIGSTOP,
+            libc::SIGTSTP,
+        ] {
+            assert!(!masks(&[signal], &[], &[], &[]).fatal(), "{signal}");
+        }
+    }
+
+    #[test]
+    fn status_of_this_thread_can_be_read() {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        assert!(Masks::parse(&status).is_some());
+        assert!(Masks::parse("Name:\tx\n").is_none());
+        assert!(!fatal_pending(0));
+        assert!(!fatal_pending(u32::MAX));
+        assert!(!fatal_pending(std::process::id()));
+    }
+
+    /// A process in which SIGTERM does what `setup` says and that stopped, so that signals stay pending.
+    fn stopped(setup: &str) -> Child {
+        let child = Command::new("sh")
+            .args(["-c", &format!("{setup} kill -STOP $$; exec sleep 60")])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for(|| {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+            status.lines().any(|line| line.starts_with("State:\tT"))
+        });
+        child
+    }
+
+    fn wait_for(condition: impl Fn() -> bool) {
+        for _ in 0..1000 {
+            if condition() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("condition did not come true in 10 s");
+    }
+
+    fn signal(child: &Child, name: &str) {
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &child.id().to_string()])
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    #[test]
+    fn pending_signals_of_a_stopped_process_are_judged_by_what_it_does_with_them() {
+        for (setup, name, fatal) in [
+            ("", "TERM", true),
+            ("", "WINCH", false),
+            ("trap '' TERM;", "TERM", false),
+            ("trap 'echo caught' TERM;", "TERM", false),
+            ("trap 'echo caught' TERM;", "USR1", true),
+        ] {
+            let mut child = stopped(setup);
+            assert!(!fatal_pending(child.id()), "nothing sent yet: {setup:?}");
+            signal(&child, name);
+            if fatal {
+                wait_for(|| fatal_pending(child.id()));
+            } else {
+                assert!(!fatal_pending(child.id()), "{setup:?} {name}");
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}

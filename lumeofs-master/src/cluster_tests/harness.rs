@@ -1,0 +1,435 @@
+//! Masters, each in a runtime of its own, and a small client.
+
+use crate::config::MasterConfig;
+use crate::server::Master;
+use crate::superblock::Superblock;
+use lumeofs_base::{ClusterMap, Code, FsError, FsResult, NodeId, NodeKind};
+use lumeofs_meta::namespace;
+use lumeofs_meta::op::{Mutation, Query, Reply};
+use lumeofs_meta::tables::Tables as _;
+use lumeofs_proto::auth::{Credentials, Identity};
+use lumeofs_proto::blocking::Conn;
+use lumeofs_proto::control::admin_client::AdminClient;
+use lumeofs_proto::control::controller_client::ControllerClient;
+use lumeofs_proto::control::{HeartbeatRequest, Node, RaftGroup, StatusReply, StatusRequest};
+use lumeofs_proto::data::{ChunkReply, ChunkRequest};
+use lumeofs_proto::frame::Op;
+use lumeofs_proto::meta::{MetaReply, MetaRequest, OpenReport, SessionReply, SessionRequest};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tonic::transport::Channel;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for a condition.
+pub(super) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A name for a number.
+pub(super) fn name_of(number: u64) -> String {
+    format!("d{number}")
+}
+
+struct Running {
+    runtime: Runtime,
+    master: Master,
+    superblock: Superblock,
+}
+
+/// Masters 1 to n.
+pub(super) struct Cluster {
+    credentials: Credentials,
+    addresses: BTreeMap<u64, String>,
+    dirs: BTreeMap<u64, TempDir>,
+    running: BTreeMap<u64, Running>,
+    caller: Runtime,
+}
+
+impl Cluster {
+    pub(super) fn start(count: u64) -> Self {
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env());
+        let _ = log.with_test_writer().try_init();
+        // Ports of listeners that are closed again: free for us a moment later.
+        let listeners: Vec<_> = (0..count)
+            .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect();
+        let addresses = listeners
+            .iter()
+            .map(|listener| listener.local_addr().unwrap().to_string());
+        let mut cluster = Self {
+            credentials: Credentials::generate(),
+            addresses: (1..).zip(addresses).collect(),
+            dirs: (1..=count)
+                .map(|id| (id, tempfile::tempdir().unwrap()))
+                .collect(),
+            running: BTreeMap::new(),
+            caller: Runtime::new().unwrap(),
+        };
+        drop(listeners);
+        for id in cluster.ids() {
+            cluster.restart(id);
+        }
+        cluster
+    }
+
+    pub(super) fn ids(&self) -> Vec<u64> {
+        self.addresses.keys().copied().collect()
+    }
+
+    fn identity(&self, node: u64, kind: NodeKind) -> Identity {
+        Identity {
+            credentials: self.credentials.clone(),
+            node: NodeId(node),
+            kind,
+        }
+    }
+
+    /// Starts a master that does not run.
+    pub(super) fn restart(&mut self, id: u64) {
+        let config = MasterConfig {
+            identity: self.identity(id, NodeKind::Master),
+            listen: self.addresses[&id].clone(),
+            masters: self.addresses.clone(),
+            data_dir: self.dirs[&id].path().to_owned(),
+            bootstrap: id == 1,
+            chunk_size: 1 << 20,
+            replicas: 3,
+            always_durable: false,
+        };
+        let superblock = Superblock::open(&config.data_dir, &config.identity).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let master = runtime.block_on(Master::start(config)).unwrap();
+        self.running.insert(
+            id,
+            Running {
+                runtime,
+                master,
+                superblock,
+            },
+        );
+    }
+
+    /// Ends a master as a crash would, as far as one can inside a process: without a checkpoint and
+    /// without a word to anybody.
+    pub(super) fn kill(&mut self, id: u64) {
+        let Running {
+            runtime,
+            master,
+            superblock,
+        } = self.running.remove(&id).unwrap();
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        drop((master, superblock));
+    }
+
+    /// Ends a master in order.
+    pub(super) fn stop(&mut self, id: u64) {
+        let Running {
+            runtime,
+            master,
+            superblock,
+        } = self.running.remove(&id).unwrap();
+        runtime.block_on(master.stop()).unwrap();
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        drop(superblock);
+    }
+
+    /// Metadata group of a master.
+    pub(super) fn raft(&self, id: u64) -> RaftGroup {
+        let status = self.status_of(id);
+        status
+            .raft
+            .into_iter()
+            .find(|group| group.name == "metadata")
+            .unwrap()
+    }
+
+    pub(super) fn leads(&self, id: u64) -> bool {
+        self.running.contains_key(&id) && self.raft(id).role == "leader"
+    }
+
+    /// Everything in a master's metadata.
+    pub(super) fn metadata_rows(&self, id: u64) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut rows = Vec::new();
+        self.running[&id]
+            .master
+            .metadata_group()
+            .store()
+            .read(|tables| {
+                tables.scan(&[], &[255; 32], &mut |key, value| {
+                    rows.push((key.to_vec(), value.to_vec()));
+                    true
+                });
+            });
+        rows
+    }
+
+    pub(super) fn metadata_leader(&self) -> u64 {
+        let mut leader = None;
+        wait_for("a leader", || {
+            leader = self
+                .running
+                .keys()
+                .copied()
+                .find(|id| self.raft(*id).role == "leader");
+            leader.is_some()
+        });
+        leader.unwrap()
+    }
+
+    /// Writes a checkpoint on a master and cuts its whole log off behind it.
+    pub(super) fn compact(&self, id: u64) {
+        let running = &self.running[&id];
+        running
+            .runtime
+            .block_on(running.master.metadata_group().compact());
+    }
+
+    fn channel(&self, id: u64) -> Channel {
+        let endpoint = Channel::from_shared(format!("http://{}", self.addresses[&id])).unwrap();
+        let _inside = self.caller.enter();
+        endpoint.connect_lazy()
+    }
+
+    fn status_of(&self, id: u64) -> StatusReply {
+        let token = self.credentials.grpc_token();
+        let mut admin = AdminClient::with_interceptor(self.channel(id), authorize(token));
+        self.caller
+            .block_on(admin.status(StatusRequest {}))
+            .unwrap()
+            .into_inner()
+    }
+
+    pub(super) fn status(&self) -> StatusReply {
+        self.status_of(1)
+    }
+
+    /// A datanode that deletes whatever it is asked to, and remembers it.
+    pub(super) fn fake_datanode(&self) -> FakeDatanode {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let deleted: Arc<Mutex<Vec<u64>>> = Arc::default();
+        let (identity, seen) = (self.identity(101, NodeKind::Datanode), deleted.clone());
+        std::thread::spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                let (identity, seen) = (identity.clone(), seen.clone());
+                std::thread::spawn(move || {
+                    let mut conn = Conn::accept(stream, &identity).unwrap();
+                    while let Ok(frame) = conn.receiver.receive() {
+                        assert_eq!(frame.fixed.op, Op::Delete);
+                        seen.lock()
+                            .push(frame.decode::<ChunkRequest>().unwrap().chunk);
+                        conn.sender
+                            .reply(&frame.fixed, 0, &ChunkReply::default(), &[])
+                            .unwrap();
+                    }
+                });
+            }
+        });
+        FakeDatanode { address, deleted }
+    }
+
+    /// Chunks that a master still has to have deleted.
+    pub(super) fn freed_chunks(&self, id: u64) -> usize {
+        let group = self.running[&id].master.metadata_group();
+        group
+            .store()
+            .read(|tables| namespace::freed_chunks(tables, usize::MAX).len())
+    }
+
+    pub(super) fn call_with_wrong_secret(&self) -> tonic::Status {
+        let token = Credentials::generate().grpc_token();
+        let mut admin = AdminClient::with_interceptor(self.channel(1), authorize(token));
+        self.caller
+            .block_on(admin.status(StatusRequest {}))
+            .unwrap_err()
+    }
+
+    /// Sends heartbeats of datanodes until there are groups.
+    pub(super) fn register_datanodes(&self, count: u64) -> ClusterMap {
+        self.register_datanodes_at(count, "127.0.0.1:1")
+    }
+
+    /// As [`Cluster::register_datanodes`], all at one address.
+    pub(super) fn register_datanodes_at(&self, count: u64, address: &str) -> ClusterMap {
+        let mut map = ClusterMap::default();
+        wait_for("replica groups", || {
+            for (id, node) in self
+                .ids()
+                .into_iter()
+                .flat_map(|id| (1..=count).map(move |node| (id, node)))
+            {
+                let node = Node {
+                    id: 100 + node,
+                    address: address.to_owned(),
+                    zone: String::new(),
+                    capacity_bytes: 1 << 40,
+                    free_bytes: 1 << 39,
+                };
+                let request = HeartbeatRequest {
+                    node: Some(node),
+                    map_version: 0,
+                };
+                let token = self.credentials.grpc_token();
+                let mut controller =
+                    ControllerClient::with_interceptor(self.channel(id), authorize(token));
+                match self.caller.block_on(controller.heartbeat(request)) {
+                    Ok(reply) => map = postcard::from_bytes(&reply.into_inner().map).unwrap(),
+                    Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
+                }
+            }
+            // Those that do not lead know it a moment later.
+            !map.groups.is_empty() && self.status().nodes.len() as u64 == count
+        });
+        map
+    }
+}
+
+/// See [`Cluster::fake_datanode`].
+pub(super) struct FakeDatanode {
+    pub(super) address: String,
+    pub(super) deleted: Arc<Mutex<Vec<u64>>>,
+}
+
+type Authorize =
+    Box<dyn FnMut(tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> + Send>;
+
+fn authorize(token: String) -> Authorize {
+    Box::new(move |mut request| {
+        request
+            .metadata_mut()
+            .insert("authorization", token.parse().unwrap());
+        Ok(request)
+    })
+}
+
+/// A client with one session, which asks until somebody answers.
+pub(super) struct Client {
+    identity: Identity,
+    addresses: BTreeMap<u64, String>,
+    conn: Option<(u64, Conn)>,
+    pub(super) session: u64,
+    pub(super) term: u64,
+}
+
+impl Client {
+    pub(super) fn connect(cluster: &Cluster) -> Self {
+        let mut client = Self {
+            identity: cluster.identity(0, NodeKind::Client),
+            addresses: cluster.addresses.clone(),
+            conn: None,
+            session: 0,
+            term: 0,
+        };
+        let nonce = lumeofs_base::entropy::bytes::<16>().to_vec().into();
+        let open = SessionRequest {
+            nonce,
+            description: "test".into(),
+            ..Default::default()
+        };
+        let reply: SessionReply = client.ask(Op::Session, &open).unwrap();
+        (client.session, client.term) = (reply.session, reply.term);
+        client
+    }
+
+    pub(super) fn mutate(&mut self, sequence: u64, mutation: Mutation) -> FsResult<Reply> {
+        let request = MetaRequest {
+            session: self.session,
+            sequence,
+            acked_below: sequence.saturating_sub(500).max(1),
+            trusted: true,
+            op: postcard::to_stdvec(&mutation).unwrap().into(),
+            ..Default::default()
+        };
+        let reply: MetaReply = self.ask(Op::Mutate, &request)?;
+        Ok(postcard::from_bytes(&reply.reply).unwrap())
+    }
+
+    pub(super) fn query(&mut self, query: Query) -> FsResult<Reply> {
+        let reply: MetaReply = self.ask(Op::Query, &self.query_request(query))?;
+        Ok(postcard::from_bytes(&reply.reply).unwrap())
+    }
+
+    /// Asks one master, once.
+    pub(super) fn query_at(&mut self, master: u64, query: Query) -> FsResult<()> {
+        let request = self.query_request(query);
+        let _: MetaReply = self.ask_once(master, Op::Query, &request)?;
+        Ok(())
+    }
+
+    fn query_request(&self, query: Query) -> MetaRequest {
+        MetaRequest {
+            session: self.session,
+            trusted: true,
+            op: postcard::to_stdvec(&query).unwrap().into(),
+            ..Default::default()
+        }
+    }
+
+    pub(super) fn report(&mut self, report: OpenReport) -> FsResult<SessionReply> {
+        self.ask(Op::Opens, &report)
+    }
+
+    pub(super) fn keep_alive(&mut self) -> FsResult<SessionReply> {
+        self.ask(
+            Op::Session,
+            &SessionRequest {
+                session: self.session,
+                ..Default::default()
+            },
+        )
+    }
+
+    fn ask<R: prost::Message + Default>(
+        &mut self,
+        op: Op,
+        request: &impl prost::Message,
+    ) -> FsResult<R> {
+        let start = Instant::now();
+        loop {
+            for master in self.addresses.keys().copied().collect::<Vec<_>>() {
+                match self.ask_once(master, op, request) {
+                    Err(FsError {
+                        code: Code::NotLeader(_) | Code::Timeout | Code::Unavailable | Code::Again,
+                        ..
+                    }) => {}
+                    answer => return answer,
+                }
+            }
+            assert!(start.elapsed() < PATIENCE, "nobody answers {op:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn ask_once<R: prost::Message + Default>(
+        &mut self,
+        master: u64,
+        op: Op,
+        request: &impl prost::Message,
+    ) -> FsResult<R> {
+        let mut conn = match self.conn.take() {
+            Some((connected, conn)) if connected == master => conn,
+            _ => Conn::connect(&self.addresses[&master], &self.identity)?,
+        };
+        let failed = |error: std::io::Error| FsError::from_net(&error, "ask a master");
+        conn.sender
+            .request(op, 0, 2000, 1, request, &[])
+            .map_err(failed)?;
+        let frame = conn.receiver.receive().map_err(failed)?;
+        self.conn = Some((master, conn));
+        frame.decode()
+    }
+}

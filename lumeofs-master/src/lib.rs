@@ -1,0 +1,15 @@
+//! A master: hosts the members of the Raft groups (controller and metadata), answers clients over
+//! frames and datanodes over gRPC.
+//!
+//! `openraft` and `redb` are named only in this crate, below [`raft`].
+
+#[cfg(test)]
+mod cluster_tests;
+mod config;
+mod raft;
+mod server;
+mod service;
+mod superblock;
+
+pub use config::MasterConfig;
+pub use server::run;

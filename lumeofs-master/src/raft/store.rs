@@ -1,0 +1,365 @@
+//! The durable form of a state machine: one redb file, written by checkpoints, never by commands.
+//!
+//! The file holds the rows and, in the same transaction, up to which log entry they are applied. What
+//! is newer lives in the overlay and in the Raft log, which is kept until a checkpoint has it.
+
+use super::overlay::{Base, Changes, Overlay, ROWS};
+use super::types::{LogId, Membership};
+use lumeofs_base::limits::{CHECKPOINT_BYTES_MAX, CHECKPOINT_RECORDS_MAX};
+use lumeofs_base::{Code, FsError, FsResult};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use redb::{Database, Durability, ReadableDatabase as _, TableDefinition};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Notify;
+
+/// Facts about the rows: format version and [`Position`].
+const FACTS: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("facts");
+const POSITION: &str = "position";
+const FORMAT: &str = "format";
+/// Extension of files that a snapshot is received into, before their number.
+const INCOMING: &str = "incoming-";
+/// Version of the rows' file.
+const FORMAT_VERSION: u8 = 1;
+/// redb's page cache of one store.
+const CACHE_BYTES: usize = 64 << 20;
+
+/// Up to where a state machine has applied the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// The last applied entry.
+    pub(super) applied: Option<LogId>,
+    /// The last applied membership.
+    pub(super) membership: Membership,
+}
+
+/// The rows with their position. Behind one lock: appliers write, queries read.
+pub(crate) struct Current {
+    pub(super) overlay: Overlay,
+    pub(super) position: Position,
+    /// Position of the last checkpoint.
+    pub(super) saved: Position,
+}
+
+/// A state machine's storage.
+pub(crate) struct Store {
+    path: PathBuf,
+    /// Held by a checkpoint or an installation: they exclude each other.
+    database: Mutex<Database>,
+    current: RwLock<Current>,
+    /// Signalled when the active changes are over their limit.
+    pub(super) full: Notify,
+    /// Signalled after each checkpoint.
+    pub(super) checkpointed: Notify,
+    limits: Limits,
+    /// Numbers the files of received snapshots.
+    received: AtomicU64,
+}
+
+/// When a checkpoint is due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) records_max: usize,
+    pub(crate) bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            records_max: CHECKPOINT_RECORDS_MAX,
+            bytes_max: CHECKPOINT_BYTES_MAX,
+        }
+    }
+}
+
+impl Store {
+    /// Opens or creates the store.
+    pub(crate) fn open(path: &Path, limits: Limits) -> FsResult<Self> {
+        remove_leftovers(path)?;
+        let failed = |error| failed(path, error);
+        let database = create(path).map_err(failed)?;
+        let position = read_position(&database).map_err(failed)?;
+        let overlay = Overlay::new(Base::open(&database).map_err(failed)?);
+        let current = Current {
+            overlay,
+            saved: position.clone(),
+            position,
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            database: Mutex::new(database),
+            current: RwLock::new(current),
+            full: Notify::new(),
+            checkpointed: Notify::new(),
+            limits,
+            received: AtomicU64::new(0),
+        })
+    }
+
+    /// Answers from applied state. Must be quick: it keeps the next entry from being applied.
+    pub(crate) fn read<T>(&self, answer: impl FnOnce(&Overlay) -> T) -> T {
+        answer(&self.current.read().overlay)
+    }
+
+    /// Answers from applied state, with the log index at which the answer is true.
+    pub(crate) fn read_at<T>(&self, answer: impl FnOnce(&Overlay) -> T) -> (u64, T) {
+        let current = self.current.read();
+        let index = current.position.applied.map_or(0, |id| id.index);
+        (index, answer(&current.overlay))
+    }
+
+    /// Up to where the log is applied.
+    pub(super) fn applied(&self) -> Option<LogId> {
+        self.current.read().position.applied
+    }
+
+    /// Position of the applied state.
+    pub(super) fn position(&self) -> Position {
+        self.current.read().position.clone()
+    }
+
+    /// The last checkpoint: what a crash would leave, readable as long as it is held.
+    pub(super) fn saved(&self) -> (Position, Arc<Base>) {
+        let current = self.current.read();
+        (current.saved.clone(), current.overlay.base())
+    }
+
+    /// Applies entries: `change` may write rows and must move the position.
+    pub(super) fn apply<T>(&self, change: impl FnOnce(&mut Current) -> T) -> T {
+        let mut current = self.current.write();
+        let done = change(&mut current);
+        if self.is_over(&current, 1) {
+            self.full.notify_one();
+        }
+        done
+    }
+
+    /// Whether the next entry must wait: the active changes are over their limit while the frozen
+    /// ones are still being written, or nobody started to write them for long.
+    pub(super) fn must_wait(&self) -> Wait {
+        let current = self.current.read();
+        if self.is_over(&current, 1) && current.overlay.is_frozen() {
+            Wait::ForCheckpoint
+        } else if self.is_over(&current, 4) {
+            Wait::NeedsCheckpoint
+        } else {
+            Wait::No
+        }
+    }
+
+    /// Whether there is anything that a checkpoint would write.
+    pub(super) fn is_dirty(&self) -> bool {
+        let current = self.current.read();
+        current.position != current.saved
+    }
+
+    fn is_over(&self, current: &Current, times: usize) -> bool {
+        let (records, bytes) = current.overlay.active_size();
+        records >= self.limits.records_max * times || bytes >= self.limits.bytes_max * times
+    }
+
+    /// Writes everything applied so far to the file. Blocks; applying goes on meanwhile.
+    pub(super) fn checkpoint(&self) -> FsResult<Position> {
+        let database = self.database.lock();
+        let (changes, position) = {
+            let mut current = self.current.write();
+            if current.position == current.saved {
+                return Ok(current.saved.clone());
+            }
+            (current.overlay.freeze(), current.position.clone())
+        };
+        // On an error the changes stay frozen and the process is about to stop: the group treats a
+        // failed checkpoint as fatal.
+        let base =
+            write(&database, &changes, &position).map_err(|error| failed(&self.path, error))?;
+        let dropped = {
+            let mut current = self.current.write();
+            current.saved = position.clone();
+            current.overlay.thaw(base)
+        };
+        drop((changes, dropped));
+        self.checkpointed.notify_waiters();
+        Ok(position)
+    }
+
+    /// Replaces everything by a finished snapshot file.
+    pub(super) fn install(&self, snapshot: Incoming, position: &Position) -> FsResult<()> {
+        let mut database: MutexGuard<'_, Database> = self.database.lock();
+        let new = snapshot.finish(position, &self.path)?;
+        let base = Base::open(&new).map_err(|error| failed(&self.path, error))?;
+        let old = {
+            let mut current = self.current.write();
+            current.position = position.clone();
+            current.saved = position.clone();
+            std::mem::replace(&mut current.overlay, Overlay::new(base))
+        };
+        drop(old);
+        *database = new;
+        self.checkpointed.notify_waiters();
+        Ok(())
+    }
+
+    /// Starts a file that a snapshot is received into.
+    pub(super) fn receive(&self) -> FsResult<Incoming> {
+        let number = self.received.fetch_add(1, Ordering::Relaxed);
+        Incoming::create(&self.path.with_extension(format!("{INCOMING}{number}")))
+    }
+}
+
+/// Answer of [`Store::must_wait`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    No,
+    ForCheckpoint,
+    NeedsCheckpoint,
+}
+
+/// A snapshot that is being received: a redb file beside the real one, removed unless it is installed.
+pub(crate) struct Incoming {
+    path: PathBuf,
+    database: Option<Database>,
+}
+
+impl Incoming {
+    fn create(path: &Path) -> FsResult<Self> {
+        let database = create(path).map_err(|error| failed(path, error))?;
+        Ok(Self {
+            path: path.to_owned(),
+            database: Some(database),
+        })
+    }
+
+    /// Adds rows.
+    pub(super) fn add<'a>(
+        &mut self,
+        rows: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> FsResult<()> {
+        let insert = || -> Result<(), redb::Error> {
+            let database = self
+                .database
+                .as_ref()
+                .expect("only finish and drop take it");
+            let mut tx = database.begin_write()?;
+            tx.set_durability(Durability::None)?;
+            {
+                let mut table = tx.open_table(ROWS)?;
+                for (key, value) in rows {
+                    table.insert(key, value)?;
+                }
+            }
+            Ok(tx.commit()?)
+        };
+        insert().map_err(|error| failed(&self.path, error))
+    }
+
+    /// Makes the file durable and puts it in the place of `target`.
+    fn finish(mut self, position: &Position, target: &Path) -> FsResult<Database> {
+        let database = self.database.take().expect("only finish and drop take it");
+        write(&database, &Changes::new(), position).map_err(|error| failed(&self.path, error))?;
+        let failed = |error: std::io::Error| FsError::from_disk(&error, "install a snapshot");
+        std::fs::rename(&self.path, target).map_err(failed)?;
+        File::open(directory(target))
+            .and_then(|dir| dir.sync_all())
+            .map_err(failed)?;
+        Ok(database)
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if self.database.take().is_some() {
+            // What stays is removed at the next start.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn create(path: &Path) -> Result<Database, redb::Error> {
+    let database = Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .create(path)?;
+    let is_new = match database.begin_read()?.open_table(FACTS) {
+        Err(redb::TableError::TableDoesNotExist(_)) => true,
+        Err(error) => return Err(error.into()),
+        Ok(facts) => {
+            let found = facts.get(FORMAT)?.map(|version| version.value().to_vec());
+            if found.as_deref() != Some(&[FORMAT_VERSION]) {
+                return Err(redb::Error::Corrupted(format!(
+                    "format {found:?}, this build reads {FORMAT_VERSION}"
+                )));
+            }
+            false
+        }
+    };
+    if is_new {
+        let mut tx = database.begin_write()?;
+        tx.set_quick_repair(true);
+        tx.open_table(ROWS)?;
+        tx.open_table(FACTS)?
+            .insert(FORMAT, &[FORMAT_VERSION][..])?;
+        tx.commit()?;
+    }
+    Ok(database)
+}
+
+fn read_position(database: &Database) -> Result<Position, redb::Error> {
+    let facts = database.begin_read()?.open_table(FACTS)?;
+    match facts.get(POSITION)? {
+        None => Ok(Position::default()),
+        Some(bytes) => postcard::from_bytes(bytes.value())
+            .map_err(|error| redb::Error::Corrupted(format!("position: {error}"))),
+    }
+}
+
+fn write(database: &Database, changes: &Changes, position: &Position) -> Result<Base, redb::Error> {
+    let mut tx = database.begin_write()?;
+    tx.set_durability(Durability::Immediate)?;
+    tx.set_quick_repair(true);
+    {
+        let mut rows = tx.open_table(ROWS)?;
+        for (key, value) in changes {
+            match value {
+                Some(value) => drop(rows.insert(&key[..], &value[..])?),
+                None => drop(rows.remove(&key[..])?),
+            }
+        }
+        let bytes = postcard::to_stdvec(position).expect("a position is plain data");
+        tx.open_table(FACTS)?.insert(POSITION, &bytes[..])?;
+    }
+    tx.commit()?;
+    Base::open(database)
+}
+
+/// Removes snapshots whose transfer broke off.
+fn remove_leftovers(path: &Path) -> FsResult<()> {
+    let remove = || -> std::io::Result<()> {
+        let stem = path.with_extension(INCOMING);
+        let prefix = stem
+            .file_name()
+            .expect("a store has a name")
+            .as_encoded_bytes();
+        for entry in std::fs::read_dir(directory(path))? {
+            let entry = entry?;
+            if entry.file_name().as_encoded_bytes().starts_with(prefix) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    };
+    remove().map_err(|error| FsError::from_disk(&error, "remove unfinished snapshots"))
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().expect("a store lies in a directory")
+}
+
+fn failed(path: &Path, error: redb::Error) -> FsError {
+    let what = format!("metadata store {}", path.display());
+    match error {
+        redb::Error::Io(error) => FsError::from_disk(&error, what),
+        error => FsError::new(Code::Io, format!("{what}: {error}")),
+    }
+}

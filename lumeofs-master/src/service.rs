@@ -1,0 +1,36 @@
+//! What a master offers: metadata and maps over frames, the controller and administration over gRPC,
+//! and the background work of leaders.
+
+mod admin;
+mod controller;
+mod frames;
+mod listener;
+mod machines;
+mod metadata;
+mod opens;
+mod placement;
+mod purge;
+mod reclaim;
+mod sessions;
+
+pub(crate) use admin::AdminService;
+pub(crate) use controller::{ControllerGrpc, ControllerService};
+pub(crate) use frames::FrameService;
+pub(crate) use listener::Listener;
+pub(crate) use machines::{ControllerMachine, MetadataMachine};
+pub(crate) use metadata::MetadataService;
+pub(crate) use opens::Opens;
+pub(crate) use placement::Placement;
+pub(crate) use sessions::Sessions;
+
+use lumeofs_base::FsError;
+
+/// Whether a failed proposal of a background task is worth a line in the log: losing the leadership
+/// is not.
+fn log_failure(what: &str, error: &FsError) {
+    if matches!(error.code, lumeofs_base::Code::NotLeader(_)) {
+        tracing::debug!(%error, what);
+    } else {
+        tracing::warn!(%error, "{what} failed, will be tried again");
+    }
+}

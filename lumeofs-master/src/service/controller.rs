@@ -1,0 +1,311 @@
+//! The controller's gRPC service: datanodes register, report and propose configurations.
+
+use super::machines::ControllerMachine;
+use crate::raft::{Group, Leadership, Proposer};
+use lumeofs_base::clock::{Clock as _, SystemClock};
+use lumeofs_base::{Code, Epoch, FsError, FsResult, GroupConfig, GroupId, NodeId, NodeInfo};
+use lumeofs_meta::controller::{self, ControllerCommand, ControllerReply};
+use lumeofs_proto::control::controller_server::Controller;
+use lumeofs_proto::control::{
+    self, HeartbeatReply, HeartbeatRequest, SetGroupConfigReply, SetGroupConfigRequest,
+};
+use lumeofs_proto::status::to_grpc;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::sleep;
+use tonic::{Request, Response, Status};
+
+/// A change of free space that is worth a Raft entry: this part of the capacity.
+const FREE_CHANGE_PART: u64 = 100;
+/// Free space is brought up to date at least so often, if it changed at all.
+const FREE_AGE_MAX: Duration = Duration::from_secs(60);
+/// Bytes of a controller command in the log, roughly.
+const COMMAND_BYTES: usize = 256;
+/// How often the leader looks whether replica groups can be formed.
+const FORM_LOOK: Duration = Duration::from_millis(200);
+
+/// The controller group as datanodes see it.
+pub(crate) struct ControllerService {
+    group: Arc<Group>,
+    proposer: Proposer<ControllerMachine>,
+    masters: Arc<BTreeMap<u64, String>>,
+    nodes: Mutex<HashMap<NodeId, Seen>>,
+    /// The leadership under which the policies are known to be set.
+    founded: Mutex<Option<Leadership>>,
+}
+
+/// What the leader remembers of a datanode between its heartbeats.
+#[derive(Clone, Copy)]
+struct Seen {
+    heartbeat: Duration,
+    registered: Duration,
+}
+
+impl ControllerService {
+    pub(crate) fn new(
+        group: Arc<Group>,
+        proposer: Proposer<ControllerMachine>,
+        masters: Arc<BTreeMap<u64, String>>,
+    ) -> Self {
+        Self {
+            group,
+            proposer,
+            masters,
+            nodes: Mutex::default(),
+            founded: Mutex::default(),
+        }
+    }
+
+    /// Time since a datanode's last heartbeat at this master.
+    pub(crate) fn silence(&self, node: NodeId) -> Option<Duration> {
+        let seen = self.nodes.lock().get(&node).copied()?;
+        Some(SystemClock.monotonic().saturating_sub(seen.heartbeat))
+    }
+
+    async fn propose(&self, command: ControllerCommand) -> FsResult<ControllerReply> {
+        Ok(self.proposer.propose(command, COMMAND_BYTES).await?.reply)
+    }
+
+    /// Runs for ever: while this master leads, sets the policies of a new cluster and forms its
+    /// replica groups once there are enough datanodes.
+    pub(crate) async fn found_cluster(self: Arc<Self>, init: ControllerCommand) {
+        let mut tried_with = 0;
+        loop {
+            sleep(FORM_LOOK).await;
+            let leadership = self.group.leadership();
+            if leadership.is_none() {
+                continue;
+            }
+            let is_new = *self.founded.lock() != leadership;
+            let map = self.group.store().read(controller::cluster_map);
+            let command = if is_new {
+                tried_with = 0;
+                init.clone()
+            } else if map.groups.is_empty() && map.nodes.len() != tried_with {
+                tried_with = map.nodes.len();
+                ControllerCommand::FormGroups
+            } else {
+                continue;
+            };
+            match self.propose(command).await {
+                Ok(_) if is_new => *self.founded.lock() = leadership,
+                Ok(_) => {}
+                Err(error) => {
+                    tried_with = 0;
+                    super::log_failure("setting up the cluster", &error);
+                }
+            }
+        }
+    }
+
+    async fn heartbeat(&self, request: HeartbeatRequest) -> FsResult<HeartbeatReply> {
+        let node = request
+            .node
+            .ok_or_else(|| FsError::new(Code::Invalid, "heartbeat without a node"))?;
+        let info = NodeInfo {
+            id: NodeId(node.id),
+            address: node.address,
+            zone: node.zone,
+            capacity_bytes: node.capacity_bytes,
+            free_bytes: node.free_bytes,
+        };
+        if info.id == NodeId(0) || info.address.is_empty() {
+            return Err(FsError::new(
+                Code::Invalid,
+                "heartbeat of a node without id or address",
+            ));
+        }
+        let leadership = self
+            .group
+            .linearizable()
+            .await
+            .map_err(|error| self.elsewhere(error))?;
+        // The first thing that the controller learns are its policies: what it does with a datanode
+        // depends on them.
+        if *self.founded.lock() != Some(leadership) {
+            return Err(FsError::new(
+                Code::Unavailable,
+                "the cluster is being set up",
+            ));
+        }
+        let now = SystemClock.monotonic();
+        let map = self.group.store().read(controller::cluster_map);
+        let registered = {
+            let mut nodes = self.nodes.lock();
+            let seen = nodes.entry(info.id).or_insert(Seen {
+                heartbeat: now,
+                registered: now,
+            });
+            seen.heartbeat = now;
+            seen.registered
+        };
+        if needs_registration(map.node(info.id), &info, now.saturating_sub(registered)) {
+            let id = info.id;
+            self.propose(ControllerCommand::Register(info))
+                .await
+                .map_err(|error| self.elsewhere(error))?;
+            if let Some(seen) = self.nodes.lock().get_mut(&id) {
+                seen.registered = now;
+            }
+        }
+        let map = self.group.store().read(controller::cluster_map);
+        let map = if map.version == request.map_version {
+            Vec::new()
+        } else {
+            postcard::to_stdvec(&map).expect("a map is plain data")
+        };
+        Ok(HeartbeatReply { map: map.into() })
+    }
+
+    async fn set_config(&self, request: SetGroupConfigRequest) -> FsResult<SetGroupConfigReply> {
+        let config = request
+            .config
+            .ok_or_else(|| FsError::new(Code::Invalid, "no configuration"))?;
+        let config = from_wire(config);
+        self.group
+            .check_leads()
+            .map_err(|error| self.elsewhere(error))?;
+        let command = ControllerCommand::SetConfig {
+            expected: Epoch(request.expected_epoch),
+            config: config.clone(),
+        };
+        let reply = self
+            .propose(command)
+            .await
+            .map_err(|error| self.elsewhere(error))?;
+        let in_force = match reply {
+            ControllerReply::Config(Ok(in_force)) => in_force,
+            ControllerReply::Config(Err((error, Some(in_force)))) => {
+                tracing::info!(group = %in_force.group, %error, "configuration refused");
+                in_force
+            }
+            ControllerReply::Config(Err((error, None))) => return Err(error),
+            ControllerReply::Done => {
+                return Err(FsError::new(Code::Io, "unexpected reply of the controller"));
+            }
+        };
+        if in_force == config {
+            tracing::info!(group = %config.group, epoch = %config.epoch, primary = %config.primary,
+                in_sync = ?config.in_sync, "configuration in force");
+        }
+        Ok(SetGroupConfigReply {
+            accepted: in_force == config,
+            config: Some(to_wire(&in_force)),
+        })
+    }
+
+    /// Adds the leader's address for callers that know no ids.
+    fn elsewhere(&self, error: FsError) -> FsError {
+        match error.code {
+            Code::NotLeader(Some(leader)) => match self.masters.get(&leader.get()) {
+                Some(address) => {
+                    FsError::new(error.code, format!("the leader is {leader} at {address}"))
+                }
+                None => error,
+            },
+            _ => error,
+        }
+    }
+}
+
+/// Whether the controller's state should learn of what a heartbeat says.
+fn needs_registration(known: Option<&NodeInfo>, info: &NodeInfo, age: Duration) -> bool {
+    let Some(known) = known else { return true };
+    let change = known.free_bytes.abs_diff(info.free_bytes);
+    let noticeable = (info.capacity_bytes / FREE_CHANGE_PART).max(1);
+    (&known.address, &known.zone, known.capacity_bytes)
+        != (&info.address, &info.zone, info.capacity_bytes)
+        || change >= noticeable
+        || (change > 0 && age > FREE_AGE_MAX)
+}
+
+/// A configuration for the wire.
+pub(super) fn to_wire(config: &GroupConfig) -> control::GroupConfig {
+    let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.get()).collect();
+    control::GroupConfig {
+        group: config.group.get(),
+        epoch: config.epoch.get(),
+        primary: config.primary.get(),
+        members: ids(&config.members),
+        in_sync: ids(&config.in_sync),
+    }
+}
+
+fn from_wire(config: control::GroupConfig) -> GroupConfig {
+    let ids = |nodes: Vec<u64>| nodes.into_iter().map(NodeId).collect();
+    GroupConfig {
+        group: GroupId(config.group),
+        epoch: Epoch(config.epoch),
+        primary: NodeId(config.primary),
+        members: ids(config.members),
+        in_sync: ids(config.in_sync),
+    }
+}
+
+/// The service as tonic wants it.
+pub(crate) struct ControllerGrpc(pub(crate) Arc<ControllerService>);
+
+#[tonic::async_trait]
+impl Controller for ControllerGrpc {
+    async fn heartbeat(
+        &self,
+        request: Request<HeartbeatRequest>,
+    ) -> Result<Response<HeartbeatReply>, Status> {
+        self.0
+            .heartbeat(request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|error| to_grpc(&error))
+    }
+
+    async fn set_group_config(
+        &self,
+        request: Request<SetGroupConfigRequest>,
+    ) -> Result<Response<SetGroupConfigReply>, Status> {
+        self.0
+            .set_config(request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|error| to_grpc(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(free_bytes: u64) -> NodeInfo {
+        NodeInfo {
+            id: NodeId(1),
+            address: "a:1".into(),
+            zone: "z".into(),
+            capacity_bytes: 1000,
+            free_bytes,
+        }
+    }
+
+    #[test]
+    fn small_changes_of_free_space_wait_and_moves_do_not() {
+        let second = Duration::from_secs(1);
+        assert!(needs_registration(None, &node(500), second));
+        assert!(!needs_registration(
+            Some(&node(500)),
+            &node(500),
+            FREE_AGE_MAX * 2
+        ));
+        assert!(!needs_registration(Some(&node(500)), &node(495), second));
+        assert!(needs_registration(
+            Some(&node(500)),
+            &node(495),
+            FREE_AGE_MAX * 2
+        ));
+        assert!(needs_registration(Some(&node(500)), &node(490), second));
+        let moved = NodeInfo {
+            address: "b:1".into(),
+            ..node(500)
+        };
+        assert!(needs_registration(Some(&node(500)), &moved, second));
+    }
+}

@@ -1,0 +1,172 @@
+//! Frames of clients and of other masters: decode, call, encode.
+
+use super::metadata::MetadataService;
+use crate::raft::{Group, RaftServer, Receiving};
+use lumeofs_base::limits::REQUEST_TIMEOUT;
+use lumeofs_base::{Code, FsError, FsResult, NodeKind, RaftGroupId};
+use lumeofs_meta::controller;
+use lumeofs_proto::auth::{Identity, Peer};
+use lumeofs_proto::blocking::Frame;
+use lumeofs_proto::frame::{Fixed, Op};
+use lumeofs_proto::meta::{
+    MapReply, MapRequest, MasterAddress, MetaReply, RaftMessage, SessionReply,
+};
+use lumeofs_proto::nonblocking::{FrameWriter, accept};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// No request is worked on for longer, whatever its deadline says.
+const DEADLINE_MAX: Duration = Duration::from_secs(60);
+
+/// Serves connections that speak frames.
+pub(crate) struct FrameService {
+    pub(crate) identity: Identity,
+    pub(crate) masters: Arc<BTreeMap<u64, String>>,
+    pub(crate) controller: Arc<Group>,
+    pub(crate) metadata: Arc<MetadataService>,
+}
+
+/// A reply's typed header.
+enum Answer {
+    Meta(MetaReply),
+    Session(SessionReply),
+    Map(MapReply),
+    Raft(RaftMessage),
+}
+
+impl FrameService {
+    /// Serves one connection until it ends: one request at a time, in order.
+    pub(crate) async fn serve(&self, stream: TcpStream) {
+        let from = stream
+            .peer_addr()
+            .map_or_else(|_| "?".to_owned(), |address| address.to_string());
+        let (mut reader, mut writer, peer) = match accept(stream, &self.identity).await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::debug!(from, %error, "connection refused");
+                return;
+            }
+        };
+        let mut receiving = Receiving::default();
+        loop {
+            let frame = match reader.receive().await {
+                Ok(frame) => frame,
+                Err(error) => {
+                    if error.kind() == std::io::ErrorKind::InvalidData {
+                        tracing::warn!(from, %error, "malformed frame, connection closed");
+                    }
+                    return;
+                }
+            };
+            let answer = self.answer(&frame, peer, &mut receiving).await;
+            if send(&mut writer, &frame.fixed, answer).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        frame: &Frame,
+        peer: Peer,
+        receiving: &mut Receiving,
+    ) -> FsResult<Answer> {
+        let op = frame.fixed.op;
+        if matches!(op, Op::RaftAppend | Op::RaftVote | Op::RaftSnapshot) {
+            // openraft has its own deadlines, and a snapshot's last piece takes its time.
+            return self.raft(op, frame, peer, receiving).await;
+        }
+        let limit = match frame.fixed.deadline_ms {
+            0 => REQUEST_TIMEOUT,
+            ms => Duration::from_millis(u64::from(ms)).min(DEADLINE_MAX),
+        };
+        timeout(limit, self.ask(op, frame))
+            .await
+            .unwrap_or_else(|_| {
+                Err(FsError::new(
+                    Code::Timeout,
+                    format!("{op:?} was not done in {limit:?}"),
+                ))
+            })
+    }
+
+    async fn ask(&self, op: Op, frame: &Frame) -> FsResult<Answer> {
+        Ok(match op {
+            Op::Query => Answer::Meta(self.metadata.query(&frame.decode()?).await?),
+            Op::Mutate => Answer::Meta(self.metadata.mutate(&frame.decode()?).await?),
+            Op::Session => Answer::Session(self.metadata.session(frame.decode()?).await?),
+            Op::Opens => Answer::Session(self.metadata.opens(frame.decode()?).await?),
+            Op::Map => Answer::Map(self.map(&frame.decode()?)),
+            other => {
+                return Err(FsError::new(
+                    Code::Unsupported,
+                    format!("{other:?} is nothing for a master"),
+                ));
+            }
+        })
+    }
+
+    /// The cluster map as this master knows it. It may be an old one: epochs tell.
+    fn map(&self, request: &MapRequest) -> MapReply {
+        let map = self.controller.store().read(controller::cluster_map);
+        let map = if map.version == request.version && map.version != 0 {
+            Vec::new()
+        } else {
+            postcard::to_stdvec(&map).expect("a map is plain data")
+        };
+        let masters = self.masters.iter();
+        let masters = masters.map(|(id, address)| MasterAddress {
+            id: *id,
+            address: address.clone(),
+        });
+        MapReply {
+            map: map.into(),
+            masters: masters.collect(),
+        }
+    }
+
+    async fn raft(
+        &self,
+        op: Op,
+        frame: &Frame,
+        peer: Peer,
+        receiving: &mut Receiving,
+    ) -> FsResult<Answer> {
+        if peer.kind != NodeKind::Master {
+            return Err(FsError::new(Code::Refused, "Raft is among masters"));
+        }
+        let message: RaftMessage = frame.decode()?;
+        let server: &RaftServer = match RaftGroupId(message.group) {
+            RaftGroupId::CONTROLLER => self.controller.server(),
+            RaftGroupId::METADATA => self.metadata.group.server(),
+            other => {
+                return Err(FsError::new(
+                    Code::WrongGroup,
+                    format!("no Raft group {other} here"),
+                ));
+            }
+        };
+        Ok(Answer::Raft(
+            server
+                .answer(op, &message, &frame.payload, receiving)
+                .await?,
+        ))
+    }
+}
+
+async fn send(
+    writer: &mut FrameWriter,
+    asked: &Fixed,
+    answer: FsResult<Answer>,
+) -> std::io::Result<()> {
+    match answer {
+        Ok(Answer::Meta(reply)) => writer.reply(asked, &reply, &[]).await,
+        Ok(Answer::Session(reply)) => writer.reply(asked, &reply, &[]).await,
+        Ok(Answer::Map(reply)) => writer.reply(asked, &reply, &[]).await,
+        Ok(Answer::Raft(reply)) => writer.reply(asked, &reply, &[]).await,
+        Err(error) => writer.fail(asked, &error).await,
+    }
+}

@@ -1,0 +1,91 @@
+//! The two state machines as the Raft host sees them.
+
+use super::opens::Opens;
+use super::placement::Placement;
+use crate::raft::{Applied, EntryOrigin, Machine, Overlay};
+use lumeofs_base::clock::{Clock as _, SystemClock};
+use lumeofs_base::{Code, FsError, FsResult};
+use lumeofs_meta::controller::{self, ControllerBatch, ControllerCommand, ControllerReply};
+use lumeofs_meta::namespace;
+use lumeofs_meta::op::{Batch, Command, Outcome};
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+
+/// The controller: nodes, replica groups, policies.
+pub(crate) struct ControllerMachine;
+
+impl Machine for ControllerMachine {
+    type Command = ControllerCommand;
+    type Reply = ControllerReply;
+
+    fn seal(&self, commands: Vec<ControllerCommand>) -> Vec<u8> {
+        postcard::to_stdvec(&ControllerBatch { commands }).expect("commands are plain data")
+    }
+
+    fn apply(&self, tables: &mut Overlay, origin: EntryOrigin, batch: &[u8]) -> FsResult<Applied> {
+        let batch: ControllerBatch = decode(batch)?;
+        Ok(Applied::Controller(controller::apply(
+            tables,
+            origin.index,
+            &batch,
+        )))
+    }
+
+    fn replies(&self, applied: Applied) -> Vec<ControllerReply> {
+        match applied {
+            Applied::Controller(replies) => replies,
+            Applied::Nothing | Applied::Metadata(_) => Vec::new(),
+        }
+    }
+}
+
+/// The namespace.
+pub(crate) struct MetadataMachine {
+    /// This master.
+    pub(crate) me: u64,
+    /// Learns of files that are open because they were just created.
+    pub(crate) opens: Arc<Opens>,
+    /// Chooses groups for new chunks.
+    pub(crate) placement: Placement,
+}
+
+impl Machine for MetadataMachine {
+    type Command = Command;
+    type Reply = Outcome;
+
+    fn seal(&self, commands: Vec<Command>) -> Vec<u8> {
+        let batch = Batch {
+            now: SystemClock.wall(),
+            groups: self.placement.candidates(),
+            commands,
+        };
+        postcard::to_stdvec(&batch).expect("commands are plain data")
+    }
+
+    fn apply(&self, tables: &mut Overlay, origin: EntryOrigin, batch: &[u8]) -> FsResult<Applied> {
+        let batch: Batch = decode(batch)?;
+        let outcomes = namespace::apply(tables, origin.index, &batch);
+        if origin.term.node == self.me {
+            // Before anybody can see the outcomes: a file must not be purged between its creation
+            // and the moment at which its creator is known to hold it open.
+            self.opens.observe(origin.term, &batch.commands, &outcomes);
+        }
+        Ok(Applied::Metadata(outcomes))
+    }
+
+    fn replies(&self, applied: Applied) -> Vec<Outcome> {
+        match applied {
+            Applied::Metadata(outcomes) => outcomes,
+            Applied::Nothing | Applied::Controller(_) => Vec::new(),
+        }
+    }
+}
+
+fn decode<T: DeserializeOwned>(batch: &[u8]) -> FsResult<T> {
+    postcard::from_bytes(batch).map_err(|error| {
+        FsError::new(
+            Code::Io,
+            format!("log entry that this build cannot read: {error}"),
+        )
+    })
+}

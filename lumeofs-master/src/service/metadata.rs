@@ -1,0 +1,297 @@
+//! Operations of clients on the metadata group.
+
+use super::machines::MetadataMachine;
+use super::opens::Opens;
+use super::sessions::{self, Sessions};
+use super::{purge, reclaim};
+use crate::raft::{Group, Leadership, Proposed, Proposer};
+use lumeofs_base::limits::SLOT_COUNT;
+use lumeofs_base::{ClusterId, Code, FsError, FsResult, InodeId, SessionId};
+use lumeofs_meta::controller;
+use lumeofs_meta::namespace;
+use lumeofs_meta::op::{Caller, Command, Internal, Mutation, Outcome, Query, Reply};
+use lumeofs_proto::auth::Identity;
+use lumeofs_proto::meta::{MetaReply, MetaRequest, OpenReport, SessionReply, SessionRequest};
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// What a command weighs in a batch beside its operation, roughly.
+const COMMAND_OVERHEAD_BYTES: usize = 64;
+/// Inodes in one report of opens at most.
+const REPORT_INODES_MAX: usize = 100_000;
+
+/// The metadata group as clients see it.
+pub(crate) struct MetadataService {
+    pub(crate) group: Arc<Group>,
+    /// The controller's group: where replica groups are found.
+    pub(crate) controller: Arc<Group>,
+    pub(crate) proposer: Proposer<MetadataMachine>,
+    pub(crate) opens: Arc<Opens>,
+    pub(crate) sessions: Sessions,
+    pub(crate) identity: Identity,
+}
+
+impl MetadataService {
+    /// Starts the background work of a leader.
+    pub(crate) fn start_tasks(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
+        tasks.spawn(sessions::close_silent_sessions(self.clone()));
+        tasks.spawn(purge::purge_orphans(self.clone()));
+        tasks.spawn(reclaim::reclaim_chunks(self.clone()));
+        tasks.spawn(greet_leaderships(self.clone()));
+    }
+
+    fn cluster(&self) -> ClusterId {
+        self.identity.credentials.cluster
+    }
+
+    /// Answers a query from current state.
+    pub(crate) async fn query(&self, request: &MetaRequest) -> FsResult<MetaReply> {
+        check_slot(request)?;
+        let query: Query = decode(&request.op)?;
+        self.group.linearizable().await?;
+        self.sessions.touch(SessionId(request.session));
+        let caller = caller(request);
+        let (index, outcome) = self
+            .group
+            .store()
+            .read_at(|tables| namespace::query(tables, &caller, &query));
+        reply(index, outcome)
+    }
+
+    /// Applies a mutation, once however often it is sent.
+    pub(crate) async fn mutate(&self, request: &MetaRequest) -> FsResult<MetaReply> {
+        check_slot(request)?;
+        let mutation: Mutation = decode(&request.op)?;
+        self.group.check_leads()?;
+        let session = SessionId(request.session);
+        self.sessions.touch(session);
+        let command = Command::Mutate {
+            session,
+            sequence: request.sequence,
+            acked_below: request.acked_below,
+            caller: caller(request),
+            mutation,
+        };
+        let done = self
+            .proposer
+            .propose(command, request.op.len() + COMMAND_OVERHEAD_BYTES)
+            .await?;
+        reply(done.index, done.reply)
+    }
+
+    /// Opens, keeps alive or closes a session.
+    pub(crate) async fn session(&self, request: SessionRequest) -> FsResult<SessionReply> {
+        let leadership = self.group.linearizable().await?;
+        let session = if !request.nonce.is_empty() {
+            let nonce: [u8; 16] = request.nonce[..]
+                .try_into()
+                .map_err(|_| FsError::new(Code::Invalid, "nonce of a session: want 16 bytes"))?;
+            let open = Internal::OpenSession {
+                nonce: u128::from_le_bytes(nonce),
+                description: request.description,
+            };
+            match self.propose_internal(open).await?.reply? {
+                Reply::Session(session) => session,
+                other => return Err(unexpected(&other)),
+            }
+        } else if request.close {
+            let session = SessionId(request.session);
+            self.propose_internal(Internal::CloseSession { session })
+                .await?
+                .reply?;
+            return Ok(self.session_reply(leadership, session));
+        } else {
+            SessionId(request.session)
+        };
+        self.check_session(session)?;
+        self.sessions.touch(session);
+        // The leadership may have changed while the session was opened: the term must be one under
+        // which it is known.
+        let leadership = self.group.check_leads()?;
+        Ok(self.session_reply(leadership, session))
+    }
+
+    /// Takes a report of opened and released inodes (rule S4).
+    pub(crate) async fn opens(&self, report: OpenReport) -> FsResult<SessionReply> {
+        let leadership = self.group.linearizable().await?;
+        let session = SessionId(report.session);
+        self.check_session(session)?;
+        self.sessions.touch(session);
+        let term = leadership.term;
+        // A list of changes means nothing without the leadership that knows the rest; the reply makes
+        // the client state everything.
+        if report.term != term.to_wire() && !report.complete {
+            return Ok(self.session_reply(leadership, session));
+        }
+        if report.opened.len() > REPORT_INODES_MAX || report.released.len() > REPORT_INODES_MAX {
+            return Err(FsError::new(
+                Code::Invalid,
+                format!("report of over {REPORT_INODES_MAX} inodes"),
+            ));
+        }
+        let inos = |list: &[u64]| list.iter().map(|ino| InodeId(*ino)).collect::<Vec<_>>();
+        let (opened, released) = (inos(&report.opened), inos(&report.released));
+        // First entered, then looked at: whatever is there now cannot be purged any more.
+        let restates = !self.opens.is_complete(term, session);
+        let new = self
+            .opens
+            .open(term, session, &opened)
+            .ok_or(Code::NotLeader(None))?;
+        let still = self.group.linearizable().await;
+        if still.as_ref().map(|still| still.term) != Ok(term) {
+            self.opens.release(term, session, &opened);
+            return Err(still.err().unwrap_or_else(|| Code::NotLeader(None).into()));
+        }
+        let gone: Vec<InodeId> = self.group.store().read(|tables| {
+            let is_open = |ino: &InodeId| match getattr(tables, *ino) {
+                // An orphan stays open if somebody holds it, or held it before the leader changed:
+                // until this session has restated everything, nothing is purged.
+                Ok(nlink) => nlink > 0 || restates || !new.contains(ino),
+                Err(_) => false,
+            };
+            opened.iter().copied().filter(|ino| !is_open(ino)).collect()
+        });
+        self.opens.release(term, session, &gone);
+        self.opens.release(term, session, &released);
+        if report.complete {
+            self.opens.complete(term, session);
+        } else if let Some(ino) = gone.first() {
+            return Err(FsError::new(
+                Code::Stale,
+                format!("open of {ino}, which was deleted"),
+            ));
+        }
+        Ok(self.session_reply(leadership, session))
+    }
+
+    /// Proposes a command of the leader itself.
+    pub(crate) async fn propose_internal(&self, command: Internal) -> FsResult<Proposed<Outcome>> {
+        let bytes = match &command {
+            Internal::OpenSession { description, .. } => description.len(),
+            Internal::Purge { inos } => inos.len() * 8,
+            Internal::ChunksDeleted { chunks } => chunks.len() * 8,
+            Internal::CloseSession { .. } | Internal::Noop | Internal::SetChunkSize { .. } => 0,
+        };
+        self.proposer
+            .propose(Command::Internal(command), bytes + COMMAND_OVERHEAD_BYTES)
+            .await
+    }
+
+    fn check_session(&self, session: SessionId) -> FsResult<()> {
+        if self.group.store().read(|tables| {
+            namespace::sessions(tables)
+                .iter()
+                .any(|info| info.id == session)
+        }) {
+            return Ok(());
+        }
+        Err(FsError::new(
+            Code::SessionExpired,
+            format!("session {session} is not known"),
+        ))
+    }
+
+    fn session_reply(&self, leadership: Leadership, session: SessionId) -> SessionReply {
+        SessionReply {
+            session: session.get(),
+            cluster_id: self.cluster().0.to_vec().into(),
+            term: leadership.term.to_wire(),
+        }
+    }
+}
+
+/// Runs for ever: at the start of each leadership of this master makes sure that the root exists and
+/// that the group reckons with the cluster's chunk size.
+async fn greet_leaderships(service: Arc<MetadataService>) {
+    let mut greeted = None;
+    loop {
+        sleep(Duration::from_millis(50)).await;
+        let leadership = service.group.leadership();
+        if leadership.is_none() || leadership == greeted {
+            continue;
+        }
+        let map = service.controller.store().read(controller::cluster_map);
+        let size = service
+            .group
+            .store()
+            .read(|tables| namespace::chunk_size(tables));
+        let command = if map.version > 0 && size != map.chunk_size {
+            Internal::SetChunkSize {
+                bytes: map.chunk_size,
+            }
+        } else {
+            Internal::Noop
+        };
+        let is_new = service
+            .group
+            .store()
+            .read(|tables| namespace::applied(tables))
+            == 0;
+        match service
+            .propose_internal(command)
+            .await
+            .and_then(|done| done.reply)
+        {
+            // A new cluster's controller may still be without policies: then once more.
+            Ok(_) if map.version == 0 => {}
+            Ok(_) => greeted = leadership,
+            Err(error) => super::log_failure("first command of a leadership", &error),
+        }
+        if is_new {
+            tracing::info!("metadata group has its root");
+        }
+    }
+}
+
+fn getattr(tables: &crate::raft::Overlay, ino: InodeId) -> FsResult<u32> {
+    let caller = Caller {
+        trusted: true,
+        ..Caller::default()
+    };
+    match namespace::query(tables, &caller, &Query::GetAttr { ino })? {
+        Reply::Attr(attr) => Ok(attr.nlink),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn check_slot(request: &MetaRequest) -> FsResult<()> {
+    if request.slot < u32::from(SLOT_COUNT) {
+        return Ok(());
+    }
+    Err(FsError::new(
+        Code::WrongGroup,
+        format!("slot {}, there are {SLOT_COUNT}", request.slot),
+    ))
+}
+
+fn caller(request: &MetaRequest) -> Caller {
+    Caller {
+        uid: request.uid,
+        gid: request.gid,
+        groups: request.groups.clone(),
+        trusted: request.trusted,
+    }
+}
+
+fn reply(index: u64, outcome: Outcome) -> FsResult<MetaReply> {
+    let reply = postcard::to_stdvec(&outcome?).expect("replies are plain data");
+    Ok(MetaReply {
+        index,
+        reply: reply.into(),
+    })
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> FsResult<T> {
+    postcard::from_bytes(bytes)
+        .map_err(|error| FsError::new(Code::Invalid, format!("operation: {error}")))
+}
+
+fn unexpected(reply: &Reply) -> FsError {
+    FsError::new(
+        Code::Io,
+        format!("unexpected reply of the state machine: {reply:?}"),
+    )
+}

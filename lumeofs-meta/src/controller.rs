@@ -1,0 +1,218 @@
+//! The controller's state machine: nodes, replica groups, epochs, policies.
+
+mod groups;
+#[cfg(test)]
+mod tests;
+
+use crate::keys;
+use crate::record::{Policy, PolicyValues, decode, encode};
+use crate::tables::Tables;
+use lumeofs_base::limits::{CHUNK_SIZE_BYTES, REPLICAS_DEFAULT};
+use lumeofs_base::{ClusterMap, Code, Epoch, FsError, GroupConfig, NodeInfo};
+use serde::{Deserialize, Serialize};
+
+/// What a map says before `Init`.
+const DEFAULT_POLICY: PolicyValues = PolicyValues {
+    chunk_size: CHUNK_SIZE_BYTES,
+    replicas: REPLICAS_DEFAULT as u32,
+    always_durable: false,
+};
+
+/// A command of the controller group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControllerCommand {
+    /// Sets the policies of a new cluster; ignored if they are set.
+    Init {
+        /// Bytes of a file in one chunk.
+        chunk_size: u64,
+        /// Copies of a chunk.
+        replicas: u32,
+        /// Every write waits for the disks.
+        always_durable: bool,
+    },
+    /// A datanode reports for duty: adds it or updates its address, zone and space.
+    Register(NodeInfo),
+    /// Makes replica groups once enough datanodes are there; ignored if groups exist or datanodes
+    /// are too few.
+    FormGroups,
+    /// Replaces a group's configuration if its epoch is still `expected`. The new configuration's
+    /// epoch must be the one after it.
+    SetConfig {
+        /// The epoch that is replaced.
+        expected: Epoch,
+        /// The next configuration.
+        config: GroupConfig,
+    },
+}
+
+/// What a controller command answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControllerReply {
+    /// Done.
+    Done,
+    /// The current configuration of the group: of `SetConfig`, also when it was refused.
+    Config(Result<GroupConfig, (FsError, Option<GroupConfig>)>),
+}
+
+/// One Raft entry of the controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControllerBatch {
+    /// The commands, in order.
+    pub commands: Vec<ControllerCommand>,
+}
+
+/// Applies one Raft entry and returns the reply to each command, in order.
+pub fn apply(
+    tables: &mut impl Tables,
+    index: u64,
+    batch: &ControllerBatch,
+) -> Vec<ControllerReply> {
+    batch
+        .commands
+        .iter()
+        .map(|command| run(tables, index, command))
+        .collect()
+}
+
+/// Reads the whole map. `version` is the log index of the last change, space figures apart.
+pub fn cluster_map(tables: &impl Tables) -> ClusterMap {
+    let policy = policy(tables);
+    let values = policy.set.unwrap_or(DEFAULT_POLICY);
+    ClusterMap {
+        version: policy.version,
+        nodes: rows(tables, keys::all::NODES),
+        groups: rows(tables, keys::all::GROUPS),
+        chunk_size: values.chunk_size,
+        always_durable: values.always_durable,
+    }
+}
+
+fn run(tables: &mut dyn Tables, index: u64, command: &ControllerCommand) -> ControllerReply {
+    match command {
+        ControllerCommand::Init {
+            chunk_size,
+            replicas,
+            always_durable,
+        } => {
+            let mut policy = policy(tables);
+            if policy.set.is_none() {
+                let (chunk_size, replicas) = (*chunk_size, *replicas);
+                let always_durable = *always_durable;
+                policy.set = Some(PolicyValues {
+                    chunk_size,
+                    replicas,
+                    always_durable,
+                });
+                policy.version = index;
+                tables.put(&keys::POLICY, encode(&policy));
+            }
+            ControllerReply::Done
+        }
+        ControllerCommand::Register(node) => {
+            register(tables, index, node);
+            ControllerReply::Done
+        }
+        ControllerCommand::FormGroups => {
+            form_groups(tables, index);
+            ControllerReply::Done
+        }
+        ControllerCommand::SetConfig { expected, config } => {
+            ControllerReply::Config(set_config(tables, index, *expected, config))
+        }
+    }
+}
+
+fn register(tables: &mut dyn Tables, index: u64, node: &NodeInfo) {
+    let key = keys::node(node.id);
+    let known: Option<NodeInfo> = tables.get(&key).map(|value| decode(&value));
+    if known.as_ref() == Some(node) {
+        return;
+    }
+    let same_place =
+        known.is_some_and(|known| known.address == node.address && known.zone == node.zone);
+    tables.put(&key, encode(node));
+    if !same_place {
+        changed(tables, index);
+    }
+}
+
+fn form_groups(tables: &mut dyn Tables, index: u64) {
+    // Without policies nobody has said how many replicas there shall be.
+    let Some(values) = policy(tables).set else {
+        return;
+    };
+    if !rows::<GroupConfig>(tables, keys::all::GROUPS).is_empty() {
+        return;
+    }
+    let nodes: Vec<NodeInfo> = rows(tables, keys::all::NODES);
+    let formed = groups::form(&nodes, values.replicas as usize);
+    for config in &formed {
+        tables.put(&keys::group(config.group), encode(config));
+    }
+    if !formed.is_empty() {
+        changed(tables, index);
+    }
+}
+
+fn set_config(
+    tables: &mut dyn Tables,
+    index: u64,
+    expected: Epoch,
+    config: &GroupConfig,
+) -> Result<GroupConfig, (FsError, Option<GroupConfig>)> {
+    let Some(value) = tables.get(&keys::group(config.group)) else {
+        let error = FsError::new(
+            Code::NotFound,
+            format!("there is no group {}", config.group),
+        );
+        return Err((error, None));
+    };
+    let current: GroupConfig = decode(&value);
+    if current == *config {
+        // A proposal that was sent again.
+        return Ok(current);
+    }
+    if current.epoch != expected {
+        let error = FsError::new(
+            Code::StaleEpoch,
+            format!(
+                "{} is at epoch {}, not {expected}",
+                current.group, current.epoch
+            ),
+        );
+        return Err((error, Some(current)));
+    }
+    let is_node = |node| tables.get(&keys::node(node)).is_some();
+    if let Err(error) = groups::check_next(&current, config, is_node) {
+        return Err((error, Some(current)));
+    }
+    tables.put(&keys::group(config.group), encode(config));
+    changed(tables, index);
+    Ok(config.clone())
+}
+
+fn policy(tables: &dyn Tables) -> Policy {
+    tables
+        .get(&keys::POLICY)
+        .map_or_else(Policy::default, |value| decode(&value))
+}
+
+fn changed(tables: &mut dyn Tables, index: u64) {
+    let policy = Policy {
+        version: index,
+        ..policy(tables)
+    };
+    tables.put(&keys::POLICY, encode(&policy));
+}
+
+fn rows<T: serde::de::DeserializeOwned>(
+    tables: &dyn Tables,
+    table: std::ops::Range<[u8; 1]>,
+) -> Vec<T> {
+    let mut rows = Vec::new();
+    tables.scan(&table.start, &table.end, &mut |_, value| {
+        rows.push(decode(value));
+        true
+    });
+    rows
+}

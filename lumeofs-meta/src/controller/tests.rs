@@ -1,0 +1,258 @@
+//! Forming groups and changing them by compare-and-set.
+
+use super::*;
+use crate::tables::MemoryTables;
+use lumeofs_base::limits::PRIMARIES_PER_DATANODE;
+use lumeofs_base::{GroupId, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Default)]
+struct Fixture {
+    tables: MemoryTables,
+    index: u64,
+}
+
+fn node(id: u64, zone: &str) -> NodeInfo {
+    NodeInfo {
+        id: NodeId(id),
+        address: format!("host{id}:7000"),
+        zone: zone.into(),
+        capacity_bytes: 1000,
+        free_bytes: 1000,
+    }
+}
+
+impl Fixture {
+    fn run(&mut self, command: ControllerCommand) -> ControllerReply {
+        self.index += 1;
+        let batch = ControllerBatch {
+            commands: vec![command],
+        };
+        apply(&mut self.tables, self.index, &batch).remove(0)
+    }
+
+    fn init(&mut self, replicas: u32) {
+        let (chunk_size, always_durable) = (64 << 20, true);
+        self.run(ControllerCommand::Init {
+            chunk_size,
+            replicas,
+            always_durable,
+        });
+    }
+
+    /// A formed cluster with a node in each of these zones.
+    fn formed(replicas: u32, zones: &[&str]) -> Self {
+        let mut fixture = Self::default();
+        fixture.init(replicas);
+        for (id, zone) in (1..).zip(zones) {
+            fixture.run(ControllerCommand::Register(node(id, zone)));
+        }
+        fixture.run(ControllerCommand::FormGroups);
+        fixture
+    }
+
+    fn map(&self) -> ClusterMap {
+        cluster_map(&self.tables)
+    }
+
+    fn set(&mut self, expected: u64, config: &GroupConfig) -> Result<(), Code> {
+        let (expected, config) = (Epoch(expected), config.clone());
+        match self.run(ControllerCommand::SetConfig {
+            expected,
+            config: config.clone(),
+        }) {
+            ControllerReply::Config(Ok(now)) => {
+                assert_eq!(now, config);
+                Ok(())
+            }
+            ControllerReply::Config(Err((error, now))) => {
+                assert_eq!(now.as_ref(), self.map().group(config.group));
+                Err(error.code)
+            }
+            ControllerReply::Done => panic!("SetConfig answers with a configuration"),
+        }
+    }
+}
+
+#[test]
+fn policies_are_set_once() {
+    let mut fixture = Fixture::default();
+    assert_eq!(fixture.map().version, 0);
+    fixture.init(3);
+    let map = fixture.map();
+    assert_eq!(
+        (map.version, map.chunk_size, map.always_durable),
+        (1, 64 << 20, true)
+    );
+    let again = ControllerCommand::Init {
+        chunk_size: 1,
+        replicas: 1,
+        always_durable: false,
+    };
+    assert_eq!(fixture.run(again), ControllerReply::Done);
+    assert_eq!(fixture.map(), map);
+}
+
+#[test]
+fn every_node_is_primary_of_enough_groups_and_the_others_take_turns() {
+    for count in [1, 2, 3, 4, 5, 7] {
+        let zones = ["a", "b", "c", "d", "e", "f", "g"];
+        let replicas = count.min(3);
+        let map = Fixture::formed(replicas as u32, &zones[..count]).map();
+        assert_eq!(map.groups.len(), count * PRIMARIES_PER_DATANODE);
+        let (mut primaries, mut uses) = (BTreeMap::new(), BTreeMap::new());
+        for config in &map.groups {
+            assert_eq!(config.epoch, Epoch(1));
+            assert_eq!(
+                (config.members.len(), &config.in_sync),
+                (replicas, &config.members)
+            );
+            assert_eq!(config.primary, config.members[0]);
+            assert_eq!(
+                config.members.iter().collect::<BTreeSet<_>>().len(),
+                replicas
+            );
+            *primaries.entry(config.primary).or_insert(0) += 1;
+            for member in &config.members {
+                *uses.entry(*member).or_insert(0) += 1;
+            }
+        }
+        assert!(
+            primaries.len() == count && primaries.values().all(|&n| n == PRIMARIES_PER_DATANODE)
+        );
+        let (least, most) = (uses.values().min().unwrap(), uses.values().max().unwrap());
+        assert!(most - least <= 2, "{count} nodes: {uses:?}");
+    }
+}
+
+#[test]
+fn members_lie_in_different_zones_where_there_are_enough() {
+    let map = Fixture::formed(3, &["a", "a", "b", "b", "c", "c"]).map();
+    for config in &map.groups {
+        let zones: BTreeSet<_> = config
+            .members
+            .iter()
+            .map(|&id| map.node(id).unwrap().zone.clone())
+            .collect();
+        assert_eq!(zones.len(), 3, "{config:?}");
+    }
+    let map = Fixture::formed(3, &["a", "a", "b"]).map();
+    assert!(map.groups.iter().all(|config| config.members.len() == 3));
+}
+
+#[test]
+fn groups_are_formed_once_and_not_too_early() {
+    let mut fixture = Fixture::formed(3, &["a", "b"]);
+    assert_eq!(fixture.map().groups, []);
+    fixture.run(ControllerCommand::Register(node(3, "c")));
+    fixture.run(ControllerCommand::FormGroups);
+    let groups = fixture.map().groups;
+    assert_eq!(groups.len(), 12);
+    fixture.run(ControllerCommand::Register(node(4, "d")));
+    fixture.run(ControllerCommand::FormGroups);
+    assert_eq!(fixture.map().groups, groups);
+    let mut without_policy = Fixture::default();
+    without_policy.run(ControllerCommand::Register(node(1, "a")));
+    without_policy.run(ControllerCommand::FormGroups);
+    assert_eq!(without_policy.map().groups, []);
+}
+
+#[test]
+fn a_change_of_space_alone_makes_no_new_version() {
+    let mut fixture = Fixture::formed(1, &["a"]);
+    let version = fixture.map().version;
+    fixture.run(ControllerCommand::Register(NodeInfo {
+        free_bytes: 5,
+        ..node(1, "a")
+    }));
+    assert_eq!(
+        (fixture.map().version, fixture.map().nodes[0].free_bytes),
+        (version, 5)
+    );
+    let moved = NodeInfo {
+        address: "elsewhere:1".into(),
+        ..node(1, "a")
+    };
+    fixture.run(ControllerCommand::Register(moved.clone()));
+    assert_eq!(
+        (fixture.map().version, &fixture.map().nodes[0]),
+        (fixture.index, &moved)
+    );
+}
+
+#[test]
+fn a_configuration_changes_by_compare_and_set() {
+    let mut fixture = Fixture::formed(3, &["a", "b", "c"]);
+    let first = fixture.map().groups[0].clone();
+    let mut smaller = GroupConfig {
+        epoch: Epoch(2),
+        ..first.clone()
+    };
+    smaller.in_sync.pop();
+    assert_eq!(fixture.set(1, &smaller), Ok(()));
+    assert_eq!(fixture.map().version, fixture.index);
+    assert_eq!(fixture.set(1, &smaller), Ok(()), "the same proposal again");
+    assert_eq!(
+        fixture.map().version,
+        fixture.index - 1,
+        "and nothing has changed"
+    );
+
+    let rival = GroupConfig {
+        epoch: Epoch(2),
+        primary: first.members[1],
+        ..first.clone()
+    };
+    assert_eq!(fixture.set(1, &rival), Err(Code::StaleEpoch));
+    let next = GroupConfig {
+        epoch: Epoch(3),
+        ..first.clone()
+    };
+    assert_eq!(fixture.set(2, &next), Ok(()), "a member is in sync again");
+    let unknown = GroupConfig {
+        group: GroupId(999),
+        ..next
+    };
+    assert_eq!(fixture.set(3, &unknown), Err(Code::NotFound));
+}
+
+#[test]
+fn unsafe_configurations_are_refused() {
+    let mut fixture = Fixture::formed(3, &["a", "b", "c", "d"]);
+    let good = GroupConfig {
+        epoch: Epoch(2),
+        ..fixture.map().groups[0].clone()
+    };
+    let (a, b, c) = (good.members[0], good.members[1], good.members[2]);
+    let outside = fixture
+        .map()
+        .nodes
+        .iter()
+        .map(|node| node.id)
+        .find(|id| !good.members.contains(id));
+    let outside = outside.unwrap();
+    let with = |members: &[NodeId], in_sync: &[NodeId], primary| GroupConfig {
+        members: members.to_vec(),
+        in_sync: in_sync.to_vec(),
+        primary,
+        ..good.clone()
+    };
+    let bad = [
+        GroupConfig {
+            epoch: Epoch(3),
+            ..good.clone()
+        },
+        with(&[a, b, c], &[b, c], a),
+        with(&[a, b], &[a, b, c], a),
+        with(&[a, b, c], &[a], a),
+        with(&[a, b, c], &[a, a], a),
+        with(&[a, b, b], &[a, b], a),
+        with(&[a, b, NodeId(99)], &[a, b], a),
+        with(&[outside, b, c], &[outside, b], outside),
+        with(&[], &[], a),
+    ];
+    for config in &bad {
+        assert_eq!(fixture.set(1, config), Err(Code::Invalid), "{config:?}");
+    }
+    assert_eq!(fixture.set(1, &with(&[b, c, outside], &[b, c], b)), Ok(()));
+}

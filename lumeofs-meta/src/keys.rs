@@ -1,0 +1,182 @@
+//! Keys of the tables: one byte of table, then big-endian numbers, inode first.
+//!
+//! An inode id begins with its slot, so a slot is one contiguous range in each table and can be
+//! moved as such. Sessions belong to the whole group.
+//!
+//! ```text
+//! 01                             state: counters, log time
+//! 02 slot:2                      next inode counter of a slot
+//! 10 ino:8                       inode
+//! 11 parent:8 position:8         directory entry
+//! 12 ino:8 name                  extended attribute
+//! 13 ino:8 index:4               chunk of a file
+//! 14 ino:8                       orphan: an inode without a name
+//! 20 session:8                   session
+//! 21 session:8 sequence:8        outcome kept for exactly-once
+//! 22 nonce:16                    session opened with this nonce
+//! 30 chunk:8                     freed chunk, to be deleted on its group
+//! 80..82                         the controller's
+//! F0..                           the host's own (last applied, membership); not used here
+//! ```
+
+use lumeofs_base::{ChunkId, GroupId, InodeId, NodeId, SessionId, SlotId};
+use std::ops::Range;
+
+/// First byte of the keys that the host may use for itself. The state machines keep below it.
+pub const HOST: u8 = 0xF0;
+
+/// Counters and log time.
+pub(crate) const STATE: [u8; 1] = [0x01];
+/// Policies and version of the controller.
+pub(crate) const POLICY: [u8; 1] = [0x80];
+
+const COUNTER: u8 = 0x02;
+const INODE: u8 = 0x10;
+const DENTRY: u8 = 0x11;
+const XATTR: u8 = 0x12;
+const CHUNK: u8 = 0x13;
+const ORPHAN: u8 = 0x14;
+const SESSION: u8 = 0x20;
+const OUTCOME: u8 = 0x21;
+const NONCE: u8 = 0x22;
+const FREED: u8 = 0x30;
+const NODE: u8 = 0x81;
+const GROUP: u8 = 0x82;
+
+pub(crate) fn counter(slot: SlotId) -> [u8; 3] {
+    let [high, low] = slot.0.to_be_bytes();
+    [COUNTER, high, low]
+}
+
+pub(crate) fn inode(ino: InodeId) -> [u8; 9] {
+    one(INODE, ino.0)
+}
+
+pub(crate) fn dentry(parent: InodeId, position: u64) -> [u8; 17] {
+    two(DENTRY, parent.0, position)
+}
+
+pub(crate) fn xattr(ino: InodeId, name: &[u8]) -> Vec<u8> {
+    let mut key = one(XATTR, ino.0).to_vec();
+    key.extend_from_slice(name);
+    key
+}
+
+/// The name in the key of an extended attribute.
+pub(crate) fn xattr_name(key: &[u8]) -> &[u8] {
+    &key[9..]
+}
+
+/// `index` may be one past the largest index, as the end of a range.
+pub(crate) fn chunk(ino: InodeId, index: u64) -> [u8; 13] {
+    let mut key = [0; 13];
+    match u32::try_from(index) {
+        Ok(index) => {
+            key[..9].copy_from_slice(&one(CHUNK, ino.0));
+            key[9..].copy_from_slice(&index.to_be_bytes());
+        }
+        Err(_) => key[..9].copy_from_slice(&one(CHUNK, ino.0 + 1)),
+    }
+    key
+}
+
+/// The index in the key of a chunk.
+pub(crate) fn chunk_index(key: &[u8]) -> u32 {
+    u32::from_be_bytes(key[9..13].try_into().expect("chunk keys have 13 bytes"))
+}
+
+pub(crate) fn orphan(ino: InodeId) -> [u8; 9] {
+    one(ORPHAN, ino.0)
+}
+
+pub(crate) fn session(id: SessionId) -> [u8; 9] {
+    one(SESSION, id.0)
+}
+
+pub(crate) fn outcome(id: SessionId, sequence: u64) -> [u8; 17] {
+    two(OUTCOME, id.0, sequence)
+}
+
+pub(crate) fn nonce(nonce: u128) -> [u8; 17] {
+    let mut key = [NONCE; 17];
+    key[1..].copy_from_slice(&nonce.to_be_bytes());
+    key
+}
+
+pub(crate) fn freed(chunk: ChunkId) -> [u8; 9] {
+    one(FREED, chunk.0)
+}
+
+pub(crate) fn node(id: NodeId) -> [u8; 9] {
+    one(NODE, id.0)
+}
+
+pub(crate) fn group(id: GroupId) -> [u8; 9] {
+    one(GROUP, u64::from(id.0))
+}
+
+/// The first number of a key after its table.
+pub(crate) fn first(key: &[u8]) -> u64 {
+    u64::from_be_bytes(key[1..9].try_into().expect("the key begins with a number"))
+}
+
+/// The second number of a key after its table.
+pub(crate) fn second(key: &[u8]) -> u64 {
+    u64::from_be_bytes(key[9..17].try_into().expect("the key holds two numbers"))
+}
+
+/// Extended attributes of one inode.
+pub(crate) fn xattrs_of(ino: InodeId) -> Range<[u8; 9]> {
+    one(XATTR, ino.0)..one(XATTR, ino.0 + 1)
+}
+
+/// Whole tables, for lists and checks.
+pub(crate) mod all {
+    use std::ops::Range;
+
+    pub(crate) const COUNTERS: Range<[u8; 1]> = table(super::COUNTER);
+    pub(crate) const INODES: Range<[u8; 1]> = table(super::INODE);
+    pub(crate) const DENTRIES: Range<[u8; 1]> = table(super::DENTRY);
+    pub(crate) const XATTRS: Range<[u8; 1]> = table(super::XATTR);
+    pub(crate) const CHUNKS: Range<[u8; 1]> = table(super::CHUNK);
+    pub(crate) const ORPHANS: Range<[u8; 1]> = table(super::ORPHAN);
+    pub(crate) const SESSIONS: Range<[u8; 1]> = table(super::SESSION);
+    pub(crate) const OUTCOMES: Range<[u8; 1]> = table(super::OUTCOME);
+    pub(crate) const NONCES: Range<[u8; 1]> = table(super::NONCE);
+    pub(crate) const FREED: Range<[u8; 1]> = table(super::FREED);
+    pub(crate) const NODES: Range<[u8; 1]> = table(super::NODE);
+    pub(crate) const GROUPS: Range<[u8; 1]> = table(super::GROUP);
+
+    const fn table(byte: u8) -> Range<[u8; 1]> {
+        [byte]..[byte + 1]
+    }
+}
+
+fn one(table: u8, number: u64) -> [u8; 9] {
+    let mut key = [table; 9];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn two(table: u8, number: u64, further: u64) -> [u8; 17] {
+    let mut key = [table; 17];
+    key[1..9].copy_from_slice(&number.to_be_bytes());
+    key[9..].copy_from_slice(&further.to_be_bytes());
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_contiguous_and_the_end_of_a_file_is_before_the_next() {
+        let early = InodeId::new(SlotId(1), (1 << 48) - 1);
+        let late = InodeId::new(SlotId(2), 1);
+        assert!(inode(early) < inode(late));
+        assert!(chunk(early, u64::from(u32::MAX)) < chunk(early, 1 << 32));
+        assert!(chunk(early, 1 << 32) <= chunk(InodeId(early.0 + 1), 0));
+        assert_eq!(chunk_index(&chunk(late, 77)), 77);
+        assert!(dentry(late, u64::MAX)[0] < HOST);
+    }
+}

@@ -1,0 +1,21 @@
+//! The pure state machines of LumeoFS: the namespace of a metadata group and the controller.
+//!
+//! No I/O, clock, randomness, threads or async: the same log gives the same bytes on every member.
+//! Time, ids of replica groups and whatever else a leader chose come in with the commands.
+
+pub mod controller;
+pub mod keys;
+pub mod namespace;
+pub mod op;
+pub mod tables;
+
+mod access;
+mod directory;
+mod ops;
+mod query;
+mod record;
+mod session;
+mod transaction;
+
+#[cfg(test)]
+mod tests;

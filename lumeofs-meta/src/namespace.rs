@@ -1,0 +1,182 @@
+//! The namespace of a metadata group: files, directories, sessions, and what is still to be deleted.
+//!
+//! [`apply`] is the only thing that changes it. Everything else reads.
+
+mod check;
+
+use crate::keys;
+use crate::op::{Batch, Caller, Command, Internal, Outcome, Query, Reply};
+use crate::record::{Session, decode};
+use crate::tables::Tables;
+use crate::transaction::{Tx, state};
+use crate::{ops, session};
+use lumeofs_base::limits::{BLOCK_SIZE, CHUNK_SIZE_BYTES, FILE_SIZE_BYTES_MAX};
+use lumeofs_base::{ChunkId, Code, FsError, GroupId, InodeId, SessionId, Timestamp};
+
+/// A live session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Its id.
+    pub id: SessionId,
+    /// What its client said of itself.
+    pub description: String,
+    /// Log time at which it was opened.
+    pub opened: Timestamp,
+}
+
+/// Applies one Raft entry and returns the outcome of each command, in order. The first entry makes
+/// the root directory (mode 0755, uid 0), so a new leader's `Noop` is enough to have one.
+pub fn apply(tables: &mut impl Tables, index: u64, batch: &Batch) -> Vec<Outcome> {
+    let mut tx = Tx::begin(tables, index, batch.now, &batch.groups);
+    let outcomes = batch
+        .commands
+        .iter()
+        .map(|command| run(&mut tx, command))
+        .collect();
+    tx.finish();
+    outcomes
+}
+
+fn run(tx: &mut Tx<'_>, command: &Command) -> Outcome {
+    match command {
+        Command::Mutate {
+            session,
+            sequence,
+            acked_below,
+            caller,
+            mutation,
+        } => session::mutate(tx, *session, *sequence, *acked_below, caller, mutation),
+        Command::Internal(Internal::OpenSession { nonce, description }) => {
+            session::open(tx, *nonce, description)
+        }
+        Command::Internal(Internal::CloseSession { session }) => session::close(tx, *session),
+        Command::Internal(Internal::Purge { inos }) => ops::purge(tx, inos),
+        Command::Internal(Internal::ChunksDeleted { chunks }) => {
+            for chunk in chunks {
+                tx.tables.delete(&keys::freed(*chunk));
+            }
+            Ok(Reply::Done)
+        }
+        Command::Internal(Internal::Noop) => Ok(Reply::Done),
+        Command::Internal(Internal::SetChunkSize { bytes }) => set_chunk_size(tx, *bytes),
+    }
+}
+
+fn set_chunk_size(tx: &mut Tx<'_>, bytes: u64) -> Outcome {
+    if bytes == tx.state.chunk_size {
+        return Ok(Reply::Done);
+    }
+    // Indices must fit 32 bits.
+    let smallest = FILE_SIZE_BYTES_MAX >> 32;
+    if !bytes.is_multiple_of(BLOCK_SIZE as u64) || !(smallest..=1 << 32).contains(&bytes) {
+        return Err(FsError::new(
+            Code::Invalid,
+            format!("chunks of {bytes} bytes"),
+        ));
+    }
+    if tx.state.next_chunk > 1 {
+        return Err(FsError::new(
+            Code::Busy,
+            format!("there are chunks of {} bytes already", tx.state.chunk_size),
+        ));
+    }
+    tx.state.chunk_size = bytes;
+    Ok(Reply::Done)
+}
+
+/// Answers a query from applied state. Before the first entry there is not even a root.
+pub fn query(tables: &impl Tables, caller: &Caller, query: &Query) -> Outcome {
+    crate::query::query(tables, caller, query)
+}
+
+/// Makes the root directory if there is none, with times of 1970. Only for a group without a log:
+/// with one, the first entry does it on every member alike.
+pub fn init(tables: &mut impl Tables) {
+    if state(tables).is_none() {
+        Tx::begin(tables, 0, Timestamp::default(), &[]).finish();
+    }
+}
+
+/// Log index of the last applied entry, 0 before the first.
+pub fn applied(tables: &impl Tables) -> u64 {
+    state(tables).map_or(0, |state| state.applied)
+}
+
+/// Bytes of a file in one chunk, as this group reckons.
+pub fn chunk_size(tables: &impl Tables) -> u64 {
+    state(tables).map_or(CHUNK_SIZE_BYTES, |state| state.chunk_size)
+}
+
+/// Live sessions, by id.
+pub fn sessions(tables: &impl Tables) -> Vec<SessionInfo> {
+    let mut found = Vec::new();
+    scan(tables, keys::all::SESSIONS, usize::MAX, |key, value| {
+        let Session {
+            description,
+            opened,
+            ..
+        } = decode(value);
+        found.push(SessionInfo {
+            id: SessionId(keys::first(key)),
+            description,
+            opened,
+        });
+    });
+    found
+}
+
+/// At most `limit` inodes without a name, which wait for a purge. The leader purges those that no
+/// session holds open.
+pub fn orphans(tables: &impl Tables, limit: usize) -> Vec<InodeId> {
+    let mut found = Vec::new();
+    scan(tables, keys::all::ORPHANS, limit, |key, _| {
+        found.push(InodeId(keys::first(key)));
+    });
+    found
+}
+
+/// Like [`orphans`], beginning after an inode: so that orphans that are held open do not hide the
+/// others.
+pub fn orphans_after(tables: &impl Tables, after: InodeId, limit: usize) -> Vec<InodeId> {
+    let mut found = Vec::new();
+    if limit > 0 {
+        let from = keys::orphan(InodeId(after.0.saturating_add(1)));
+        tables.scan(&from, &keys::all::ORPHANS.end, &mut |key, _| {
+            found.push(InodeId(keys::first(key)));
+            found.len() < limit
+        });
+    }
+    found
+}
+
+/// At most `limit` chunks that no file has any more and that their group must delete. They stay in
+/// the queue until a `ChunksDeleted` names them.
+pub fn freed_chunks(tables: &impl Tables, limit: usize) -> Vec<(ChunkId, GroupId)> {
+    let mut found = Vec::new();
+    scan(tables, keys::all::FREED, limit, |key, value| {
+        found.push((ChunkId(keys::first(key)), decode(value)));
+    });
+    found
+}
+
+/// What is inconsistent, one sentence each: empty when all is well. Reads everything.
+pub fn check(tables: &impl Tables) -> Vec<String> {
+    check::check(tables)
+}
+
+/// Calls `visit` for at most `limit` rows of a table.
+fn scan(
+    tables: &dyn Tables,
+    table: std::ops::Range<[u8; 1]>,
+    limit: usize,
+    mut visit: impl FnMut(&[u8], &[u8]),
+) {
+    let mut left = limit;
+    if left > 0 {
+        tables.scan(&table.start, &table.end, &mut |key, value| {
+            visit(key, value);
+            left -= 1;
+            left > 0
+        });
+    }
+}

@@ -1,0 +1,313 @@
+//! The operations of a metadata group and their answers: what clients send, what the Raft log keeps.
+//!
+//! A mutation travels, is logged and is applied in this one form, so nothing is lost between the
+//! wire and the state machine. The encoding is postcard under the wire version of the connection
+//! and the format version of the log; variants are only ever added at the end.
+
+use lumeofs_base::{
+    Attr, ChunkId, ChunkIndex, FileKind, FsError, GroupId, InodeId, SessionId, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+/// Who asks. The kernel has checked the permissions of a `trusted` caller (a mount); others are
+/// checked by the state machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group; new objects belong to it unless the directory is setgid.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Permissions were checked already.
+    pub trusted: bool,
+}
+
+/// What kind of object to make, with what only that kind has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NewNode {
+    /// A regular file; its first chunk is allocated with it.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A symbolic link with its target.
+    Symlink(Vec<u8>),
+    /// FIFO, socket or device, with its device number.
+    Special(FileKind, u32),
+}
+
+/// A time stamp to set: now (the log's time) or a given one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SetTime {
+    /// The time at which the command is stamped.
+    Now,
+    /// This time.
+    At(Timestamp),
+}
+
+/// Attributes to set; `None` keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAttr {
+    /// Permission bits, the low 12 bits of `st_mode`.
+    pub mode: Option<u16>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// New size: truncates or extends.
+    pub size: Option<u64>,
+    /// Access time.
+    pub atime: Option<SetTime>,
+    /// Modification time.
+    pub mtime: Option<SetTime>,
+    /// Change time, where a client must restate one it has shown already.
+    pub ctime: Option<Timestamp>,
+}
+
+/// How `rename` treats an existing target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RenameMode {
+    /// Replace it.
+    #[default]
+    Replace,
+    /// Fail with `Exists` (RENAME_NOREPLACE).
+    NoReplace,
+    /// Swap both (RENAME_EXCHANGE).
+    Exchange,
+    /// Replace it and leave a whiteout (char device 0:0) at the source (RENAME_WHITEOUT).
+    Whiteout,
+}
+
+/// How `setxattr` treats an existing or missing attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum XattrMode {
+    /// Create or replace.
+    Set,
+    /// Fail with `Exists` if there (XATTR_CREATE).
+    Create,
+    /// Fail with `NoData` if missing (XATTR_REPLACE).
+    Replace,
+}
+
+/// Operations that change nothing. Answered by the leader from applied state.
+#[allow(missing_docs, reason = "the fields are named for what they are")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Query {
+    /// The object of a name. `.` and `..` are answered too. -> [`Reply::Attr`]
+    Lookup { parent: InodeId, name: Vec<u8> },
+    /// -> [`Reply::Attr`]
+    GetAttr { ino: InodeId },
+    /// Target of a symlink. -> [`Reply::Bytes`]
+    ReadLink { ino: InodeId },
+    /// Entries after `cookie` (0 = start) in hash order, without `.` and `..`. -> [`Reply::Entries`]
+    ReadDir {
+        ino: InodeId,
+        cookie: u64,
+        count_max: u32,
+    },
+    /// -> [`Reply::Bytes`]
+    GetXattr { ino: InodeId, name: Vec<u8> },
+    /// -> [`Reply::Names`]
+    ListXattr { ino: InodeId },
+    /// Attributes and chunks `first .. first + count` of a file. -> [`Reply::Chunks`]
+    Chunks {
+        ino: InodeId,
+        first: ChunkIndex,
+        count: u32,
+    },
+    /// Counters of the whole filesystem. -> [`Reply::Usage`]
+    Usage,
+    /// Parent directory of a directory. -> [`Reply::Attr`]
+    Parent { ino: InodeId },
+}
+
+/// Operations that change the namespace. Exactly once per `(session, sequence)`.
+#[allow(missing_docs, reason = "the fields are named for what they are")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mutation {
+    /// Makes an object. With `exclusive == false` an existing regular file is returned as it is.
+    /// `mode` already went through the umask. -> [`Reply::Created`]
+    Create {
+        parent: InodeId,
+        name: Vec<u8>,
+        node: NewNode,
+        mode: u16,
+        exclusive: bool,
+    },
+    /// A further name for an inode. -> [`Reply::Attr`]
+    Link {
+        ino: InodeId,
+        parent: InodeId,
+        name: Vec<u8>,
+    },
+    /// Removes a name that is no directory. -> [`Reply::Removed`]
+    Unlink { parent: InodeId, name: Vec<u8> },
+    /// Removes an empty directory. -> [`Reply::Removed`]
+    Rmdir { parent: InodeId, name: Vec<u8> },
+    /// -> [`Reply::Renamed`]
+    Rename {
+        parent: InodeId,
+        name: Vec<u8>,
+        new_parent: InodeId,
+        new_name: Vec<u8>,
+        mode: RenameMode,
+    },
+    /// -> [`Reply::Attr`]
+    SetAttr { ino: InodeId, set: SetAttr },
+    /// -> [`Reply::Done`]
+    SetXattr {
+        ino: InodeId,
+        name: Vec<u8>,
+        value: Vec<u8>,
+        mode: XattrMode,
+    },
+    /// -> [`Reply::Done`]
+    RemoveXattr { ino: InodeId, name: Vec<u8> },
+    /// Allocates the missing chunks of `first .. first + count`. -> [`Reply::Chunks`]
+    Allocate {
+        ino: InodeId,
+        first: ChunkIndex,
+        count: u32,
+    },
+    /// Publishes what a writer did: the file is at least `size` long (0 = size unchanged), mtime and ctime are
+    /// now, suid and sgid are cleared if `clear_suid`. Fails with `StaleWrite` if `truncations` is not the inode's
+    /// number or a grown file's tail is unclean; the writer then reads the chunks again and writes again.
+    /// -> [`Reply::Attr`]
+    Publish {
+        ino: InodeId,
+        size: u64,
+        truncations: u32,
+        clear_suid: bool,
+    },
+    /// Reserves `len` bytes at the end for an appender: the size grows at once. Fails with
+    /// `StaleWrite` while the tail is unclean. -> [`Reply::Appended`]
+    Append {
+        ino: InodeId,
+        len: u64,
+        clear_suid: bool,
+    },
+    /// The bytes past the size in the last chunk were cut off for this truncation number.
+    /// -> [`Reply::Attr`]
+    TailClean { ino: InodeId, truncations: u32 },
+}
+
+/// Commands that no session numbers: they come from the leader itself or are idempotent.
+#[allow(missing_docs, reason = "the fields are named for what they are")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Internal {
+    /// Opens a session. `nonce` makes a retry find the same session. -> [`Reply::Session`]
+    OpenSession { nonce: u128, description: String },
+    /// Closes a session that its client gave up or that was silent for too long.
+    CloseSession { session: SessionId },
+    /// Frees orphans that nobody holds open. Bounded work per command; -> [`Reply::Purged`]
+    Purge { inos: Vec<InodeId> },
+    /// The datanodes have deleted these chunks.
+    ChunksDeleted { chunks: Vec<ChunkId> },
+    /// Nothing; makes a new leader's state current.
+    Noop,
+    /// Sets the bytes of a file in one chunk, as the cluster's policy has them. Only before the first
+    /// chunk is allocated; without it they are [`lumeofs_base::limits::CHUNK_SIZE_BYTES`].
+    SetChunkSize {
+        /// A multiple of the block size.
+        bytes: u64,
+    },
+}
+
+/// One command of a Raft entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// A client's mutation.
+    Mutate {
+        /// Its session.
+        session: SessionId,
+        /// Its number within the session, from 1.
+        sequence: u64,
+        /// All sequences below were answered; their outcomes may go.
+        acked_below: u64,
+        /// Who asks.
+        caller: Caller,
+        /// What to do.
+        mutation: Mutation,
+    },
+    /// A command without a session.
+    Internal(Internal),
+}
+
+/// One Raft entry: commands with the time and the choices that their leader made for them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// The leader's wall clock. The state machine uses `max(previous, now)`.
+    pub now: Timestamp,
+    /// Replica groups for new chunks, best first; chunks are spread over them in turn. Empty: no
+    /// space anywhere, allocation fails with `NoSpace`.
+    pub groups: Vec<GroupId>,
+    /// The commands, in order.
+    pub commands: Vec<Command>,
+}
+
+/// A chunk of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkRef {
+    /// Position in the file.
+    pub index: ChunkIndex,
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// The replica group that stores it.
+    pub group: GroupId,
+}
+
+/// An entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirEntry {
+    /// Position after this entry: a `cookie` for the next call. Above 2, since `.` and `..` have 1 and 2.
+    pub cookie: u64,
+    /// The name.
+    pub name: Vec<u8>,
+    /// The object.
+    pub ino: InodeId,
+    /// Its kind.
+    pub kind: FileKind,
+}
+
+/// What an operation answers.
+#[allow(missing_docs, reason = "the fields are named for what they are")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Done, nothing to say.
+    Done,
+    /// Attributes.
+    Attr(Attr),
+    /// Attributes of a new or found object, its first chunk, and whether it was made by this call.
+    Created {
+        attr: Attr,
+        first_chunk: Option<ChunkRef>,
+        created: bool,
+    },
+    /// What a removed name meant, with its new nlink.
+    Removed { attr: Attr },
+    /// The moved object, and what it replaced or was exchanged with.
+    Renamed { attr: Attr, other: Option<Attr> },
+    /// Bytes: a symlink target or an attribute's value.
+    Bytes(Vec<u8>),
+    /// Names of extended attributes.
+    Names(Vec<Vec<u8>>),
+    /// Entries of a directory and whether more follow.
+    Entries { entries: Vec<DirEntry>, more: bool },
+    /// Attributes and the existing chunks of the asked range, by index. A missing one is a hole.
+    Chunks { attr: Attr, chunks: Vec<ChunkRef> },
+    /// Where the reserved bytes start, with attributes and the chunks of that range.
+    Appended {
+        offset: u64,
+        attr: Attr,
+        chunks: Vec<ChunkRef>,
+    },
+    /// A session.
+    Session(SessionId),
+    /// Orphans that a further purge must take up again.
+    Purged { remaining: Vec<InodeId> },
+    /// Counters of the filesystem.
+    Usage { inodes: u64, bytes: u64 },
+}
+
+/// Result of a command, as stored for its session.
+pub type Outcome = Result<Reply, FsError>;

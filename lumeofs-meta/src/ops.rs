@@ -1,0 +1,65 @@
+//! The mutations of the namespace, one file each, with Linux's order of errors.
+
+mod create;
+mod data;
+mod link;
+mod purge;
+mod rename;
+mod resize;
+mod set_attr;
+mod unlink;
+mod xattr;
+
+pub(crate) use purge::purge;
+pub(crate) use xattr::visible as xattr_visible;
+
+use crate::op::{Caller, Mutation, Outcome};
+use crate::transaction::Tx;
+
+/// Runs a mutation. If it fails, nothing has changed.
+pub(crate) fn run(tx: &mut Tx<'_>, caller: &Caller, mutation: &Mutation) -> Outcome {
+    match mutation {
+        Mutation::Create {
+            parent,
+            name,
+            node,
+            mode,
+            exclusive,
+        } => create::create(tx, caller, (*parent, name), node, *mode, *exclusive),
+        Mutation::Link { ino, parent, name } => link::link(tx, caller, *ino, (*parent, name)),
+        Mutation::Unlink { parent, name } => unlink::unlink(tx, caller, *parent, name),
+        Mutation::Rmdir { parent, name } => unlink::rmdir(tx, caller, *parent, name),
+        Mutation::Rename {
+            parent,
+            name,
+            new_parent,
+            new_name,
+            mode,
+        } => rename::rename(tx, caller, (*parent, name), (*new_parent, new_name), *mode),
+        Mutation::SetAttr { ino, set } => set_attr::set_attr(tx, caller, *ino, set),
+        Mutation::SetXattr {
+            ino,
+            name,
+            value,
+            mode,
+        } => xattr::set(tx, caller, *ino, name, value, *mode),
+        Mutation::RemoveXattr { ino, name } => xattr::remove(tx, caller, *ino, name),
+        Mutation::Allocate { ino, first, count } => {
+            data::allocate(tx, caller, *ino, *first, *count)
+        }
+        Mutation::Publish {
+            ino,
+            size,
+            truncations,
+            clear_suid,
+        } => data::publish(tx, caller, *ino, *size, *truncations, *clear_suid),
+        Mutation::Append {
+            ino,
+            len,
+            clear_suid,
+        } => data::append(tx, caller, *ino, *len, *clear_suid),
+        Mutation::TailClean { ino, truncations } => {
+            data::tail_clean(tx, caller, *ino, *truncations)
+        }
+    }
+}

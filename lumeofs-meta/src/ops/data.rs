@@ -1,0 +1,146 @@
+//! What a writer tells the namespace: allocation, published size, appends, a cleaned tail.
+
+use super::resize;
+use crate::access;
+use crate::op::{Caller, Outcome, Reply};
+use crate::record::Inode;
+use crate::transaction::Tx;
+use lumeofs_base::limits::{CHUNKS_PER_ALLOCATION_MAX, FILE_SIZE_BYTES_MAX};
+use lumeofs_base::{ChunkIndex, Code, FsError, FsResult, InodeId};
+use std::ops::Range;
+
+/// A regular file that the caller may write.
+fn writable(tx: &Tx<'_>, caller: &Caller, ino: InodeId) -> FsResult<Inode> {
+    let inode = tx.inode(ino)?;
+    resize::check_regular(&inode).map_err(|error| FsError::new(Code::Invalid, error.context))?;
+    access::require_write_of_open(caller, &inode.attr)?;
+    Ok(inode)
+}
+
+fn check_range(ino: InodeId, range: &Range<u64>, chunk_size: u64) -> FsResult<()> {
+    if range.end - range.start > u64::from(CHUNKS_PER_ALLOCATION_MAX) {
+        return Err(FsError::new(
+            Code::Invalid,
+            format!(
+                "{} chunks of {ino}, allowed are {CHUNKS_PER_ALLOCATION_MAX}",
+                range.end - range.start
+            ),
+        ));
+    }
+    if range.end > FILE_SIZE_BYTES_MAX.div_ceil(chunk_size) {
+        return Err(FsError::new(
+            Code::FileTooBig,
+            format!("chunk {} of {ino}", range.end - 1),
+        ));
+    }
+    Ok(())
+}
+
+fn written(tx: &Tx<'_>, inode: &mut Inode, clear_suid: bool) {
+    inode.attr.mtime = tx.now();
+    inode.attr.ctime = tx.now();
+    if clear_suid {
+        inode.attr.mode = access::without_suid(inode.attr.mode);
+    }
+}
+
+pub(super) fn allocate(
+    tx: &mut Tx<'_>,
+    caller: &Caller,
+    ino: InodeId,
+    first: ChunkIndex,
+    count: u32,
+) -> Outcome {
+    let mut inode = writable(tx, caller, ino)?;
+    if count == 0 {
+        return Err(FsError::new(Code::Invalid, format!("no chunks of {ino}")));
+    }
+    let range = u64::from(first.0)..u64::from(first.0) + u64::from(count);
+    check_range(ino, &range, tx.state.chunk_size)?;
+    let rows_before = inode.chunk_rows;
+    let chunks = tx.allocate(&mut inode, range)?;
+    if inode.chunk_rows != rows_before {
+        tx.save(&mut inode);
+    }
+    Ok(Reply::Chunks {
+        attr: inode.attr,
+        chunks,
+    })
+}
+
+pub(super) fn publish(
+    tx: &mut Tx<'_>,
+    caller: &Caller,
+    ino: InodeId,
+    size: u64,
+    truncations: u32,
+    clear_suid: bool,
+) -> Outcome {
+    let mut inode = writable(tx, caller, ino)?;
+    check_truncations(&inode, truncations)?;
+    resize::check(&inode, size)?;
+    inode.attr.size = inode.attr.size.max(size);
+    written(tx, &mut inode, clear_suid);
+    tx.save(&mut inode);
+    Ok(Reply::Attr(inode.attr))
+}
+
+pub(super) fn append(
+    tx: &mut Tx<'_>,
+    caller: &Caller,
+    ino: InodeId,
+    len: u64,
+    clear_suid: bool,
+) -> Outcome {
+    let mut inode = writable(tx, caller, ino)?;
+    let offset = inode.attr.size;
+    if len == 0 {
+        return Ok(Reply::Appended {
+            offset,
+            attr: inode.attr,
+            chunks: Vec::new(),
+        });
+    }
+    let end = offset.saturating_add(len);
+    resize::check(&inode, end)?;
+    let chunk_size = tx.state.chunk_size;
+    let range = offset / chunk_size..end.div_ceil(chunk_size);
+    check_range(ino, &range, chunk_size)?;
+    let chunks = tx.allocate(&mut inode, range)?;
+    inode.attr.size = end;
+    written(tx, &mut inode, clear_suid);
+    tx.save(&mut inode);
+    Ok(Reply::Appended {
+        offset,
+        attr: inode.attr,
+        chunks,
+    })
+}
+
+pub(super) fn tail_clean(
+    tx: &mut Tx<'_>,
+    caller: &Caller,
+    ino: InodeId,
+    truncations: u32,
+) -> Outcome {
+    let mut inode = writable(tx, caller, ino)?;
+    check_truncations(&inode, truncations)?;
+    if inode.attr.tail_unclean {
+        inode.attr.tail_unclean = false;
+        tx.save(&mut inode);
+    }
+    Ok(Reply::Attr(inode.attr))
+}
+
+fn check_truncations(inode: &Inode, truncations: u32) -> FsResult<()> {
+    if inode.attr.truncations == truncations {
+        return Ok(());
+    }
+    Err(FsError::new(
+        Code::StaleWrite,
+        format!(
+            "{} was truncated since: number {}, not {truncations}",
+            inode.attr.ino, inode.attr.truncations
+        ),
+    ))
+}

@@ -1,0 +1,113 @@
+//! Extended attributes.
+//!
+//! Names are opaque to a mount's callers, since the kernel has judged them; others get the kernel's
+//! rules for each prefix.
+
+use crate::access::{self, READ, STICKY, WRITE};
+use crate::keys;
+use crate::op::{Caller, Outcome, Reply, XattrMode};
+use crate::transaction::Tx;
+use lumeofs_base::limits::{XATTR_LIST_BYTES_MAX, XATTR_NAME_LEN_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
+use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId};
+
+pub(super) fn set(
+    tx: &mut Tx<'_>,
+    caller: &Caller,
+    ino: InodeId,
+    name: &[u8],
+    value: &[u8],
+    mode: XattrMode,
+) -> Outcome {
+    check_name(name)?;
+    if value.len() > XATTR_VALUE_BYTES_MAX {
+        return Err(error(Code::TooBig, name));
+    }
+    let mut inode = tx.inode(ino)?;
+    check_change(caller, &inode.attr, name)?;
+    let key = keys::xattr(ino, name);
+    let exists = tx.tables.get(&key).is_some();
+    match (mode, exists) {
+        (XattrMode::Create, true) => return Err(error(Code::Exists, name)),
+        (XattrMode::Replace, false) => return Err(error(Code::NoData, name)),
+        _ => {}
+    }
+    if !exists {
+        let list_bytes = inode.xattr_list_bytes as usize + name.len() + 1;
+        if list_bytes > XATTR_LIST_BYTES_MAX {
+            return Err(error(Code::NoSpace, name));
+        }
+        inode.xattr_list_bytes = list_bytes as u32;
+    }
+    // No version byte: the value is the user's own bytes, and always will be.
+    tx.tables.put(&key, value.to_vec());
+    inode.attr.ctime = tx.now();
+    tx.save(&mut inode);
+    Ok(Reply::Done)
+}
+
+pub(super) fn remove(tx: &mut Tx<'_>, caller: &Caller, ino: InodeId, name: &[u8]) -> Outcome {
+    check_name(name)?;
+    let mut inode = tx.inode(ino)?;
+    check_change(caller, &inode.attr, name)?;
+    let key = keys::xattr(ino, name);
+    if tx.tables.get(&key).is_none() {
+        return Err(error(Code::NoData, name));
+    }
+    tx.tables.delete(&key);
+    inode.xattr_list_bytes -= name.len() as u32 + 1;
+    inode.attr.ctime = tx.now();
+    tx.save(&mut inode);
+    Ok(Reply::Done)
+}
+
+/// Whether the caller may read an attribute, or else why not.
+pub(crate) fn visible(caller: &Caller, attr: &Attr, name: &[u8]) -> FsResult<()> {
+    if access::passes_all(caller) {
+        return Ok(());
+    }
+    if name.starts_with(b"trusted.") {
+        return Err(error(Code::NoData, name));
+    }
+    if name.starts_with(b"user.") {
+        return access::require(caller, attr, READ);
+    }
+    Ok(())
+}
+
+fn check_change(caller: &Caller, attr: &Attr, name: &[u8]) -> FsResult<()> {
+    if access::passes_all(caller) {
+        return Ok(());
+    }
+    if name.starts_with(b"user.") {
+        // On other kinds the mode bits do not speak of contents, so nobody could be held off.
+        if !matches!(attr.kind, FileKind::Regular | FileKind::Directory) {
+            return Err(error(Code::NotPermitted, name));
+        }
+        if attr.kind == FileKind::Directory && attr.mode & STICKY != 0 {
+            access::require_owner(caller, attr)?;
+        }
+        return access::require(caller, attr, WRITE);
+    }
+    if name.starts_with(b"trusted.") || name.starts_with(b"security.") {
+        return Err(error(Code::NotPermitted, name));
+    }
+    Err(error(Code::Unsupported, name))
+}
+
+fn check_name(name: &[u8]) -> FsResult<()> {
+    if name.is_empty() || name.len() > XATTR_NAME_LEN_BYTES_MAX {
+        return Err(error(Code::Range, name));
+    }
+    if name.contains(&0) {
+        Err(error(Code::Invalid, name))
+    } else {
+        Ok(())
+    }
+}
+
+fn error(code: Code, name: &[u8]) -> FsError {
+    FsError::new(
+        code,
+        format!("attribute {:?}", String::from_utf8_lossy(name)),
+    )
+}

@@ -1,0 +1,137 @@
+//! Values of the tables: a byte of format version, then postcard.
+//!
+//! A value that does not decode means a damaged store or a newer version's data. Going on would make
+//! this member differ from the others, so it ends the process.
+
+use lumeofs_base::{Attr, ChunkId, FileKind, GroupId, InodeId, Timestamp};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Version of everything below.
+const FORMAT: u8 = 1;
+
+/// Counters of the whole group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// Log index of the last applied entry.
+    pub(crate) applied: u64,
+    /// Log time: never goes back.
+    pub(crate) time: Timestamp,
+    /// The next chunk id.
+    pub(crate) next_chunk: u64,
+    /// The next session id.
+    pub(crate) next_session: u64,
+    /// Inodes, orphans included.
+    pub(crate) inodes: u64,
+    /// Sum of `allocated` over all inodes.
+    pub(crate) bytes: u64,
+    /// Bytes of a file in one chunk.
+    pub(crate) chunk_size: u64,
+}
+
+/// An inode with what only the master knows of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Inode {
+    /// Attributes. `allocated` follows from the other fields when the inode is saved; until then it
+    /// is what the usage counter holds of this inode.
+    pub(crate) attr: Attr,
+    /// Of a directory: its parent. Of others 0, since they may have several.
+    pub(crate) parent: InodeId,
+    /// Rows in the chunk table.
+    pub(crate) chunk_rows: u32,
+    /// Names of the extended attributes with their NULs.
+    pub(crate) xattr_list_bytes: u32,
+    /// Target of a symlink.
+    pub(crate) target: Vec<u8>,
+}
+
+impl Inode {
+    /// What `allocated` is: whole chunks, but no more than the size in blocks. A chunk's replicas
+    /// take space only as far as it was written, which a small file's size says better.
+    pub(crate) fn allocated(&self, chunk_size: u64) -> u64 {
+        let chunks = u64::from(self.chunk_rows).saturating_mul(chunk_size);
+        match self.attr.kind {
+            FileKind::Regular => chunks.min(self.attr.size.next_multiple_of(4096)),
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn is_directory(&self) -> bool {
+        self.attr.kind == FileKind::Directory
+    }
+}
+
+/// A place of a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Place {
+    /// An entry.
+    Entry(Dentry),
+    /// An entry was here and others that were inserted after it lie behind: a search goes on.
+    Gap,
+}
+
+/// A name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Dentry {
+    pub(crate) name: Vec<u8>,
+    pub(crate) ino: InodeId,
+    pub(crate) kind: FileKind,
+}
+
+/// A row of the chunk table; the key holds inode and index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ChunkRow {
+    pub(crate) chunk: ChunkId,
+    pub(crate) group: GroupId,
+}
+
+/// A session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Session {
+    pub(crate) nonce: u128,
+    pub(crate) description: String,
+    pub(crate) opened: Timestamp,
+    /// Outcomes below were purged.
+    pub(crate) acked_below: u64,
+}
+
+/// Policies and version of the controller.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Policy {
+    /// Log index of the last change that was more than space figures.
+    pub(crate) version: u64,
+    /// Set once by `Init`.
+    pub(crate) set: Option<PolicyValues>,
+}
+
+/// What `Init` sets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PolicyValues {
+    pub(crate) chunk_size: u64,
+    pub(crate) replicas: u32,
+    pub(crate) always_durable: bool,
+}
+
+/// The stored form of a value.
+pub(crate) fn encode(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(96);
+    bytes.push(FORMAT);
+    postcard::to_extend(value, bytes).expect("encoding into memory cannot fail")
+}
+
+/// The value of a stored form.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> T {
+    match bytes.split_first() {
+        Some((&FORMAT, body)) => postcard::from_bytes(body).unwrap_or_else(|error| {
+            panic!(
+                "a stored {} does not decode: {error}",
+                std::any::type_name::<T>()
+            )
+        }),
+        Some((version, _)) => panic!(
+            "a stored {} has format version {version}, this program knows {FORMAT}",
+            std::any::type_name::<T>()
+        ),
+        None => panic!("a stored {} is empty", std::any::type_name::<T>()),
+    }
+}

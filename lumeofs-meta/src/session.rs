@@ -1,0 +1,90 @@
+//! Sessions and exactly-once (S1).
+//!
+//! A session's outcomes are kept for the sequences in `[acked_below, acked_below + 1024)`, so a
+//! mutation that was sent twice is applied once and answered alike. Purging follows from the
+//! `acked_below` that commands carry, so it is the same on every member.
+
+use crate::keys;
+use crate::op::{Caller, Mutation, Outcome, Reply};
+use crate::ops;
+use crate::record::{Session, decode, encode};
+use crate::transaction::Tx;
+use lumeofs_base::limits::SESSION_WINDOW;
+use lumeofs_base::{Code, FsError, SessionId};
+
+/// Longest description that is kept.
+const DESCRIPTION_LEN_BYTES_MAX: usize = 256;
+
+/// Opens a session, or finds the one that was opened with this nonce.
+pub(crate) fn open(tx: &mut Tx<'_>, nonce: u128, description: &str) -> Outcome {
+    if let Some(value) = tx.tables.get(&keys::nonce(nonce)) {
+        return Ok(Reply::Session(decode(&value)));
+    }
+    let id = SessionId(tx.state.next_session);
+    tx.state.next_session += 1;
+    let end = description.floor_char_boundary(DESCRIPTION_LEN_BYTES_MAX);
+    let session = Session {
+        nonce,
+        description: description[..end].to_owned(),
+        opened: tx.now(),
+        acked_below: 1,
+    };
+    tx.tables.put(&keys::nonce(nonce), encode(&id));
+    tx.insert_session(id, session);
+    Ok(Reply::Session(id))
+}
+
+/// Closes a session and forgets its outcomes. Closing it again is fine.
+pub(crate) fn close(tx: &mut Tx<'_>, id: SessionId) -> Outcome {
+    let Some(session) = tx.remove_session(id) else {
+        return Ok(Reply::Done);
+    };
+    tx.tables.delete(&keys::nonce(session.nonce));
+    let mut outcomes = Vec::new();
+    tx.tables.scan(
+        &keys::outcome(id, 0),
+        &keys::outcome(id, u64::MAX),
+        &mut |key, _| {
+            outcomes.push(key.to_vec());
+            true
+        },
+    );
+    for key in outcomes {
+        tx.tables.delete(&key);
+    }
+    Ok(Reply::Done)
+}
+
+/// Runs a mutation, unless it ran before: then its outcome comes back.
+pub(crate) fn mutate(
+    tx: &mut Tx<'_>,
+    id: SessionId,
+    sequence: u64,
+    acked_below: u64,
+    caller: &Caller,
+    mutation: &Mutation,
+) -> Outcome {
+    let Some(session) = tx.session(id) else {
+        return Err(FsError::new(Code::SessionExpired, format!("session {id}")));
+    };
+    let purge_from = session.acked_below;
+    let window_from = purge_from.max(acked_below);
+    if sequence < window_from || sequence - window_from >= SESSION_WINDOW {
+        return Err(FsError::new(
+            Code::Invalid,
+            format!("sequence {sequence} of session {id}, whose window begins at {window_from}"),
+        ));
+    }
+    session.acked_below = window_from;
+    // Whatever the client claims, there are outcomes in the old window only.
+    for purged in purge_from..window_from.min(purge_from.saturating_add(SESSION_WINDOW)) {
+        tx.tables.delete(&keys::outcome(id, purged));
+    }
+    let key = keys::outcome(id, sequence);
+    if let Some(value) = tx.tables.get(&key) {
+        return decode(&value);
+    }
+    let outcome = ops::run(tx, caller, mutation);
+    tx.tables.put(&key, encode(&outcome));
+    outcome
+}

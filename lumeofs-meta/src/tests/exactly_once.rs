@@ -1,0 +1,164 @@
+//! Sessions: each mutation is applied once, whatever is sent how often.
+
+use super::*;
+use lumeofs_base::limits::SESSION_WINDOW;
+
+const ROOT: InodeId = InodeId::ROOT;
+
+fn create(name: &str) -> Mutation {
+    let (name, node) = (name.into(), NewNode::Regular);
+    Mutation::Create {
+        parent: ROOT,
+        name,
+        node,
+        mode: 0o644,
+        exclusive: true,
+    }
+}
+
+impl Fixture {
+    fn send(&mut self, sequence: u64, acked_below: u64, mutation: Mutation) -> Outcome {
+        let (session, caller) = (self.session, self.caller.clone());
+        let command = Command::Mutate {
+            session,
+            sequence,
+            acked_below,
+            caller,
+            mutation,
+        };
+        self.apply(vec![command]).remove(0)
+    }
+}
+
+#[test]
+fn a_repeated_mutation_returns_the_first_outcome() {
+    let mut fixture = Fixture::new();
+    let first = fixture.send(1, 1, create("a"));
+    assert!(first.is_ok());
+    let failed = fixture.send(2, 1, create("a"));
+    assert_eq!(failed.as_ref().unwrap_err().code, Code::Exists);
+    fixture.send(3, 1, unlink(ROOT, "a")).unwrap();
+    assert_eq!(fixture.send(1, 1, create("a")), first);
+    assert_eq!(
+        fixture.send(2, 1, create("a")),
+        failed,
+        "also of a failure that would not recur"
+    );
+    assert_eq!(fixture.lookup(ROOT, "a"), Err(Code::NotFound));
+    fixture.check();
+}
+
+#[test]
+fn a_repetition_in_the_same_entry_is_found_too() {
+    let mut fixture = Fixture::new();
+    let command = fixture.command(create("a"));
+    let outcomes = fixture.apply(vec![command.clone(), command]);
+    assert_eq!(outcomes[0], outcomes[1]);
+    assert!(outcomes[0].is_ok());
+}
+
+#[test]
+fn sequences_outside_the_window_are_refused_and_change_nothing() {
+    let mut fixture = Fixture::new();
+    fixture.send(5, 4, create("a")).unwrap();
+    for (sequence, acked_below) in [
+        (0, 0),
+        (3, 1),
+        (4 + SESSION_WINDOW, 4),
+        (5, 6),
+        (u64::MAX, 1),
+    ] {
+        let outcome = fixture.send(sequence, acked_below, create("b"));
+        assert_eq!(
+            outcome.unwrap_err().code,
+            Code::Invalid,
+            "{sequence} {acked_below}"
+        );
+    }
+    assert_eq!(fixture.lookup(ROOT, "b"), Err(Code::NotFound));
+    fixture.send(4, 1, create("late")).unwrap();
+    fixture.send(3 + SESSION_WINDOW, 1, create("far")).unwrap();
+    fixture.check();
+}
+
+#[test]
+fn outcomes_are_purged_as_the_client_acknowledges() {
+    let mut fixture = Fixture::new();
+    for sequence in 1..=20 {
+        fixture
+            .send(sequence, 1, create(&format!("{sequence}")))
+            .unwrap();
+    }
+    let before = fixture.tables.0.len();
+    fixture.send(u64::MAX, u64::MAX, create("last")).unwrap();
+    // 20 outcomes go, one comes; the new file has entry, inode and chunk.
+    assert_eq!(fixture.tables.0.len(), before - 20 + 1 + 3);
+    fixture.check();
+}
+
+#[test]
+fn an_unknown_or_closed_session_is_never_served() {
+    let mut fixture = Fixture::new();
+    fixture.send(1, 1, create("a")).unwrap();
+    fixture
+        .internal(Internal::CloseSession {
+            session: fixture.session,
+        })
+        .unwrap();
+    fixture
+        .internal(Internal::CloseSession {
+            session: fixture.session,
+        })
+        .unwrap();
+    assert_eq!(
+        fixture.send(1, 1, create("a")).unwrap_err().code,
+        Code::SessionExpired
+    );
+    assert_eq!(
+        fixture.send(2, 1, create("b")).unwrap_err().code,
+        Code::SessionExpired
+    );
+    assert_eq!(namespace::sessions(&fixture.tables), []);
+    fixture.check();
+}
+
+#[test]
+fn a_nonce_finds_its_session_and_ids_are_not_reused() {
+    let mut fixture = Fixture::new();
+    let open = |nonce| Internal::OpenSession {
+        nonce,
+        description: "é".repeat(200),
+    };
+    let first = fixture.internal(open(1)).unwrap();
+    assert_eq!(fixture.internal(open(1)).unwrap(), first);
+    let sessions = namespace::sessions(&fixture.tables);
+    assert_eq!(sessions.len(), 2);
+    assert_eq!(
+        sessions[1].description,
+        "é".repeat(128),
+        "descriptions are bounded"
+    );
+    fixture
+        .internal(Internal::CloseSession {
+            session: sessions[1].id,
+        })
+        .unwrap();
+    assert_ne!(fixture.internal(open(1)).unwrap(), first);
+    fixture.check();
+}
+
+#[test]
+fn log_time_never_goes_back() {
+    let mut fixture = Fixture::new();
+    let ino = fixture.file(ROOT, "a");
+    let before = fixture.attr(ino).mtime;
+    let command = fixture.command(create("b"));
+    let batch = Batch {
+        now: seconds(0),
+        groups: Vec::new(),
+        commands: vec![command],
+    };
+    let outcome = namespace::apply(&mut fixture.tables, 100, &batch).remove(0);
+    assert_eq!(attr(outcome).mtime, before);
+    assert_eq!(namespace::applied(&fixture.tables), 100);
+}

@@ -1,0 +1,388 @@
+//! Chunks, sizes, truncation and its tail, orphans and their purge.
+
+use super::*;
+use crate::op::{ChunkRef, SetAttr};
+use lumeofs_base::limits::{CHUNK_SIZE_BYTES, FILE_SIZE_BYTES_MAX};
+use lumeofs_base::{ChunkIndex, FileKind};
+
+const ROOT: InodeId = InodeId::ROOT;
+const CHUNK: u64 = CHUNK_SIZE_BYTES;
+
+fn truncate(ino: InodeId, size: u64) -> Mutation {
+    Mutation::SetAttr {
+        ino,
+        set: SetAttr {
+            size: Some(size),
+            ..SetAttr::default()
+        },
+    }
+}
+
+fn publish(ino: InodeId, size: u64, truncations: u32) -> Mutation {
+    Mutation::Publish {
+        ino,
+        size,
+        truncations,
+        clear_suid: false,
+    }
+}
+
+fn append(ino: InodeId, len: u64) -> Mutation {
+    Mutation::Append {
+        ino,
+        len,
+        clear_suid: false,
+    }
+}
+
+fn allocate(ino: InodeId, first: u32, count: u32) -> Mutation {
+    Mutation::Allocate {
+        ino,
+        first: ChunkIndex(first),
+        count,
+    }
+}
+
+fn chunks(outcome: Outcome) -> Vec<ChunkRef> {
+    match outcome {
+        Ok(Reply::Chunks { chunks, .. } | Reply::Appended { chunks, .. }) => chunks,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn indices(chunks: &[ChunkRef]) -> Vec<u32> {
+    chunks.iter().map(|chunk| chunk.index.0).collect()
+}
+
+impl Fixture {
+    fn rows(&self, ino: InodeId) -> Vec<ChunkRef> {
+        chunks(self.query(&Query::Chunks {
+            ino,
+            first: ChunkIndex(0),
+            count: 16_384,
+        }))
+    }
+
+    fn freed(&self) -> usize {
+        namespace::freed_chunks(&self.tables, usize::MAX).len()
+    }
+
+    fn purge(&mut self, inos: &[InodeId]) -> Vec<InodeId> {
+        match self.internal(Internal::Purge {
+            inos: inos.to_vec(),
+        }) {
+            Ok(Reply::Purged { remaining }) => remaining,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn allocation_fills_holes_and_spreads_over_the_groups() {
+    let mut fixture = Fixture::new();
+    let ino = fixture.file(ROOT, "a");
+    assert_eq!(
+        indices(&fixture.rows(ino)),
+        [0],
+        "the first chunk comes with the file"
+    );
+    assert_eq!(indices(&chunks(fixture.mutate(allocate(ino, 2, 1)))), [2]);
+    let all = chunks(fixture.mutate(allocate(ino, 0, 4)));
+    assert_eq!(indices(&all), [0, 1, 2, 3]);
+    let mut groups: Vec<_> = all.iter().map(|chunk| chunk.group.0).collect();
+    groups.sort_unstable();
+    assert_eq!(groups, [1, 2, 2, 3]);
+    assert_eq!(fixture.rows(ino), all);
+    let last = (FILE_SIZE_BYTES_MAX / CHUNK - 1) as u32;
+    assert!(fixture.mutate(allocate(ino, last, 1)).is_ok());
+    assert_eq!(fixture.refused(allocate(ino, last, 2)), Code::FileTooBig);
+    assert_eq!(fixture.refused(allocate(ino, 0, 65)), Code::Invalid);
+    assert_eq!(fixture.refused(allocate(ino, 0, 0)), Code::Invalid);
+    assert_eq!(fixture.refused(allocate(ROOT, 0, 1)), Code::Invalid);
+    fixture.check();
+}
+
+#[test]
+fn without_a_group_files_are_made_but_hold_no_data() {
+    let mut fixture = Fixture::new();
+    fixture.groups.clear();
+    let ino = fixture.file(ROOT, "a");
+    assert_eq!(fixture.rows(ino), []);
+    assert_eq!(fixture.refused(allocate(ino, 0, 1)), Code::NoSpace);
+    assert_eq!(fixture.refused(append(ino, 1)), Code::NoSpace);
+    assert_eq!(fixture.attr(ino).size, 0);
+    fixture.check();
+}
+
+#[test]
+fn blocks_are_plausible() {
+    let mut fixture = Fixture::new();
+    let small = fixture.file(ROOT, "small");
+    assert_eq!(attr(fixture.mutate(publish(small, 100, 0))).allocated, 4096);
+    let sparse = fixture.file(ROOT, "sparse");
+    assert_eq!(
+        attr(fixture.mutate(truncate(sparse, 1 << 40))).allocated,
+        CHUNK
+    );
+    let usage = fixture.query(&Query::Usage).unwrap();
+    assert_eq!(
+        usage,
+        Reply::Usage {
+            inodes: 3,
+            bytes: 4096 + CHUNK
+        }
+    );
+    fixture.mutate(unlink(ROOT, "sparse")).unwrap();
+    assert_eq!(fixture.purge(&[sparse]), []);
+    assert_eq!(
+        fixture.query(&Query::Usage).unwrap(),
+        Reply::Usage {
+            inodes: 2,
+            bytes: 4096
+        }
+    );
+    fixture.check();
+}
+
+#[test]
+fn publishing_only_grows_a_file() {
+    let mut fixture = Fixture::new();
+    let ino = fixture.create(ROOT, "a", NewNode::Regular, 0o6755).ino;
+    assert_eq!(attr(fixture.mutate(publish(ino, 100, 0))).size, 100);
+    let after = attr(fixture.mutate(publish(ino, 50, 0)));
+    assert_eq!((after.size, after.mode), (100, 0o6755));
+    assert!(after.mtime > after.btime && after.ctime == after.mtime);
+    let clear = Mutation::Publish {
+        ino,
+        size: 0,
+        truncations: 0,
+        clear_suid: true,
+    };
+    assert_eq!(attr(fixture.mutate(clear)).mode, 0o755);
+    assert_eq!(
+        fixture.refused(publish(ino, FILE_SIZE_BYTES_MAX + 1, 0)),
+        Code::FileTooBig
+    );
+    assert_eq!(fixture.refused(publish(ROOT, 1, 0)), Code::Invalid);
+}
+
+#[test]
+fn appends_reserve_disjoint_ranges_with_their_chunks() {
+    let mut fixture = Fixture::new();
+    let ino = fixture.file(ROOT, "a");
+    let mut at = 0;
+    for len in [10, CHUNK, CHUNK - 10, 5] {
+        match fixture.mutate(append(ino, len)) {
+            Ok(Reply::Appended {
+                offset,
+                attr,
+                chunks,
+            }) => {
+                assert_eq!((offset, attr.size), (at, at + len));
+                let expected: Vec<_> = (at / CHUNK..(at + len).div_ceil(CHUNK))
+                    .map(|index| index as u32)
+                    .collect();
+                assert_eq!(indices(&chunks), expected);
+            }
+            other => panic!("{other:?}"),
+        }
+        at += len;
+    }
+    assert_eq!(fixture.refused(append(ino, u64::MAX)), Code::FileTooBig);
+    assert_eq!(fixture.refused(append(ino, 65 * CHUNK)), Code::Invalid);
+    fixture.check();
+}
+
+#[test]
+fn a_shrink_frees_what_is_past_it_and_leaves_an_unclean_tail() {
+    let mut fixture = Fixture::new();
+    let ino = fixture.file(ROOT, "a");
+    fixture.mutate(allocate(ino, 0, 4)).unwrap();
+    fixture.mutate(publish(ino, 4 * CHUNK, 0)).unwrap();
+    let shrunk = attr(fixture.mutate(truncate(ino, CHUNK + 1)));
+    assert_eq!((shrunk.truncations, shrunk.tail_unclean), (1, true));
+    assert_eq!(indices(&fixture.rows(ino)), [0, 1]);
+    assert_eq!(fixture.freed(), 2);
+
+    assert_eq!(
+        fixture.refused(publish(ino, CHUNK + 1, 0)),
+        Code::StaleWrite,
+        "planned before"
+    );
+    assert_eq!(
+        fixture.refused(publish(ino, CHUNK + 2, 1)),
+        Code::StaleWrite,
+        "unclean"
+    );
+    assert_eq!(fixture.refused(append(ino, 1)), Code::StaleWrite);
+    assert_eq!(fixture.refused(truncate(ino, CHUNK + 2)), Code::StaleWrite);
+    assert!(
+        fixture.mutate(publish(ino, CHUNK + 1, 1)).is_ok(),
+        "inside the file"
+    );
+
+    let stale = Mutation::TailClean {
+        ino,
+        truncations: 0,
+    };
+    assert_eq!(fixture.refused(stale), Code::StaleWrite);
+    let clean = Mutation::TailClean {
+        ino,
+        truncations: 1,
+    };
+    assert!(!attr(fixture.mutate(clean)).tail_unclean);
+    assert_eq!(
+        attr(fixture.mutate(publish(ino, CHUNK + 2, 1))).size,
+        CHUNK + 2
+    );
+    fixture.check();
+}
+
+#[test]
+fn a_shrink_to_a_chunk_boundary_or_into_a_hole_is_clean() {
+    let mut fixture = Fixture::new();
+    let ino = fixture.file(ROOT, "a");
+    fixture.mutate(allocate(ino, 2, 1)).unwrap();
+    fixture.mutate(publish(ino, 3 * CHUNK, 0)).unwrap();
+    let at_boundary = attr(fixture.mutate(truncate(ino, 2 * CHUNK)));
+    assert_eq!(
+        (at_boundary.truncations, at_boundary.tail_unclean),
+        (1, false)
+    );
+    let in_hole = attr(fixture.mutate(truncate(ino, CHUNK + 7)));
+    assert_eq!((in_hole.truncations, in_hole.tail_unclean), (2, false));
+    let unclean = attr(fixture.mutate(truncate(ino, 7)));
+    assert!(unclean.tail_unclean);
+    let empty = attr(fixture.mutate(truncate(ino, 0)));
+    assert_eq!(
+        (empty.truncations, empty.tail_unclean, empty.allocated),
+        (4, false, 0)
+    );
+    assert_eq!(fixture.rows(ino), []);
+    assert_eq!(fixture.freed(), 2);
+    fixture.check();
+}
+
+#[test]
+fn a_truncation_to_the_present_size_discards_what_was_written_past_it() {
+    let mut fixture = Fixture::new();
+    let ino = fixture.file(ROOT, "a");
+    fixture.mutate(publish(ino, 10, 0)).unwrap();
+    fixture.mutate(allocate(ino, 1, 2)).unwrap();
+    let same = attr(fixture.mutate(truncate(ino, 10)));
+    assert_eq!(
+        (same.size, same.truncations, same.tail_unclean),
+        (10, 1, true)
+    );
+    assert_eq!(indices(&fixture.rows(ino)), [0]);
+    assert_eq!(
+        fixture.refused(publish(ino, 3 * CHUNK, 0)),
+        Code::StaleWrite
+    );
+
+    let empty = fixture.file(ROOT, "empty");
+    fixture.mutate(truncate(empty, 0)).unwrap();
+    let nothing_left = attr(fixture.mutate(truncate(empty, 0)));
+    assert_eq!(
+        nothing_left.truncations, 1,
+        "there was nothing to discard the second time"
+    );
+}
+
+#[test]
+fn sizes_are_limited_and_only_files_have_them() {
+    let mut fixture = Fixture::new();
+    let file = fixture.file(ROOT, "f");
+    assert!(fixture.mutate(truncate(file, FILE_SIZE_BYTES_MAX)).is_ok());
+    assert_eq!(
+        fixture.refused(truncate(file, FILE_SIZE_BYTES_MAX + 1)),
+        Code::FileTooBig
+    );
+    assert_eq!(fixture.refused(truncate(ROOT, 0)), Code::IsDirectory);
+    let fifo = fixture.create(ROOT, "p", NewNode::Special(FileKind::Fifo, 9), 0o600);
+    assert_eq!(fifo.rdev, 0);
+    assert_eq!(fixture.refused(truncate(fifo.ino, 0)), Code::Invalid);
+}
+
+#[test]
+fn an_unlinked_file_lives_until_it_is_purged() {
+    let mut fixture = Fixture::new();
+    let ino = fixture.file(ROOT, "a");
+    assert_eq!(
+        fixture.purge(&[ino, InodeId(999)]),
+        [],
+        "a linked file is not purged"
+    );
+    assert_eq!(attr(fixture.mutate(unlink(ROOT, "a"))).nlink, 0);
+    assert_eq!(namespace::orphans(&fixture.tables, 9), [ino]);
+    assert_eq!(namespace::orphans_after(&fixture.tables, ino, 9), []);
+    assert_eq!(attr(fixture.mutate(publish(ino, 5, 0))).size, 5);
+    assert_eq!(fixture.freed(), 0);
+
+    assert_eq!(fixture.purge(&[ino]), []);
+    assert_eq!(
+        fixture.query(&Query::GetAttr { ino }).unwrap_err().code,
+        Code::Stale
+    );
+    assert_eq!(fixture.refused(publish(ino, 6, 0)), Code::Stale);
+    assert_eq!(namespace::orphans(&fixture.tables, 9), []);
+    let freed = namespace::freed_chunks(&fixture.tables, 9);
+    assert_eq!(freed.len(), 1);
+    fixture
+        .internal(Internal::ChunksDeleted {
+            chunks: vec![freed[0].0],
+        })
+        .unwrap();
+    assert_eq!(fixture.freed(), 0);
+    fixture.check();
+}
+
+#[test]
+fn a_purge_is_bounded_and_goes_on_where_it_stopped() {
+    let mut fixture = Fixture::new();
+    let big = fixture.file(ROOT, "big");
+    for first in (0..2048).step_by(64) {
+        fixture.mutate(allocate(big, first, 64)).unwrap();
+    }
+    for number in 0..10 {
+        let name = format!("user.{number}").into_bytes();
+        let mode = crate::op::XattrMode::Set;
+        fixture
+            .mutate(Mutation::SetXattr {
+                ino: big,
+                name,
+                value: vec![1],
+                mode,
+            })
+            .unwrap();
+    }
+    let small = fixture.file(ROOT, "small");
+    fixture.mutate(unlink(ROOT, "big")).unwrap();
+    fixture.mutate(unlink(ROOT, "small")).unwrap();
+    let mut remaining = vec![big, small];
+    let mut commands = 0;
+    while !remaining.is_empty() {
+        let rows_before = fixture.tables.0.len();
+        remaining = fixture.purge(&remaining);
+        assert!(rows_before - fixture.tables.0.len() <= 1024);
+        fixture.check();
+        commands += 1;
+    }
+    assert_eq!(commands, 3);
+    assert_eq!(fixture.freed(), 2049);
+}
+
+#[test]
+fn another_chunk_size_is_set_before_the_first_chunk_only() {
+    let mut fixture = Fixture::new();
+    let set = |bytes| Internal::SetChunkSize { bytes };
+    assert_eq!(fixture.internal(set(5000)).unwrap_err().code, Code::Invalid);
+    assert_eq!(fixture.internal(set(4096)).unwrap_err().code, Code::Invalid);
+    fixture.internal(set(1 << 20)).unwrap();
+    let ino = fixture.file(ROOT, "a");
+    assert_eq!(chunks(fixture.mutate(append(ino, 3 << 20))).len(), 3);
+    assert_eq!(fixture.internal(set(2 << 20)).unwrap_err().code, Code::Busy);
+    fixture.internal(set(1 << 20)).unwrap();
+    assert_eq!(namespace::chunk_size(&fixture.tables), 1 << 20);
+    fixture.check();
+}

@@ -1,0 +1,411 @@
+//! `lumeofs admin`: what a cluster says of itself.
+
+use crate::access::Access;
+use crate::{fs, output};
+use lumeofs_base::{Code, FsError};
+use lumeofs_proto::auth::Credentials;
+use lumeofs_proto::control::admin_client::AdminClient;
+use lumeofs_proto::control::{RaftRequest, StatusReply, StatusRequest};
+use serde_json::json;
+use std::time::Duration;
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+
+/// Options of `lumeofs admin`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    access: Access,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// The cluster at a glance
+    Status,
+    /// Datanodes: address, zone, space, last heartbeat
+    Nodes,
+    /// Replica groups: epoch, primary, members, in-sync set
+    Groups,
+    /// Raft groups on each master: role, term, leader, log positions, lag of followers
+    Raft,
+    /// Chunks of a file: id, range, group, epoch, replicas with role, version and health
+    Chunks {
+        /// Path within the filesystem, from its root
+        path: String,
+    },
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let json = args.access.json;
+    if let Action::Chunks { path } = &args.action {
+        return chunks(&args.access, path);
+    }
+    let (masters, credentials) = args.access.resolve()?;
+    if matches!(args.action, Action::Raft) {
+        return raft(&masters, &credentials, json);
+    }
+    let status = status(&masters, &credentials)?;
+    match args.action {
+        Action::Status => show_status(&status, json),
+        Action::Nodes => show_nodes(&status, json),
+        Action::Groups => show_groups(&status, json),
+        Action::Raft | Action::Chunks { .. } => unreachable!("handled above"),
+    }
+}
+
+/// Asks the masters in turn; the answer of one that knows a leader of both groups is taken first.
+pub fn status(masters: &[String], credentials: &Credentials) -> anyhow::Result<StatusReply> {
+    let mut last = None;
+    let mut best: Option<StatusReply> = None;
+    for master in masters {
+        let asked = call(master, credentials, |mut client| async move {
+            client
+                .status(StatusRequest {})
+                .await
+                .map(tonic::Response::into_inner)
+        });
+        match asked {
+            Ok(status) => {
+                let leads = |status: &StatusReply| {
+                    status
+                        .raft
+                        .iter()
+                        .filter(|group| group.role == "leader")
+                        .count()
+                };
+                if best
+                    .as_ref()
+                    .is_none_or(|best| leads(&status) > leads(best))
+                {
+                    best = Some(status);
+                }
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    match (best, last) {
+        (Some(best), _) => Ok(best),
+        (None, Some(error)) => Err(error.into()),
+        (None, None) => Err(FsError::new(Code::Invalid, "the list of masters is empty").into()),
+    }
+}
+
+fn call<T, F>(
+    master: &str,
+    credentials: &Credentials,
+    ask: impl FnOnce(AdminClient<tonic::service::interceptor::InterceptedService<Channel, Token>>) -> F,
+) -> Result<T, FsError>
+where
+    F: Future<Output = Result<T, tonic::Status>>,
+{
+    let failed = |code, text: String| FsError::new(code, format!("master {master}: {text}"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed(Code::Io, error.to_string()))?;
+    runtime.block_on(async {
+        let endpoint = Endpoint::from_shared(format!("http://{master}"))
+            .map_err(|error| failed(Code::Invalid, error.to_string()))?
+            .connect_timeout(Duration::from_secs(1))
+            .timeout(Duration::from_secs(3));
+        let channel = endpoint.connect().await.map_err(|error| {
+            let mut text = error.to_string();
+            if let Some(cause) = std::error::Error::source(&error) {
+                text = format!("{text}: {cause}");
+            }
+            failed(Code::Unavailable, text)
+        })?;
+        let token = MetadataValue::try_from(credentials.grpc_token())
+            .map_err(|error| failed(Code::Invalid, error.to_string()))?;
+        ask(AdminClient::with_interceptor(channel, Token(token)))
+            .await
+            .map_err(|status| {
+                let code = match status.code() {
+                    tonic::Code::Unauthenticated => Code::Refused,
+                    _ => Code::Unavailable,
+                };
+                failed(code, status.message().to_owned())
+            })
+    })
+}
+
+/// Puts the cluster's token on each call.
+#[derive(Clone)]
+struct Token(MetadataValue<tonic::metadata::Ascii>);
+
+impl tonic::service::Interceptor for Token {
+    fn call(
+        &mut self,
+        mut request: tonic::Request<()>,
+    ) -> Result<tonic::Request<()>, tonic::Status> {
+        request
+            .metadata_mut()
+            .insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+fn show_status(status: &StatusReply, json: bool) -> anyhow::Result<()> {
+    let in_sync = status
+        .groups
+        .iter()
+        .filter(|group| group.in_sync.len() == group.members.len())
+        .count();
+    let (mut capacity, mut free) = (0, 0);
+    for node in status.nodes.iter().filter_map(|node| node.node.as_ref()) {
+        capacity += node.capacity_bytes;
+        free += node.free_bytes;
+    }
+    let replicas = status
+        .groups
+        .first()
+        .map_or(1, |group| group.members.len().max(1)) as u64;
+    if json {
+        return output::json(&json!({
+            "cluster_id": status.cluster_id,
+            "version": status.version,
+            "answered_by": status.node_id,
+            "datanodes": status.nodes.len(),
+            "groups": status.groups.len(),
+            "groups_in_sync": in_sync,
+            "inodes": status.inodes,
+            "bytes": status.bytes,
+            "sessions": status.sessions,
+            "capacity_bytes": capacity,
+            "free_bytes": free,
+            "replicas": replicas,
+            "leaders": status.raft.iter().map(|group| json!({"group": group.name, "leader": group.leader, "term": group.term})).collect::<Vec<_>>(),
+        }));
+    }
+    println!(
+        "cluster    {}  (LumeoFS {})",
+        status.cluster_id, status.version
+    );
+    for group in &status.raft {
+        println!(
+            "{:<10} leader master {} in term {}",
+            group.name, group.leader, group.term
+        );
+    }
+    println!("datanodes  {}", status.nodes.len());
+    println!(
+        "groups     {} of {} fully in sync",
+        in_sync,
+        status.groups.len()
+    );
+    println!(
+        "files      {}, {} of data, {replicas} copies each",
+        status.inodes,
+        output::size(status.bytes)
+    );
+    println!(
+        "space      {} free of {} raw",
+        output::size(free),
+        output::size(capacity)
+    );
+    println!("sessions   {}", status.sessions);
+    Ok(())
+}
+
+fn show_nodes(status: &StatusReply, json: bool) -> anyhow::Result<()> {
+    let nodes: Vec<_> = status
+        .nodes
+        .iter()
+        .filter_map(|node| Some((node.node.as_ref()?, node.silent_ms)))
+        .collect();
+    if json {
+        return output::json(&nodes.iter().map(|(node, silent_ms)| json!({
+            "id": node.id, "address": node.address, "zone": node.zone, "capacity_bytes": node.capacity_bytes,
+            "free_bytes": node.free_bytes, "silent_ms": silent_ms,
+        })).collect::<Vec<_>>());
+    }
+    let rows: Vec<_> = nodes
+        .iter()
+        .map(|(node, silent_ms)| {
+            let silent = if *silent_ms < 0 {
+                "never".into()
+            } else {
+                format!("{silent_ms} ms ago")
+            };
+            let (free, capacity) = (
+                output::size(node.free_bytes),
+                output::size(node.capacity_bytes),
+            );
+            vec![
+                node.id.to_string(),
+                node.address.clone(),
+                node.zone.clone(),
+                free,
+                capacity,
+                silent,
+            ]
+        })
+        .collect();
+    output::table(
+        &["NODE", "ADDRESS", "ZONE", "FREE", "CAPACITY", "SEEN"],
+        &rows,
+    );
+    Ok(())
+}
+
+fn show_groups(status: &StatusReply, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::json(&status.groups.iter().map(|group| json!({
+            "group": group.group, "epoch": group.epoch, "primary": group.primary, "members": group.members, "in_sync": group.in_sync,
+        })).collect::<Vec<_>>());
+    }
+    let list = |ids: &[u64]| ids.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+    let rows: Vec<_> = status
+        .groups
+        .iter()
+        .map(|group| {
+            let (members, in_sync) = (list(&group.members), list(&group.in_sync));
+            vec![
+                group.group.to_string(),
+                group.epoch.to_string(),
+                group.primary.to_string(),
+                members,
+                in_sync,
+            ]
+        })
+        .collect();
+    output::table(&["GROUP", "EPOCH", "PRIMARY", "MEMBERS", "IN SYNC"], &rows);
+    Ok(())
+}
+
+fn raft(masters: &[String], credentials: &Credentials, json: bool) -> anyhow::Result<()> {
+    let mut rows = Vec::new();
+    let mut values = Vec::new();
+    let mut failure = None;
+    for master in masters {
+        let asked = call(master, credentials, |mut client| async move {
+            client
+                .raft(RaftRequest {})
+                .await
+                .map(tonic::Response::into_inner)
+        });
+        let groups = match asked {
+            Ok(reply) => reply.groups,
+            Err(error) => {
+                rows.push(vec![
+                    master.clone(),
+                    "-".into(),
+                    format!("unreachable ({error})"),
+                ]);
+                values.push(json!({"master": master, "error": error.to_string()}));
+                failure = Some(error);
+                continue;
+            }
+        };
+        for group in groups {
+            let lag: Vec<_> = group
+                .followers
+                .iter()
+                .map(|follower| format!("{}:{}", follower.node, follower.lag))
+                .collect();
+            values.push(json!({
+                "master": master, "group": group.name, "role": group.role, "term": group.term, "leader": group.leader,
+                "last_log": group.last_log, "committed": group.committed, "applied": group.applied,
+                "snapshot": group.snapshot, "purged": group.purged,
+                "followers": group.followers.iter().map(|follower| json!({
+                    "node": follower.node, "address": follower.address, "matched": follower.matched, "lag": follower.lag,
+                })).collect::<Vec<_>>(),
+            }));
+            let numbers = [
+                group.term,
+                group.leader,
+                group.last_log,
+                group.committed,
+                group.applied,
+                group.snapshot,
+            ];
+            let mut row = vec![master.clone(), group.name, group.role];
+            row.extend(numbers.map(|number| number.to_string()));
+            row.push(lag.join(" "));
+            rows.push(row);
+        }
+    }
+    if json {
+        output::json(&values)?;
+    } else {
+        let heading = [
+            "MASTER", "GROUP", "ROLE", "TERM", "LEADER", "LAST", "COMMIT", "APPLIED", "SNAPSHOT",
+            "LAG",
+        ];
+        output::table(&heading, &rows);
+    }
+    match failure {
+        Some(error) if values.iter().all(|value| value.get("error").is_some()) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn chunks(access: &Access, path: &str) -> anyhow::Result<()> {
+    let session = fs::Session::open(access)?;
+    let attr = session.resolve(path)?;
+    let report = session.client.chunk_report(session.context(), attr.ino)?;
+    let mut rows = Vec::new();
+    let mut values = Vec::new();
+    for chunk in &report {
+        let mut replicas = Vec::new();
+        for replica in &chunk.replicas {
+            let named = if replica.primary {
+                "primary"
+            } else {
+                "secondary"
+            };
+            let (version, lease_ms, health) = match &replica.state {
+                Ok(state) => {
+                    let health = if replica.in_sync {
+                        "in sync"
+                    } else {
+                        state.role.as_str()
+                    };
+                    (
+                        state.version,
+                        Some(state.lease_left.as_millis() as u64),
+                        health.to_owned(),
+                    )
+                }
+                Err(error) => (None, None, format!("unreachable: {error}")),
+            };
+            let version = version
+                .map(|version| format!("{}.{}", version.epoch.get(), version.sequence.get()));
+            replicas.push(json!({
+                "node": replica.node.get(), "address": replica.address, "role": named, "version": version,
+                "in_sync": replica.in_sync, "lease_left_ms": lease_ms, "health": health,
+            }));
+            rows.push(vec![
+                chunk.chunk.to_string(),
+                format!("{} + {}", chunk.offset, output::size(chunk.len)),
+                chunk.group.to_string(),
+                chunk.epoch.to_string(),
+                replica.node.to_string(),
+                named.into(),
+                version.unwrap_or_else(|| "-".into()),
+                lease_ms.map_or("-".into(), |left| format!("{left} ms")),
+                health,
+            ]);
+        }
+        let primary = chunk.replicas.iter().find(|replica| replica.primary);
+        let lease_ms = primary
+            .and_then(|replica| replica.state.as_ref().ok())
+            .map(|state| state.lease_left.as_millis() as u64);
+        values.push(json!({
+            "chunk": chunk.chunk.get(), "offset": chunk.offset, "len": chunk.len, "group": chunk.group.get(),
+            "epoch": chunk.epoch.get(), "lease_holder": primary.map(|replica| replica.node.get()),
+            "lease_left_ms": lease_ms, "replicas": replicas,
+        }));
+    }
+    if access.json {
+        return output::json(&values);
+    }
+    let heading = [
+        "CHUNK", "RANGE", "GROUP", "EPOCH", "NODE", "ROLE", "VERSION", "LEASE", "HEALTH",
+    ];
+    output::table(&heading, &rows);
+    Ok(())
+}

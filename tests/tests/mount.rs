@@ -1,0 +1,258 @@
+//! Ordinary tools on one and on two mounts.
+
+use lumeofs_tests::{Cluster, binary, run, shell};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+
+#[test]
+fn shell_tools_work_and_a_second_mount_sees_each_change_at_once() {
+    let mut cluster = Cluster::start();
+    let a = cluster.mount();
+    let b = cluster.second_mount();
+    let text = run("cat", &["/proc/mounts"]);
+    assert!(
+        text.lines()
+            .any(|line| line.contains(a.to_str().unwrap()) && line.contains(" fuse.lumeofs "))
+    );
+
+    for round in 0..50 {
+        std::fs::write(a.join("file"), format!("round {round}")).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(b.join("file")).unwrap(),
+            format!("round {round}")
+        );
+        std::fs::rename(b.join("file"), b.join("other")).unwrap();
+        assert!(!a.join("file").exists() && a.join("other").exists());
+        std::fs::rename(a.join("other"), a.join("file")).unwrap();
+    }
+    let (mut from, to) = (
+        std::fs::File::create(a.join("grow")).unwrap(),
+        b.join("grow"),
+    );
+    for round in 1..=50u64 {
+        from.write_all(&[round as u8; 1000]).unwrap();
+        assert_eq!(std::fs::metadata(&to).unwrap().len(), round * 1000);
+        assert_eq!(
+            std::fs::read(&to).unwrap()[round as usize * 1000 - 1],
+            round as u8
+        );
+    }
+
+    shell(
+        &a,
+        r#"
+        mkdir -p d/e; echo one > d/e/f; ln d/e/f d/hard; ln -s e/f d/soft
+        [ "$(cat d/soft)" = one ]; [ "$(stat -c %h d/hard)" = 2 ]; [ "$(readlink d/soft)" = e/f ]
+        chmod 4711 d/e/f; [ "$(stat -c %a d/hard)" = 4711 ]; chown 12:34 d/e/f; [ "$(stat -c %u:%g:%a d/hard)" = 12:34:711 ]
+        touch -d '2001-02-03 04:05:06.123456789 UTC' d/hard
+        [ "$(stat -c %.9Y d/e/f)" = 981173106.123456789 ]
+        mkfifo d/fifo; [ -p d/fifo ]; mknod d/null c 1 3; echo gone > d/null
+        ! mkdir d 2>/dev/null; ! rmdir d 2>/dev/null; ! cat missing 2>/dev/null
+        mv d/e d/g; [ "$(cat d/g/f)" = one ]; cp -a d copy; diff -r --exclude fifo --exclude null d copy
+        [ "$(stat -c %.9Y copy/hard)" = 981173106.123456789 ]
+        dd if=/dev/urandom of=blob bs=1M count=5 status=none; cp blob blob2; cmp blob blob2
+        truncate -s 3000001 blob; [ "$(stat -c %s blob)" = 3000001 ]; truncate -s 5M blob; cmp -n 3000001 blob blob2
+        [ "$(tail -c 2242879 blob | tr -d '\0' | wc -c)" = 0 ]
+        find . | wc -l > /dev/null; du -s . > /dev/null; df . > /dev/null
+        tar cf - d copy | tar tf - > /dev/null; rm -r d copy blob blob2
+        [ -z "$(find . -mindepth 1 ! -name file ! -name grow)" ]
+        "#,
+    );
+    cluster.remount();
+    assert_eq!(std::fs::read_to_string(a.join("file")).unwrap(), "round 49");
+    assert_eq!(std::fs::metadata(a.join("grow")).unwrap().len(), 50_000);
+}
+
+#[test]
+fn files_are_exact_at_every_offset_and_open_unlinked_ones_stay() {
+    let mut cluster = Cluster::start();
+    let (a, b) = (cluster.mount(), cluster.second_mount());
+    let path = a.join("sparse");
+    let chunk = 64u64 << 20;
+    let mut file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&path)
+        .unwrap();
+    // Across a chunk boundary, unaligned.
+    let data: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7 + i / 251) as u8).collect();
+    file.write_all_at(&data, chunk - 1_234_567).unwrap();
+    file.write_all_at(b"far", 5 * chunk + 1).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 5 * chunk + 4);
+    assert!(
+        file.metadata().unwrap().blocks() * 512 < 3 * chunk,
+        "holes take no space"
+    );
+    let mut read = vec![1; data.len() + 200];
+    let other = std::fs::File::open(b.join("sparse")).unwrap();
+    other.read_exact_at(&mut read, chunk - 1_234_667).unwrap();
+    assert!(
+        read[..100]
+            .iter()
+            .chain(&read[data.len() + 100..])
+            .all(|&byte| byte == 0)
+    );
+    assert!(
+        read[100..data.len() + 100] == data[..],
+        "the other mount reads what was written"
+    );
+    let seek = |offset: u64, hole: bool| {
+        let whence = if hole {
+            rustix::fs::SeekFrom::Hole(offset)
+        } else {
+            rustix::fs::SeekFrom::Data(offset)
+        };
+        rustix::fs::seek(&other, whence)
+    };
+    assert!(
+        seek(0, false).unwrap() <= chunk - 1_234_567 && seek(0, false).unwrap() > chunk - 1_300_000
+    );
+    assert_eq!(seek(0, true).unwrap(), 0);
+    assert!(seek(chunk, true).unwrap() >= chunk + 1_765_433);
+    assert_eq!(seek(5 * chunk + 2, true).unwrap(), 5 * chunk + 4);
+    assert_eq!(seek(6 * chunk, false).unwrap_err(), rustix::io::Errno::NXIO);
+
+    std::fs::remove_file(b.join("sparse")).unwrap();
+    assert!(!path.exists());
+    file.seek(SeekFrom::Start(5 * chunk + 1)).unwrap();
+    let mut rest = String::new();
+    file.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "far", "an open file outlives its name");
+    assert_eq!(file.metadata().unwrap().nlink(), 0);
+    file.write_all_at(b"still here", 0).unwrap();
+    let mut start = [0; 10];
+    file.read_exact_at(&mut start, 0).unwrap();
+    assert_eq!(&start, b"still here");
+
+    let big = std::fs::File::create(a.join("big")).unwrap();
+    big.set_len(16 << 40).unwrap();
+    assert_eq!(
+        big.set_len(1 << 50).unwrap_err().raw_os_error(),
+        Some(27),
+        "EFBIG"
+    );
+    let name = a.join("n".repeat(256));
+    assert_eq!(
+        std::fs::File::create(name).unwrap_err().raw_os_error(),
+        Some(36),
+        "ENAMETOOLONG"
+    );
+    let bytes = std::ffi::OsString::from(String::from("name with \n and \u{7f}"));
+    std::fs::write(a.join(&bytes), b"x").unwrap();
+    assert!(b.join(&bytes).exists());
+    std::fs::set_permissions(a.join(&bytes), PermissionsExt::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn commands_work_without_a_mount_and_say_what_is_wrong() {
+    let cluster = Cluster::start_with(&["--no-mount"]);
+    let dir = cluster.dir();
+    let dir = dir.to_str().unwrap();
+    let fs = |arguments: &[&str]| {
+        let mut all = vec!["fs", "--dir", dir];
+        all.extend(arguments);
+        std::process::Command::new(binary())
+            .args(all)
+            .output()
+            .unwrap()
+    };
+    let scratch = cluster.scratch();
+    let data: Vec<u8> = (0..3_333_333u32).map(|i| (i ^ (i >> 9)) as u8).collect();
+    let local = scratch.join("data");
+    std::fs::write(&local, &data).unwrap();
+    let local = local.to_str().unwrap();
+    assert!(fs(&["mkdir", "-p", "/a/b"]).status.success());
+    assert!(fs(&["put", local, "/a/b/data"]).status.success());
+    assert!(fs(&["cat", "/a/b/data"]).stdout == data);
+    assert!(fs(&["mv", "/a/b/data", "/a/data"]).status.success());
+    let out = scratch.join("out");
+    assert!(
+        fs(&["get", "/a/data", out.to_str().unwrap()])
+            .status
+            .success()
+    );
+    assert!(std::fs::read(out).unwrap() == data);
+    let listed: serde_json::Value =
+        serde_json::from_slice(&fs(&["ls", "/a", "--json"]).stdout).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 2);
+    let chunks = cluster.admin(&["chunks", "/a/data"]);
+    assert_eq!(
+        chunks[0]["replicas"].as_array().unwrap().len(),
+        3,
+        "{chunks}"
+    );
+    assert_eq!(
+        fs(&["rm", "/a"]).status.code(),
+        Some(1),
+        "a directory wants -r"
+    );
+    assert!(fs(&["rm", "-r", "/a"]).status.success());
+    let missing = fs(&["stat", "/a"]);
+    assert_eq!(missing.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("/a"));
+
+    // A wrong secret, an unknown master, an occupied port.
+    let other = scratch.join("secret");
+    run(binary(), &["keygen", other.to_str().unwrap()]);
+    let masters = cluster.masters();
+    let refused = std::process::Command::new(binary())
+        .args([
+            "fs",
+            "--masters",
+            &masters,
+            "--secret",
+            other.to_str().unwrap(),
+            "ls",
+            "/",
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(
+        refused.status.code(),
+        Some(8),
+        "{}",
+        String::from_utf8_lossy(&refused.stderr)
+    );
+    let nobody = std::process::Command::new(binary())
+        .args([
+            "fs",
+            "--masters",
+            "127.0.0.1:1",
+            "--secret",
+            &format!("{dir}/secret"),
+            "ls",
+            "/",
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(
+        nobody.status.code(),
+        Some(7),
+        "{}",
+        String::from_utf8_lossy(&nobody.stderr)
+    );
+    let data = scratch.join("dn");
+    let taken = std::process::Command::new(binary())
+        .args([
+            "datanode",
+            "--id",
+            "200",
+            "--listen",
+            masters.split(',').next().unwrap(),
+            "--masters",
+            &masters,
+        ])
+        .args([
+            "--data",
+            data.to_str().unwrap(),
+            "--secret",
+            &format!("{dir}/secret"),
+        ])
+        .output()
+        .unwrap();
+    assert!(!taken.status.success());
+    let said = String::from_utf8_lossy(&taken.stderr).into_owned();
+    assert!(said.contains("in use"), "{said}");
+}

@@ -1,0 +1,224 @@
+//! The rules of the house that a machine can hold: who depends on whom, licences, names of crates that
+//! only one place may know.
+
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// Direct normal dependencies of each crate of the workspace.
+fn dependencies(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
+    let packages = metadata["packages"].as_array().expect("packages").iter();
+    let ours = packages.filter(|package| package["source"].is_null());
+    ours.map(|package| {
+        let direct = package["dependencies"]
+            .as_array()
+            .expect("dependencies")
+            .iter();
+        let direct = direct
+            .filter(|dependency| dependency["kind"].is_null())
+            .map(|dependency| dependency["name"].as_str().expect("a name").to_owned());
+        (
+            package["name"].as_str().expect("a name").to_owned(),
+            direct.collect(),
+        )
+    })
+    .collect()
+}
+
+#[test]
+fn crates_depend_downwards_only() {
+    let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("lumeofs-base", &[][..]),
+        ("lumeofs-wal", &["lumeofs-base"][..]),
+        ("lumeofs-proto", &["lumeofs-base"][..]),
+        ("lumeofs-meta", &["lumeofs-base"][..]),
+        ("lumeofs-replica", &["lumeofs-base"][..]),
+        (
+            "lumeofs-master",
+            &[
+                "lumeofs-base",
+                "lumeofs-meta",
+                "lumeofs-proto",
+                "lumeofs-wal",
+            ][..],
+        ),
+        (
+            "lumeofs-datanode",
+            &[
+                "lumeofs-base",
+                "lumeofs-proto",
+                "lumeofs-replica",
+                "lumeofs-wal",
+            ][..],
+        ),
+        (
+            "lumeofs-client",
+            &["lumeofs-base", "lumeofs-meta", "lumeofs-proto"][..],
+        ),
+        (
+            "lumeofs-fuse",
+            &[
+                "lumeofs-base",
+                "lumeofs-client",
+                "lumeofs-meta",
+                "lumeofs-proto",
+            ][..],
+        ),
+    ]);
+    for (name, direct) in dependencies(&metadata()) {
+        let Some(allowed) = allowed.get(name.as_str()) else {
+            assert!(
+                matches!(name.as_str(), "lumeofs" | "lumeofs-tests"),
+                "{name} has no rule here"
+            );
+            continue;
+        };
+        for dependency in direct
+            .iter()
+            .filter(|dependency| dependency.starts_with("lumeofs"))
+        {
+            assert!(
+                allowed.contains(&dependency.as_str()),
+                "{name} must not depend on {dependency}"
+            );
+        }
+    }
+}
+
+#[test]
+fn each_foreign_interface_is_known_in_one_place() {
+    let places: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("fuser", &["lumeofs-fuse"][..]),
+        ("openraft", &["lumeofs-master"][..]),
+        ("redb", &["lumeofs-master"][..]),
+        (
+            "tonic",
+            &[
+                "lumeofs",
+                "lumeofs-master",
+                "lumeofs-datanode",
+                "lumeofs-proto",
+            ][..],
+        ),
+        (
+            "prost",
+            &[
+                "lumeofs-client",
+                "lumeofs-datanode",
+                "lumeofs-master",
+                "lumeofs-proto",
+            ][..],
+        ),
+        ("clap", &["lumeofs"][..]),
+    ]);
+    for (name, direct) in dependencies(&metadata()) {
+        for (foreign, places) in &places {
+            assert!(
+                !direct.contains(*foreign) || places.contains(&name.as_str()),
+                "{name} must not know {foreign}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_pure_crates_have_neither_io_nor_time_nor_threads() {
+    for name in ["lumeofs-meta", "lumeofs-replica"] {
+        let direct = &dependencies(&metadata())[name];
+        for foreign in [
+            "tokio",
+            "tonic",
+            "prost",
+            "redb",
+            "crossbeam",
+            "parking_lot",
+            "rand",
+            "libc",
+            "rustix",
+        ] {
+            assert!(
+                !direct.contains(foreign),
+                "{name} is pure and must not know {foreign}"
+            );
+        }
+        for file in sources(
+            &Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("..")
+                .join(name)
+                .join("src"),
+        ) {
+            let text = std::fs::read_to_string(&file).expect("a source file");
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            for word in [
+                "std::fs",
+                "std::net",
+                "std::thread",
+                "SystemTime",
+                "Instant",
+                "HashMap",
+            ] {
+                assert!(!code.contains(word), "{} uses {word}", file.display());
+            }
+        }
+    }
+}
+
+fn sources(directory: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("a directory").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs")
+            && !path.ends_with("tests.rs")
+        {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn licences_of_all_dependencies_are_permissive() {
+    const PERMISSIVE: [&str; 11] = [
+        "MIT",
+        "Apache-2.0",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "ISC",
+        "Zlib",
+        "Unicode-3.0",
+        "CC0-1.0",
+        "Unlicense",
+        "BSL-1.0",
+        "0BSD",
+    ];
+    let metadata = metadata();
+    for package in metadata["packages"].as_array().expect("packages") {
+        let name = package["name"].as_str().expect("a name");
+        let licence = package["license"].as_str().unwrap_or("");
+        // "A OR B", "A AND B", "A/B": one choice of each alternative must be permissive throughout.
+        let permissive = licence.replace('/', " OR ").split(" OR ").any(|choice| {
+            choice.split(" AND ").all(|part| {
+                let part = part.trim_matches(|c| c == '(' || c == ')' || c == ' ');
+                PERMISSIVE.contains(&part.split(" WITH ").next().unwrap_or_default())
+            })
+        });
+        assert!(permissive, "{name}: licence {licence:?}");
+    }
+}
