@@ -68,8 +68,10 @@ fn main() -> ExitCode {
 
 /// Logs go to stderr; `LUMEOFS_LOG` filters them, e.g. `info` or `lumeofs_master=debug`.
 fn start_log() {
+    // openraft reports each attempt to reach a peer that is down; what matters of it we log ourselves.
+    const DEFAULT: &str = "info,openraft=off,fuser=error";
     let filter = tracing_subscriber::EnvFilter::try_from_env("LUMEOFS_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,lumeofs=info,lumeofs_master=info,lumeofs_datanode=info,lumeofs_fuse=info,lumeofs_client=info,openraft=error"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(DEFAULT));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -291,7 +291,10 @@ impl Drop for Cluster {
                 .flatten()
             {
                 let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-                let lines: Vec<_> = text.lines().collect();
+                let lines: Vec<_> = text
+                    .lines()
+                    .filter(|line| !line.contains(" INFO "))
+                    .collect();
                 let last = lines[lines.len().saturating_sub(40)..].join("\n");
                 eprintln!("--- {}\n{last}", entry.path().display());
             }

@@ -48,7 +48,7 @@ fn shell_tools_work_and_a_second_mount_sees_each_change_at_once() {
         [ "$(stat -c %.9Y d/e/f)" = 981173106.123456789 ]
         mkfifo d/fifo; [ -p d/fifo ]; mknod d/null c 1 3; echo gone > d/null
         ! mkdir d 2>/dev/null; ! rmdir d 2>/dev/null; ! cat missing 2>/dev/null
-        mv d/e d/g; [ "$(cat d/g/f)" = one ]; cp -a d copy; diff -r --exclude fifo --exclude null d copy
+        mv d/e d/g; [ "$(cat d/g/f)" = one ]; cp -a d copy; diff -r --no-dereference --exclude fifo --exclude null d copy
         [ "$(stat -c %.9Y copy/hard)" = 981173106.123456789 ]
         dd if=/dev/urandom of=blob bs=1M count=5 status=none; cp blob blob2; cmp blob blob2
         truncate -s 3000001 blob; [ "$(stat -c %s blob)" = 3000001 ]; truncate -s 5M blob; cmp -n 3000001 blob blob2
@@ -82,8 +82,8 @@ fn files_are_exact_at_every_offset_and_open_unlinked_ones_stay() {
     file.write_all_at(b"far", 5 * chunk + 1).unwrap();
     assert_eq!(file.metadata().unwrap().len(), 5 * chunk + 4);
     assert!(
-        file.metadata().unwrap().blocks() * 512 < 3 * chunk,
-        "holes take no space"
+        file.metadata().unwrap().blocks() * 512 < 5 * chunk,
+        "untouched chunks take no space"
     );
     let mut read = vec![1; data.len() + 200];
     let other = std::fs::File::open(b.join("sparse")).unwrap();
