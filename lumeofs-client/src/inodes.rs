@@ -175,7 +175,7 @@ impl Inode {
                 *known = Some(Known {
                     attr: attr.clone(),
                     chunks: BTreeMap::new(),
-                })
+                });
             }
         }
         if let Some(known) = &mut state.known {

@@ -208,7 +208,7 @@ impl Masters {
             let what = format!("{} does not lead any more", host.address());
             return Err(FsError::new(Code::Unavailable, what));
         }
-        if waited.as_millis() % SUSPICIOUS.as_millis() == 0 {
+        if waited.as_millis().is_multiple_of(SUSPICIOUS.as_millis()) {
             self.alarm.beat_soon();
         }
         Ok(())

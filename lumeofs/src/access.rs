@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// Options of every command that talks to a cluster.
 #[derive(clap::Args, Clone)]
-pub struct Access {
+pub(crate) struct Access {
     /// Masters as HOST:PORT, separated by commas [env: LUMEOFS_MASTERS]
     #[arg(long, global = true, value_name = "LIST")]
     masters: Option<String>,
@@ -23,12 +23,12 @@ pub struct Access {
     dir: PathBuf,
     /// Prints JSON
     #[arg(long, global = true)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 impl Access {
     /// Masters and credentials.
-    pub fn resolve(&self) -> anyhow::Result<(Vec<String>, Credentials)> {
+    pub(crate) fn resolve(&self) -> anyhow::Result<(Vec<String>, Credentials)> {
         let masters = self
             .masters
             .clone()
@@ -59,7 +59,7 @@ impl Access {
     }
 
     /// A session for a short command: fails rather than waits when no quorum answers.
-    pub fn connect(&self) -> anyhow::Result<Arc<Client>> {
+    pub(crate) fn connect(&self) -> anyhow::Result<Arc<Client>> {
         let (masters, credentials) = self.resolve()?;
         let options = ClientOptions {
             on_outage: OnOutage::Eio,
@@ -70,7 +70,7 @@ impl Access {
 }
 
 /// Splits and checks a list of `HOST:PORT`.
-pub fn split_masters(list: &str) -> anyhow::Result<Vec<String>> {
+pub(crate) fn split_masters(list: &str) -> anyhow::Result<Vec<String>> {
     let masters: Vec<String> = list
         .split(',')
         .map(str::trim)

@@ -13,7 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 
 /// Options of `lumeofs admin`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     access: Access,
     #[command(subcommand)]
@@ -38,7 +38,7 @@ enum Action {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let json = args.access.json;
     if let Action::Chunks { path } = &args.action {
         return chunks(&args.access, path);
@@ -57,7 +57,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// Asks the masters in turn; the answer of one that knows a leader of both groups is taken first.
-pub fn status(masters: &[String], credentials: &Credentials) -> anyhow::Result<StatusReply> {
+pub(crate) fn status(masters: &[String], credentials: &Credentials) -> anyhow::Result<StatusReply> {
     let mut last = None;
     let mut best: Option<StatusReply> = None;
     for master in masters {

@@ -4,7 +4,7 @@
 //! a log and a process file for each node. Processes are found again by process id *and* start time, so a
 //! later command never ends somebody else's process.
 
-pub mod layout;
+pub(crate) mod layout;
 mod process;
 mod ready;
 
@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Where a development cluster lives unless told otherwise.
-pub const DEFAULT_DIR: &str = "lumeofs-dev";
+pub(crate) const DEFAULT_DIR: &str = "lumeofs-dev";
 
 /// How long a node may take to end by itself.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,7 +25,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Options of `lumeofs dev`.
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     action: Option<Action>,
     #[command(flatten)]
@@ -91,7 +91,7 @@ enum Action {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     match args.action {
         None => start(args.start),
         Some(Action::Status { dir, json }) => status(&Layout::load(&dir)?, json),
@@ -128,7 +128,10 @@ fn start(args: StartArgs) -> anyhow::Result<()> {
         return Err(FsError::new(Code::Busy, text).into());
     }
     let waiting = std::sync::mpsc::channel();
-    let stop_signal = signals::on_stop(move || waiting.0.send(()).unwrap_or_default())?;
+    let stop_signal = signals::on_stop(move || {
+        // The receiver is gone when the cluster could not be brought up.
+        let _ = waiting.0.send(());
+    })?;
     let done = bring_up(&layout, &stop_signal);
     if let Err(error) = done {
         eprintln!("lumeofs dev: stopping what was started");

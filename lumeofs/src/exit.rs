@@ -4,7 +4,7 @@ use lumeofs_base::{Code, FsError};
 use std::process::ExitCode;
 
 /// The exit code of an error: that of the `FsError` within it, else 1.
-pub fn code_of(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn code_of(error: &anyhow::Error) -> ExitCode {
     let code = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<FsError>())

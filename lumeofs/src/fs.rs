@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// Options of `lumeofs fs`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     access: Access,
     #[command(subcommand)]
@@ -78,9 +78,9 @@ enum Action {
 }
 
 /// A session of one command, with the rights of who runs it.
-pub struct Session {
+pub(crate) struct Session {
     /// The client.
-    pub client: Arc<Client>,
+    pub(crate) client: Arc<Client>,
     caller: Caller,
 }
 
@@ -92,13 +92,13 @@ impl Drop for Session {
 
 impl Session {
     /// Connects.
-    pub fn open(access: &Access) -> anyhow::Result<Self> {
+    pub(crate) fn open(access: &Access) -> anyhow::Result<Self> {
         let caller = Caller {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             groups: rustix::process::getgroups()?
                 .into_iter()
-                .map(|gid| gid.as_raw())
+                .map(rustix::fs::Gid::as_raw)
                 .collect(),
             trusted: false,
         };
@@ -109,7 +109,7 @@ impl Session {
     }
 
     /// Who calls.
-    pub fn context(&self) -> Context<'_> {
+    pub(crate) fn context(&self) -> Context<'_> {
         Context {
             caller: &self.caller,
             interrupted: &|| false,
@@ -117,7 +117,7 @@ impl Session {
     }
 
     /// The object of a path from the root. Symlinks are not followed.
-    pub fn resolve(&self, path: &str) -> FsResult<Attr> {
+    pub(crate) fn resolve(&self, path: &str) -> FsResult<Attr> {
         let mut attr = self.client.getattr(self.context(), InodeId::ROOT)?;
         for name in path.split('/').filter(|name| !name.is_empty()) {
             let found = self
@@ -265,7 +265,7 @@ impl Session {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let session = Session::open(&args.access)?;
     let json = args.access.json;
     let done = |value: Value| if json { output::json(&value) } else { Ok(()) };

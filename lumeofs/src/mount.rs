@@ -15,7 +15,7 @@ const READY: &str = "ready";
 
 /// Options of `lumeofs mount`.
 #[derive(clap::Args, Clone)]
-pub struct Args {
+pub(crate) struct Args {
     /// Masters as HOST:PORT[,HOST:PORT…], optionally followed by :/SUBDIR
     source: String,
     /// An empty directory
@@ -46,7 +46,7 @@ pub struct Args {
 }
 
 /// Mounts; returns when unmounted, or at once if detached.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     if args.foreground {
         foreground(args)
     } else {

@@ -3,13 +3,13 @@
 use serde::Serialize;
 
 /// Prints a value as JSON.
-pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
 /// Prints rows with aligned columns under a heading.
-pub fn table(heading: &[&str], rows: &[Vec<String>]) {
+pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) {
     let mut widths: Vec<usize> = heading.iter().map(|cell| cell.len()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -31,7 +31,7 @@ pub fn table(heading: &[&str], rows: &[Vec<String>]) {
 }
 
 /// Bytes for people: 1536 -> "1.5 KiB".
-pub fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = bytes as f64;
     let mut unit = 0;

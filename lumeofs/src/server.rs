@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Options of `lumeofs master`.
 #[derive(clap::Args)]
-pub struct MasterArgs {
+pub(crate) struct MasterArgs {
     /// Node id, one of those in --peers
     #[arg(long)]
     id: u64,
@@ -39,7 +39,7 @@ pub struct MasterArgs {
 
 /// Options of `lumeofs datanode`.
 #[derive(clap::Args)]
-pub struct DatanodeArgs {
+pub(crate) struct DatanodeArgs {
     /// Node id, unique in the cluster, never given to another data directory
     #[arg(long)]
     id: u64,
@@ -65,13 +65,13 @@ pub struct DatanodeArgs {
 
 /// Options of `lumeofs keygen`.
 #[derive(clap::Args)]
-pub struct KeygenArgs {
+pub(crate) struct KeygenArgs {
     /// File to write; must not exist
     file: PathBuf,
 }
 
 /// Runs a master until it is stopped.
-pub fn master(args: MasterArgs) -> anyhow::Result<()> {
+pub(crate) fn master(args: MasterArgs) -> anyhow::Result<()> {
     let masters = parse_peers(&args.peers)?;
     let own = masters.get(&args.id).ok_or_else(|| {
         FsError::new(
@@ -102,12 +102,14 @@ pub fn master(args: MasterArgs) -> anyhow::Result<()> {
         always_durable: args.durability == "always",
     };
     let (sender, shutdown) = tokio::sync::watch::channel(false);
-    signals::on_stop(move || sender.send_replace(true).then_some(()).unwrap_or_default())?;
+    signals::on_stop(move || {
+        sender.send_replace(true);
+    })?;
     lumeofs_master::run(config, shutdown)
 }
 
 /// Runs a datanode until it is stopped.
-pub fn datanode(args: DatanodeArgs) -> anyhow::Result<()> {
+pub(crate) fn datanode(args: DatanodeArgs) -> anyhow::Result<()> {
     for dir in &args.data {
         create_dir(dir)?;
     }
@@ -124,14 +126,14 @@ pub fn datanode(args: DatanodeArgs) -> anyhow::Result<()> {
 }
 
 /// Writes the secret file of a new cluster, readable by its owner only.
-pub fn keygen(args: &KeygenArgs) -> anyhow::Result<()> {
+pub(crate) fn keygen(args: &KeygenArgs) -> anyhow::Result<()> {
     write_secret(&args.file)?;
     println!("{}", args.file.display());
     Ok(())
 }
 
 /// Creates a secret file that must not exist yet.
-pub fn write_secret(file: &Path) -> anyhow::Result<()> {
+pub(crate) fn write_secret(file: &Path) -> anyhow::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let mut out = std::fs::File::options()

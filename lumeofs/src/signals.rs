@@ -5,17 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Whether the process was asked to stop.
 #[derive(Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub(crate) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
     /// Whether a signal came.
-    pub fn requested(&self) -> bool {
+    pub(crate) fn requested(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 /// Starts a thread that waits for SIGINT, SIGTERM or SIGHUP, then calls `then` once.
-pub fn on_stop(then: impl FnOnce() + Send + 'static) -> anyhow::Result<Stop> {
+pub(crate) fn on_stop(then: impl FnOnce() + Send + 'static) -> anyhow::Result<Stop> {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = Stop::default();
     let flag = stop.clone();

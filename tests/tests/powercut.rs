@@ -3,7 +3,7 @@
 //!
 //! `LUMEOFS_ROUNDS` sets the number of cuts.
 
-use lumeofs_tests::{Cluster, run, temporary};
+use lumeofs_tests::{Cluster, eventually, run, temporary};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,7 +94,11 @@ impl Shelf {
             self.image(round + 1),
             self.point(round + 1),
         );
-        run("umount", &[old.to_str().unwrap()]);
+        // The killed processes' last references go a moment after the processes.
+        eventually("the old disk is unused", Duration::from_secs(10), || {
+            let umount = std::process::Command::new("umount").arg(&old).output();
+            umount.is_ok_and(|output| output.status.success())
+        });
         self.mounted.retain(|mounted| *mounted != old);
         std::fs::remove_file(self.image(round)).unwrap();
         self.mount(&image, &point);

@@ -86,7 +86,7 @@ impl Disk for OsDisk {
     }
 
     fn space(&self, path: &Path) -> io::Result<(u64, u64)> {
-        let stat = rustix::fs::statvfs(&self.root.join(path))?;
+        let stat = rustix::fs::statvfs(self.root.join(path))?;
         Ok((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
     }
 }

@@ -79,10 +79,10 @@ impl<'a> GroupOp<'a> {
 
 /// The first final error among the outcomes.
 pub(crate) fn first_error(ops: &[GroupOp<'_>]) -> FsResult<()> {
-    let errors = ops
+    let mut errors = ops
         .iter()
         .filter_map(|op| op.outcome.as_ref()?.as_ref().err());
-    errors.cloned().next().map_or(Ok(()), Err)
+    errors.next().cloned().map_or(Ok(()), Err)
 }
 
 impl Link {
@@ -238,7 +238,7 @@ fn is_still_primary(
     ask: &Ask<'_>,
     waited: Duration,
 ) -> FsResult<()> {
-    if waited < SUSPICIOUS || waited.as_millis() % 500 != 0 {
+    if waited < SUSPICIOUS || !waited.as_millis().is_multiple_of(500) {
         return Ok(());
     }
     link.refresh_map(patience, 0);

@@ -3,7 +3,7 @@
 use super::machines::MetadataMachine;
 use super::opens::Opens;
 use super::sessions::{self, Sessions};
-use super::{purge, reclaim};
+use super::{placement, purge, reclaim};
 use crate::raft::{Group, Leadership, Proposed, Proposer};
 use lumeofs_base::limits::SLOT_COUNT;
 use lumeofs_base::{ClusterId, Code, FsError, FsResult, InodeId, SessionId};
@@ -68,6 +68,16 @@ impl MetadataService {
         self.group.check_leads()?;
         let session = SessionId(request.session);
         self.sessions.touch(session);
+        let allocates = matches!(
+            mutation,
+            Mutation::Allocate { .. } | Mutation::Append { .. }
+        );
+        if allocates && !placement::has_groups(self.controller.store()) {
+            return Err(FsError::new(
+                Code::Unavailable,
+                "no replica groups yet: datanodes are missing",
+            ));
+        }
         let command = Command::Mutate {
             session,
             sequence: request.sequence,
@@ -214,10 +224,7 @@ async fn greet_leaderships(service: Arc<MetadataService>) {
             continue;
         }
         let map = service.controller.store().read(controller::cluster_map);
-        let size = service
-            .group
-            .store()
-            .read(|tables| namespace::chunk_size(tables));
+        let size = service.group.store().read(namespace::chunk_size);
         let command = if map.version > 0 && size != map.chunk_size {
             Internal::SetChunkSize {
                 bytes: map.chunk_size,
@@ -225,11 +232,7 @@ async fn greet_leaderships(service: Arc<MetadataService>) {
         } else {
             Internal::Noop
         };
-        let is_new = service
-            .group
-            .store()
-            .read(|tables| namespace::applied(tables))
-            == 0;
+        let is_new = service.group.store().read(namespace::applied) == 0;
         match service
             .propose_internal(command)
             .await

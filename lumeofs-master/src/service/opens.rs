@@ -57,7 +57,7 @@ impl Opens {
                     });
                 }
                 (Command::Internal(Internal::CloseSession { session }), Ok(_)) => {
-                    table.forget(*session)
+                    table.forget(*session);
                 }
                 _ => {}
             }

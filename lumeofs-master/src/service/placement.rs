@@ -39,10 +39,8 @@ impl Placement {
     pub(crate) fn candidates(&self) -> Vec<GroupId> {
         let now = SystemClock.monotonic();
         let mut choice = self.choice.lock();
-        if choice
-            .made
-            .is_none_or(|made| now.saturating_sub(made) > CHOICE_AGE_MAX)
-        {
+        let old = |made| now.saturating_sub(made) > CHOICE_AGE_MAX;
+        if choice.groups.is_empty() || choice.made.is_none_or(old) {
             choice.groups = choose(&self.controller.read(controller::cluster_map));
             choice.made = Some(now);
         }
@@ -55,7 +53,13 @@ impl Placement {
     }
 }
 
-/// Groups that can acknowledge writes and whose fullest member has room.
+/// Whether this master knows of replica groups. Before it does, a lack of candidates is no lack of space.
+pub(crate) fn has_groups(controller: &Store) -> bool {
+    !controller.read(controller::cluster_map).groups.is_empty()
+}
+
+/// Groups whose fullest member has room: those that can acknowledge writes or, if there are none, all,
+/// since an outage is no lack of space and writers wait for its end.
 fn choose(map: &ClusterMap) -> Vec<GroupId> {
     let free = |config: &GroupConfig| {
         let free = config
@@ -64,15 +68,18 @@ fn choose(map: &ClusterMap) -> Vec<GroupId> {
             .map(|node| map.node(*node).map_or(0, |info| info.free_bytes));
         free.min().unwrap_or(0)
     };
-    let able: Vec<_> = map
+    let able = |config: &GroupConfig| config.in_sync.len() >= config.write_quorum();
+    let any_able = map.groups.iter().any(able);
+    let roomy: Vec<_> = map
         .groups
         .iter()
-        .filter(|config| config.in_sync.len() >= config.write_quorum())
+        .filter(|config| !any_able || able(config))
         .map(|config| (config.group, free(config)))
         .filter(|(_, free)| *free >= map.chunk_size)
         .collect();
-    let best = able.iter().map(|(_, free)| *free).max().unwrap_or(0);
-    able.into_iter()
+    let best = roomy.iter().map(|(_, free)| *free).max().unwrap_or(0);
+    roomy
+        .into_iter()
         .filter(|(_, free)| *free >= best / FREE_PART_MIN)
         .map(|(group, _)| group)
         .collect()
@@ -110,6 +117,12 @@ mod tests {
     #[test]
     fn groups_without_quorum_or_room_get_no_chunks() {
         let map = map(&[1000, 1000, 80, 10], &[&[0, 1], &[0], &[0, 1, 2], &[1, 3]]);
+        assert_eq!(choose(&map), [GroupId(0)]);
+    }
+
+    #[test]
+    fn an_outage_of_all_groups_is_no_lack_of_space() {
+        let map = map(&[1000, 10], &[&[0], &[1]]);
         assert_eq!(choose(&map), [GroupId(0)]);
     }
 

@@ -62,7 +62,7 @@ async fn purge_page(service: &MetadataService, page: Vec<InodeId>) -> bool {
         {
             // What was too much for one command is still an orphan and comes up again.
             Ok(Reply::Purged { remaining }) if !remaining.is_empty() => {
-                left.splice(0..0, remaining).for_each(drop)
+                left.splice(0..0, remaining).for_each(drop);
             }
             Ok(_) => {}
             Err(error) => {

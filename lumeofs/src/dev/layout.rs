@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// What a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
+pub(crate) enum Role {
     /// Metadata and controller.
     Master,
     /// Chunks.
@@ -18,7 +18,7 @@ pub enum Role {
 
 impl Role {
     /// As the command line calls it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Role::Master => "master",
             Role::Datanode => "datanode",
@@ -28,15 +28,15 @@ impl Role {
 
 /// One server process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Node {
+pub(crate) struct Node {
     /// `master-1`, `datanode-101`.
-    pub name: String,
+    pub(crate) name: String,
     /// What it is.
-    pub role: Role,
+    pub(crate) role: Role,
     /// Its node id.
-    pub id: u64,
+    pub(crate) id: u64,
     /// Where it listens.
-    pub address: String,
+    pub(crate) address: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -49,22 +49,22 @@ struct Stored {
 }
 
 /// A development cluster.
-pub struct Layout {
+pub(crate) struct Layout {
     /// Its directory, absolute.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Where it is mounted.
-    pub mount: Option<PathBuf>,
+    pub(crate) mount: Option<PathBuf>,
     stored: Stored,
 }
 
 impl Layout {
     /// Whether there is a cluster in `dir`.
-    pub fn exists(dir: &Path) -> bool {
+    pub(crate) fn exists(dir: &Path) -> bool {
         dir.join("cluster.json").exists()
     }
 
     /// Reads the cluster in `dir`.
-    pub fn load(dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn load(dir: &Path) -> anyhow::Result<Self> {
         let file = dir.join("cluster.json");
         let text = std::fs::read(&file)
             .with_context(|| format!("no development cluster here: {}", file.display()))?;
@@ -78,7 +78,7 @@ impl Layout {
     }
 
     /// Makes a new cluster: secret, ports, directories.
-    pub fn create(
+    pub(crate) fn create(
         dir: &Path,
         masters: u64,
         datanodes: u64,
@@ -140,7 +140,11 @@ impl Layout {
     }
 
     /// The same cluster, mounted at `mount`; remembered for later commands.
-    pub fn with_mount(mut self, mount: Option<PathBuf>, options: &str) -> anyhow::Result<Self> {
+    pub(crate) fn with_mount(
+        mut self,
+        mount: Option<PathBuf>,
+        options: &str,
+    ) -> anyhow::Result<Self> {
         if let Some(mount) = &mount {
             // A dead mount answers ENOTCONN to everything; it is cleared when mounting.
             if std::fs::metadata(mount)
@@ -167,43 +171,43 @@ impl Layout {
     }
 
     /// The server processes, masters first.
-    pub fn nodes(&self) -> &[Node] {
+    pub(crate) fn nodes(&self) -> &[Node] {
         &self.stored.nodes
     }
     /// Addresses of the masters.
-    pub fn master_addresses(&self) -> Vec<String> {
+    pub(crate) fn master_addresses(&self) -> Vec<String> {
         let masters = self.nodes().iter().filter(|node| node.role == Role::Master);
         masters.map(|node| node.address.clone()).collect()
     }
     /// Number of datanodes.
-    pub fn datanode_count(&self) -> usize {
+    pub(crate) fn datanode_count(&self) -> usize {
         self.nodes()
             .iter()
             .filter(|node| node.role == Role::Datanode)
             .count()
     }
     /// The cluster's secret.
-    pub fn secret_file(&self) -> PathBuf {
+    pub(crate) fn secret_file(&self) -> PathBuf {
         self.dir.join("secret")
     }
     /// Log of a process.
-    pub fn log_file(&self, name: &str) -> PathBuf {
+    pub(crate) fn log_file(&self, name: &str) -> PathBuf {
         self.dir.join("logs").join(format!("{name}.log"))
     }
     /// Data directory of a node.
-    pub fn data_dir(&self, name: &str) -> PathBuf {
+    pub(crate) fn data_dir(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
     /// Process file of a process.
-    pub fn run_file(&self, name: &str) -> PathBuf {
+    pub(crate) fn run_file(&self, name: &str) -> PathBuf {
         self.dir.join("run").join(name)
     }
     /// Mount options, besides the secret file.
-    pub fn mount_options(&self) -> &str {
+    pub(crate) fn mount_options(&self) -> &str {
         &self.stored.options
     }
     /// Arguments of `lumeofs` for a node.
-    pub fn arguments(&self, node: &Node) -> Vec<String> {
+    pub(crate) fn arguments(&self, node: &Node) -> Vec<String> {
         let text = |path: PathBuf| path.display().to_string();
         let mut arguments = vec![node.role.name().into(), "--id".into(), node.id.to_string()];
         arguments.extend(["--secret".into(), text(self.secret_file())]);

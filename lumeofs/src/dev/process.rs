@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Name of the mount process.
-pub const MOUNT: &str = "mount";
+pub(crate) const MOUNT: &str = "mount";
 
 /// Starts a server. It outlives this process.
-pub fn start(layout: &Layout, node: &Node) -> anyhow::Result<()> {
+pub(crate) fn start(layout: &Layout, node: &Node) -> anyhow::Result<()> {
     spawn(
         layout,
         &node.name,
@@ -21,7 +21,7 @@ pub fn start(layout: &Layout, node: &Node) -> anyhow::Result<()> {
 }
 
 /// Mounts, and returns once the mount answers.
-pub fn start_mount(layout: &Layout) -> anyhow::Result<()> {
+pub(crate) fn start_mount(layout: &Layout) -> anyhow::Result<()> {
     let mount = layout.mount.as_ref().context("the cluster has no mount")?;
     let log = layout.log_file(MOUNT);
     let start = std::fs::metadata(&log).map_or(0, |meta| meta.len());
@@ -77,7 +77,7 @@ fn spawn_child(
 }
 
 /// The process id of a running process of the cluster.
-pub fn find(layout: &Layout, name: &str) -> Option<i32> {
+pub(crate) fn find(layout: &Layout, name: &str) -> Option<i32> {
     let text = std::fs::read_to_string(layout.run_file(name)).ok()?;
     let (pid, started) = text.trim().split_once(' ')?;
     let (pid, started): (i32, u64) = (pid.parse().ok()?, started.parse().ok()?);
@@ -85,12 +85,12 @@ pub fn find(layout: &Layout, name: &str) -> Option<i32> {
 }
 
 /// Asks a process to end in order.
-pub fn ask_to_end(layout: &Layout, name: &str) -> anyhow::Result<()> {
+pub(crate) fn ask_to_end(layout: &Layout, name: &str) -> anyhow::Result<()> {
     signal(layout, name, Signal::TERM)
 }
 
 /// Waits until a process has ended; kills it after `limit`.
-pub fn wait_for_end(layout: &Layout, name: &str, limit: Duration) -> anyhow::Result<()> {
+pub(crate) fn wait_for_end(layout: &Layout, name: &str, limit: Duration) -> anyhow::Result<()> {
     if !ended_within(layout, name, limit) {
         eprintln!(
             "{name} did not end within {} s: killing it",
@@ -108,7 +108,7 @@ pub fn wait_for_end(layout: &Layout, name: &str, limit: Duration) -> anyhow::Res
 }
 
 /// Unmounts and waits for the mount process. A mount whose process is gone is detached.
-pub fn unmount(layout: &Layout, mount: &Path) -> anyhow::Result<()> {
+pub(crate) fn unmount(layout: &Layout, mount: &Path) -> anyhow::Result<()> {
     ask_to_end(layout, MOUNT)?;
     wait_for_end(layout, MOUNT, super::STOP_TIMEOUT)?;
     if is_mounted(mount)? {
@@ -162,7 +162,7 @@ fn is_mounted(mount: &Path) -> anyhow::Result<bool> {
 }
 
 /// What a log says from `start` on, its last lines.
-pub fn tail(log: &Path, start: u64) -> String {
+pub(crate) fn tail(log: &Path, start: u64) -> String {
     let bytes = std::fs::read(log).unwrap_or_default();
     let text =
         String::from_utf8_lossy(bytes.get(start as usize..).unwrap_or_default()).into_owned();

@@ -13,7 +13,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
 
 /// Waits until the cluster serves.
-pub fn wait_for_cluster(layout: &Layout, stop: &Stop) -> anyhow::Result<()> {
+pub(crate) fn wait_for_cluster(layout: &Layout, stop: &Stop) -> anyhow::Result<()> {
     let credentials = Credentials::load(&layout.secret_file())?;
     let masters = layout.master_addresses();
     let begun = Instant::now();
@@ -63,7 +63,7 @@ pub fn wait_for_cluster(layout: &Layout, stop: &Stop) -> anyhow::Result<()> {
 }
 
 /// Waits until a restarted node listens again.
-pub fn wait_for_node(layout: &Layout, node: &Node) -> anyhow::Result<()> {
+pub(crate) fn wait_for_node(layout: &Layout, node: &Node) -> anyhow::Result<()> {
     let begun = Instant::now();
     let address = node
         .address
@@ -85,7 +85,7 @@ pub fn wait_for_node(layout: &Layout, node: &Node) -> anyhow::Result<()> {
 }
 
 /// Writes, reads and removes a file through the mount.
-pub fn probe_mount(layout: &Layout) -> anyhow::Result<()> {
+pub(crate) fn probe_mount(layout: &Layout) -> anyhow::Result<()> {
     let mount = layout.mount.as_ref().context("the cluster has no mount")?;
     let file = mount.join(format!(".lumeofs-probe-{}", std::process::id()));
     let what = || format!("probe {}", file.display());
