@@ -42,7 +42,10 @@ pub trait Disk: Send + Sync + 'static {
 }
 
 /// An open file. Reads and writes are positional and may run in parallel.
-#[allow(clippy::len_without_is_empty, reason = "the size of a file, not of a collection")]
+#[allow(
+    clippy::len_without_is_empty,
+    reason = "the size of a file, not of a collection"
+)]
 pub trait DiskFile: Send + Sync {
     /// Reads until `buf` is full; an end of file before that is `UnexpectedEof`.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;

@@ -50,6 +50,14 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// elsewhere.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+// Memory.
+/// Buffers from this size on are kept for reuse; smaller ones are cheap to allocate.
+pub const POOLED_BYTES_MIN: usize = 64 << 10;
+/// Largest buffer that is kept for reuse: the smallest class that holds any frame's payload.
+pub const POOLED_BYTES_MAX: usize = 2 << 20;
+/// Bytes of unused buffers kept per size class (powers of two).
+pub const POOLED_CLASS_BYTES_MAX: usize = 16 << 20;
+
 // Sessions.
 /// Outcomes kept per session; also the number of mutations a client may have in flight.
 pub const SESSION_WINDOW: u64 = 1024;
@@ -115,6 +123,8 @@ pub const WAL_FILL_PIECE_BYTES: usize = 1 << 20;
 pub const WAL_INLINE_BYTES_MAX: usize = 64 << 10;
 
 const _: () = assert!(CHUNK_SIZE_BYTES.is_multiple_of(BLOCK_SIZE as u64));
+const _: () = assert!(POOLED_BYTES_MIN.is_power_of_two() && POOLED_BYTES_MAX.is_power_of_two());
+const _: () = assert!(FRAME_PAYLOAD_BYTES_MAX <= POOLED_BYTES_MAX);
 const _: () = assert!(IO_BYTES_MAX.is_multiple_of(BLOCK_SIZE));
 const _: () = assert!(FILE_SIZE_BYTES_MAX / CHUNK_SIZE_BYTES <= u32::MAX as u64);
 const _: () = assert!(WAL_INLINE_BYTES_MAX < WAL_RECORD_BYTES_MAX);

@@ -159,7 +159,7 @@ impl FrameReceiver {
         let mut header = vec![0; fixed.header_len as usize];
         self.fill(&mut header, waiting)?;
         fixed.check_header(&head, &header).map_err(invalid)?;
-        let mut payload = AlignedBuf::zeroed(fixed.payload_len as usize);
+        let mut payload = AlignedBuf::scratch(fixed.payload_len as usize);
         self.fill(&mut payload, waiting)?;
         fixed.check_payload(&payload).map_err(invalid)?;
         Ok(Frame {

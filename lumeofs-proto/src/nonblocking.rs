@@ -31,7 +31,7 @@ impl FrameReader {
         let mut header = vec![0; fixed.header_len as usize];
         self.0.read_exact(&mut header).await?;
         fixed.check_header(&head, &header).map_err(invalid)?;
-        let mut payload = AlignedBuf::zeroed(fixed.payload_len as usize);
+        let mut payload = AlignedBuf::scratch(fixed.payload_len as usize);
         self.0.read_exact(&mut payload).await?;
         fixed.check_payload(&payload).map_err(invalid)?;
         Ok(Frame {

@@ -28,7 +28,7 @@ pub(crate) struct MasterArgs {
     /// Copies of a chunk; read when the cluster is new
     #[arg(long, default_value_t = limits::REPLICAS_DEFAULT as u32)]
     replicas: u32,
-    /// Bytes of a file in one chunk, a multiple of 1 MiB; read when the cluster is new
+    /// Bytes of a file in one chunk, a multiple of 1 MiB up to 64 MiB; read when the cluster is new
     #[arg(long, default_value_t = limits::CHUNK_SIZE_BYTES)]
     chunk_size: u64,
     /// When a write is acknowledged: `fsync` = in memory of all replicas, on disk at fsync; `always` =
@@ -83,10 +83,12 @@ pub(crate) fn master(args: MasterArgs) -> anyhow::Result<()> {
         let text = format!("{} masters in --peers: want 1, 3 or 5", masters.len());
         return Err(FsError::new(Code::Invalid, text).into());
     }
-    if args.chunk_size == 0 || !args.chunk_size.is_multiple_of(1 << 20) || args.chunk_size > 1 << 30
+    if args.chunk_size == 0
+        || !args.chunk_size.is_multiple_of(1 << 20)
+        || args.chunk_size > limits::CHUNK_SIZE_BYTES
     {
         let text = format!(
-            "--chunk-size {}: want a multiple of 1048576 up to 1 GiB",
+            "--chunk-size {}: want a multiple of 1048576 up to 67108864",
             args.chunk_size
         );
         return Err(FsError::new(Code::Invalid, text).into());
