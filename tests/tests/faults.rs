@@ -105,6 +105,7 @@ fn fio(directory: &Path, seconds: u32) -> std::process::Child {
             "--verify=crc32c",
             "--verify_fatal=1",
             "--group_reporting",
+            "--verify_state_save=0",
             "--direct=1",
             "--time_based",
         ])
@@ -152,9 +153,9 @@ fn fio_verifies_sequential_and_random_data_over_many_chunks() {
         shell(
             &mount,
             &format!(
-                "fio --name=seq --rw=write --bs=1m --size=200m --verify=crc32c --end_fsync=1 {only} > /dev/null
-                 fio --name=rnd --rw=randwrite --bs=4k --size=32m --numjobs=3 --verify=crc32c --end_fsync=1 {only} > /dev/null
-                 fio --name=odd --rw=randwrite --bsrange=512-100k --bs_unaligned --size=24m --verify=crc32c --end_fsync=1 {only} > /dev/null"
+                "fio --verify_state_save=0 --name=seq --rw=write --bs=1m --size=200m --verify=crc32c --end_fsync=1 {only} > /dev/null
+                 fio --verify_state_save=0 --name=rnd --rw=randwrite --bs=4k --size=32m --numjobs=3 --verify=crc32c --end_fsync=1 {only} > /dev/null
+                 fio --verify_state_save=0 --name=odd --rw=randwrite --bsrange=512-100k --bs_unaligned --size=24m --verify=crc32c --end_fsync=1 {only} > /dev/null"
             ),
         )
     };
