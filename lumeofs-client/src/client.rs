@@ -89,8 +89,8 @@ impl Client {
     /// `host:port`, any one that answers is enough.
     ///
     /// # Errors
-    /// `Refused` if a master is of another cluster or secret, `Unavailable` if none answers within
-    /// what [`ClientOptions::on_outage`] allows.
+    /// `Refused` if a master is of another cluster or secret, `Unavailable` if within seconds none
+    /// answers or no quorum of them is there, whatever [`ClientOptions::on_outage`] says.
     pub fn connect(
         masters: &[String],
         credentials: Credentials,

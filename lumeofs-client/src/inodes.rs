@@ -4,7 +4,7 @@
 //! Nothing here answers a question about a file's contents or attributes; it only says what to ask.
 
 use crate::ranges::Ranges;
-use lumeofs_base::{Attr, ChunkIndex, FsError, GroupId, InodeId, Version};
+use lumeofs_base::{Attr, ChunkIndex, Epoch, FsError, GroupId, InodeId, Version};
 use lumeofs_meta::op::ChunkRef;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -27,7 +27,7 @@ pub(crate) struct Inodes {
 struct Table {
     inodes: HashMap<InodeId, Arc<Inode>>,
     /// Unsynced writes of inodes that were forgotten.
-    forgotten: HashMap<GroupId, Version>,
+    forgotten: Unsynced,
     /// Size at which the table is swept next.
     sweep_at: usize,
 }
@@ -44,11 +44,15 @@ pub(crate) struct Inode {
     forgetful: bool,
 }
 
+/// Acknowledged operations that may not be on disk: the highest of each group and epoch. A later epoch's does
+/// not stand for an earlier one's, which the group may have lost in between.
+pub(crate) type Unsynced = HashMap<(GroupId, Epoch), Version>;
+
 #[derive(Debug, Default)]
 struct State {
     known: Option<Known>,
-    /// Highest acknowledged operation per group that may not be on disk.
-    unsynced: HashMap<GroupId, Version>,
+    /// Highest acknowledged operation per group and epoch that may not be on disk.
+    unsynced: Unsynced,
     /// It was modified since mtime was last published.
     dirty: bool,
     /// Of background work, for the next flush or fsync.
@@ -89,7 +93,7 @@ impl Inodes {
     }
 
     /// Acknowledged operations that a sync of `inode` must cover.
-    pub(crate) fn unsynced(&self, inode: &Inode) -> HashMap<GroupId, Version> {
+    pub(crate) fn unsynced(&self, inode: &Inode) -> Unsynced {
         let mut all = inode.state.lock().unsynced.clone();
         if inode.forgetful {
             merge(&mut all, &self.table.lock().forgotten);
@@ -99,9 +103,10 @@ impl Inodes {
 
     /// Everything up to `version` is on disk in the group, or lost and told.
     pub(crate) fn synced(&self, inode: &Inode, group: GroupId, version: Version) {
-        let drop_older = |map: &mut HashMap<GroupId, Version>| {
-            if map.get(&group).is_some_and(|last| *last <= version) {
-                map.remove(&group);
+        let key = (group, version.epoch);
+        let drop_older = |map: &mut Unsynced| {
+            if map.get(&key).is_some_and(|last| *last <= version) {
+                map.remove(&key);
             }
         };
         drop_older(&mut inode.state.lock().unsynced);
@@ -151,9 +156,9 @@ impl Table {
     }
 }
 
-fn merge(into: &mut HashMap<GroupId, Version>, from: &HashMap<GroupId, Version>) {
-    for (group, version) in from {
-        let last = into.entry(*group).or_default();
+fn merge(into: &mut Unsynced, from: &Unsynced) {
+    for (key, version) in from {
+        let last = into.entry(*key).or_default();
         *last = (*last).max(*version);
     }
 }
@@ -230,7 +235,7 @@ impl Inode {
     /// An operation on its data was acknowledged before it was on disk.
     pub(crate) fn acknowledged(&self, group: GroupId, version: Version) {
         let mut state = self.state.lock();
-        let last = state.unsynced.entry(group).or_default();
+        let last = state.unsynced.entry((group, version.epoch)).or_default();
         *last = (*last).max(version);
     }
 

@@ -18,6 +18,10 @@ use lumeofs_proto::auth::Credentials;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long a client looks for the cluster. Covers an election after the loss of a silent leader.
+const CONNECT_LIMIT: Duration = Duration::from_secs(8);
 
 /// The inside of a [`crate::Client`], shared with its threads.
 #[derive(Debug)]
@@ -87,22 +91,47 @@ impl Link {
             on_outage: options.on_outage,
             threads: Mutex::default(),
         });
-        let limit = match options.on_outage {
-            OnOutage::Block(limit) => limit,
-            OnOutage::Eio => Some(lumeofs_base::limits::REQUEST_TIMEOUT),
-        };
-        let patience = Patience::background(&link.halt, limit);
-        retry(
-            &patience,
-            &mut FirstMap {
-                link: &link,
-                patience: &patience,
-            },
-        )?;
-        link.open_session(&patience)?;
+        link.begin()
+            .map_err(|error| link.explain_no_beginning(masters, error))?;
         link.start("lumeofs-session", Self::keep_session)?;
         link.start("lumeofs-publish", Self::keep_publishing)?;
         Ok(link)
+    }
+
+    /// Finds the masters and opens a session, within a time that counts from here: whoever starts
+    /// something must hear within seconds that nobody is there, also who would wait out an outage.
+    fn begin(&self) -> FsResult<()> {
+        let patience = Patience::background(&self.halt, Some(CONNECT_LIMIT)).fixed();
+        let mut first = FirstMap {
+            link: self,
+            patience: &patience,
+        };
+        retry(&patience, &mut first)?;
+        self.open_session(&patience)
+    }
+
+    /// Says what to do about a beginning that failed.
+    fn explain_no_beginning(&self, masters: &[String], error: FsError) -> FsError {
+        let masters = masters.join(", ");
+        match error.code {
+            Code::Unavailable | Code::Timeout if !self.masters.have_answered() => FsError::new(
+                Code::Unavailable,
+                format!(
+                    "no master answers at {masters}: {}; check the addresses, that the masters run \
+                     and that nothing blocks their ports",
+                    error.context
+                ),
+            ),
+            Code::Unavailable | Code::Timeout | Code::NotLeader(_) => FsError::new(
+                Code::Unavailable,
+                format!(
+                    "no quorum of the masters {masters}: {}; more than half of them must run and \
+                     reach each other",
+                    error.context
+                ),
+            ),
+            _ => error,
+        }
     }
 
     fn start(self: &Arc<Self>, name: &str, run: fn(&Self)) -> FsResult<()> {

@@ -88,6 +88,11 @@ impl Masters {
         }
     }
 
+    /// Whether one of them has accepted this client.
+    pub(crate) fn have_answered(&self) -> bool {
+        !self.state.lock().known.is_empty()
+    }
+
     /// Whether an address is that of a master.
     pub(crate) fn has(&self, address: &str) -> bool {
         let state = self.state.lock();
@@ -181,7 +186,8 @@ impl Masters {
         limit: Duration,
         make: &mut dyn FnMut() -> H,
     ) -> FsResult<M> {
-        let taken = host.take(patience, limit, true)?;
+        let taken = host.take(patience, limit, true);
+        let taken = taken.map_err(|error| self.one_refusal(error))?;
         let taken = taken.expect("a waiting take gives a connection or an error");
         let pending = taken.send(op, 0, limit, &make(), &[])?;
         let mut waited = Duration::ZERO;
@@ -195,6 +201,14 @@ impl Masters {
             self.found(host);
         }
         result
+    }
+
+    /// Where others have accepted this client, one that refuses it is the one that is wrong.
+    fn one_refusal(&self, error: FsError) -> FsError {
+        if error.code == Code::Refused && self.have_answered() {
+            return FsError::new(Code::Unavailable, error.context);
+        }
+        error
     }
 
     /// A leader that is silent for long may have been replaced: has that looked into, and ends the

@@ -56,7 +56,9 @@ pub(crate) fn retry<A: Attempt>(patience: &Patience<'_>, call: &mut A) -> FsResu
 
 fn ends_with(patience: FsResult<()>, last: &FsError) -> FsResult<()> {
     patience.map_err(|end| match end.code {
-        Code::Unavailable => FsError::new(end.code, format!("{}; last: {last}", end.context)),
+        Code::Unavailable => {
+            FsError::new(end.code, format!("{}; last: {}", end.context, last.context))
+        }
         _ => end,
     })
 }

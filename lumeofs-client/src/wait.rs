@@ -57,6 +57,8 @@ pub(crate) struct Patience<'a> {
     halt: &'a Halt,
     limit: Option<Duration>,
     deadline: Cell<Option<Duration>>,
+    /// The time limit counts from the start instead.
+    fixed: bool,
 }
 
 impl<'a> Patience<'a> {
@@ -84,9 +86,16 @@ impl<'a> Patience<'a> {
             halt,
             limit,
             deadline: Cell::new(None),
+            fixed: false,
         };
         patience.progressed();
         patience
+    }
+
+    /// The same, ending whatever progress there was.
+    pub(crate) fn fixed(mut self) -> Self {
+        self.fixed = true;
+        self
     }
 
     /// As much patience again.
@@ -96,6 +105,9 @@ impl<'a> Patience<'a> {
 
     /// A server answered: the time limit starts anew.
     pub(crate) fn progressed(&self) {
+        if self.fixed {
+            return;
+        }
         self.deadline.set(self.limit.map(|limit| now() + limit));
     }
 

@@ -4,7 +4,7 @@ use crate::convert::config_in;
 use crate::group::Caller;
 use crate::node::Node;
 use lumeofs_base::limits::CONNECT_TIMEOUT;
-use lumeofs_base::{ClusterMap, Epoch, FsError, GroupConfig, NodeId};
+use lumeofs_base::{ClusterMap, Code, Epoch, FsError, GroupConfig, NodeId};
 use lumeofs_proto::control as wire;
 use lumeofs_proto::control::controller_client::ControllerClient;
 use lumeofs_proto::data::GroupConfiguration;
@@ -46,7 +46,12 @@ impl Control {
     pub(crate) fn new() -> Self {
         let (proposals, queue) = mpsc::channel(PROPOSALS_MAX);
         let stop = watch::Sender::new(false);
-        Self { refresh: Notify::new(), proposals, queue: Mutex::new(Some(queue)), stop }
+        Self {
+            refresh: Notify::new(),
+            proposals,
+            queue: Mutex::new(Some(queue)),
+            stop,
+        }
     }
 
     /// Asks for the map soon.
@@ -60,7 +65,11 @@ impl Control {
             group = %config.group, epoch = %config.epoch, primary = %config.primary,
             in_sync = ?config.in_sync, "proposing a configuration"
         );
-        if self.proposals.try_send(Proposal { expected, config }).is_err() {
+        if self
+            .proposals
+            .try_send(Proposal { expected, config })
+            .is_err()
+        {
             tracing::warn!("too many proposals wait for the controller");
         }
     }
@@ -72,7 +81,9 @@ impl Control {
 
 /// Starts the thread that talks to the controller.
 pub(crate) fn start(node: &Arc<Node>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     // Channels want a runtime to be made in.
     let entered = runtime.enter();
     let masters = Arc::new(Masters::new(node)?);
@@ -95,17 +106,28 @@ pub(crate) fn start(node: &Arc<Node>) -> anyhow::Result<()> {
 
 async fn heartbeats(node: &Arc<Node>, masters: &Masters) {
     let mut reached = true;
+    let mut accepted = false;
     loop {
         match heartbeat(node, masters).await {
             Ok(()) if !reached => tracing::info!("the controller answers again"),
-            Ok(()) => {}
+            Ok(()) => accepted = true,
+            // A datanode that has worked stays: it may be the masters that were started wrongly.
+            Err(error) if error.code == Code::Refused && !accepted => {
+                tracing::error!(%error, "this datanode is refused");
+                node.refuse(error);
+                return std::future::pending().await;
+            }
             Err(error) if reached => tracing::warn!(%error, "the controller does not answer"),
             Err(error) => tracing::debug!(%error, "the controller does not answer"),
         }
         let settled = node.is_settled();
         reached = masters.reached();
         tokio::time::sleep(REFRESH_MIN).await;
-        let pause = if settled { HEARTBEAT } else { HEARTBEAT_UNSETTLED };
+        let pause = if settled {
+            HEARTBEAT
+        } else {
+            HEARTBEAT_UNSETTLED
+        };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = node.control.refresh.notified() => {}
@@ -133,9 +155,8 @@ async fn heartbeat(node: &Arc<Node>, masters: &Masters) -> Result<(), FsError> {
     if reply.map.is_empty() {
         return Ok(());
     }
-    let map: ClusterMap = postcard::from_bytes(&reply.map).map_err(|error| {
-        FsError::new(lumeofs_base::Code::Refused, format!("cluster map: {error}"))
-    })?;
+    let map: ClusterMap = postcard::from_bytes(&reply.map)
+        .map_err(|error| FsError::new(Code::Refused, format!("cluster map: {error}")))?;
     node.apply_map(map);
     Ok(())
 }
@@ -221,7 +242,12 @@ impl Masters {
         };
         anyhow::ensure!(!node.config.masters.is_empty(), "no master is given");
         Ok(Self {
-            channels: node.config.masters.iter().map(endpoint).collect::<anyhow::Result<_>>()?,
+            channels: node
+                .config
+                .masters
+                .iter()
+                .map(endpoint)
+                .collect::<anyhow::Result<_>>()?,
             current: AtomicUsize::new(0),
             failures: AtomicUsize::new(0),
             token: node.identity.credentials.grpc_token().parse()?,
@@ -230,7 +256,9 @@ impl Masters {
 
     fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
-        request.metadata_mut().insert("authorization", self.token.clone());
+        request
+            .metadata_mut()
+            .insert("authorization", self.token.clone());
         request
     }
 
@@ -245,6 +273,7 @@ impl Masters {
     {
         let first = self.current.load(Ordering::Relaxed);
         let mut last_error = String::new();
+        let mut refusals = 0;
         for step in 0..self.channels.len() {
             let index = (first + step) % self.channels.len();
             let (address, channel) = &self.channels[index];
@@ -255,11 +284,29 @@ impl Masters {
                     self.failures.store(0, Ordering::Relaxed);
                     return Ok(reply.into_inner());
                 }
-                Ok(Err(status)) => last_error = format!("master {address}: {}", status.message()),
+                Ok(Err(status)) => {
+                    refusals += usize::from(status.code() == tonic::Code::Unauthenticated);
+                    last_error = format!("master {address}: {}", cause_of(&status));
+                }
                 Err(_) => last_error = format!("master {address}: no answer in {CALL_TIMEOUT:?}"),
             }
         }
         self.failures.fetch_add(1, Ordering::Relaxed);
-        Err(FsError::new(lumeofs_base::Code::Unavailable, last_error))
+        let all_refuse = refusals == self.channels.len();
+        let code = if all_refuse {
+            Code::Refused
+        } else {
+            Code::Unavailable
+        };
+        Err(FsError::new(code, last_error))
     }
+}
+
+/// What a master said, or what kept it from saying anything: tonic hides that behind its own words.
+fn cause_of(status: &tonic::Status) -> String {
+    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(status);
+    while let Some(deeper) = cause.and_then(std::error::Error::source) {
+        cause = Some(deeper);
+    }
+    cause.map_or_else(|| status.message().to_owned(), ToString::to_string)
 }

@@ -6,9 +6,7 @@ use lumeofs_base::{
     Sequence, Version,
 };
 use lumeofs_proto::data as wire;
-use lumeofs_replica::{
-    CopyStep, Entry, PeerState, State, ToMember, ToPrimary, Writer,
-};
+use lumeofs_replica::{CopyStep, Entry, PeerState, State, ToMember, ToPrimary, Writer};
 use std::sync::Arc;
 use wire::stream_answer::Kind as AnswerKind;
 use wire::stream_message::Kind as MessageKind;
@@ -22,11 +20,17 @@ fn missing<T>(value: Option<T>, what: &str) -> FsResult<T> {
 }
 
 pub(crate) fn version_out(version: Version) -> wire::OpVersion {
-    wire::OpVersion { epoch: version.epoch.get(), sequence: version.sequence.get() }
+    wire::OpVersion {
+        epoch: version.epoch.get(),
+        sequence: version.sequence.get(),
+    }
 }
 
 fn version_in(version: wire::OpVersion) -> Version {
-    Version { epoch: Epoch(version.epoch), sequence: Sequence(version.sequence) }
+    Version {
+        epoch: Epoch(version.epoch),
+        sequence: Sequence(version.sequence),
+    }
 }
 
 pub(crate) fn config_out(config: &GroupConfig) -> wire::GroupConfiguration {
@@ -53,7 +57,12 @@ pub(crate) fn config_in(group: u32, config: wire::GroupConfiguration) -> GroupCo
 fn op_out(op: &ChunkOp) -> wire::ChunkOp {
     let chunk = op.chunk().get();
     match op {
-        ChunkOp::Write { offset, truncations, checksums, .. } => wire::ChunkOp {
+        ChunkOp::Write {
+            offset,
+            truncations,
+            checksums,
+            ..
+        } => wire::ChunkOp {
             kind: 1,
             chunk,
             offset: *offset,
@@ -61,7 +70,12 @@ fn op_out(op: &ChunkOp) -> wire::ChunkOp {
             truncations: *truncations,
             checksums: checksums.clone(),
         },
-        ChunkOp::Zero { offset, len, truncations, .. } => wire::ChunkOp {
+        ChunkOp::Zero {
+            offset,
+            len,
+            truncations,
+            ..
+        } => wire::ChunkOp {
             kind: 2,
             chunk,
             offset: *offset,
@@ -69,7 +83,9 @@ fn op_out(op: &ChunkOp) -> wire::ChunkOp {
             truncations: *truncations,
             checksums: Vec::new(),
         },
-        ChunkOp::Truncate { len, truncations, .. } => wire::ChunkOp {
+        ChunkOp::Truncate {
+            len, truncations, ..
+        } => wire::ChunkOp {
             kind: 3,
             chunk,
             offset: *len,
@@ -77,17 +93,42 @@ fn op_out(op: &ChunkOp) -> wire::ChunkOp {
             truncations: *truncations,
             checksums: Vec::new(),
         },
-        ChunkOp::Delete { .. } => wire::ChunkOp { kind: 4, chunk, ..Default::default() },
+        ChunkOp::Delete { .. } => wire::ChunkOp {
+            kind: 4,
+            chunk,
+            ..Default::default()
+        },
     }
 }
 
 fn op_in(op: wire::ChunkOp) -> FsResult<ChunkOp> {
-    let wire::ChunkOp { kind, chunk, offset, len, truncations, checksums } = op;
+    let wire::ChunkOp {
+        kind,
+        chunk,
+        offset,
+        len,
+        truncations,
+        checksums,
+    } = op;
     let chunk = ChunkId(chunk);
     Ok(match kind {
-        1 => ChunkOp::Write { chunk, offset, truncations, checksums },
-        2 => ChunkOp::Zero { chunk, offset, len, truncations },
-        3 => ChunkOp::Truncate { chunk, len: offset, truncations },
+        1 => ChunkOp::Write {
+            chunk,
+            offset,
+            truncations,
+            checksums,
+        },
+        2 => ChunkOp::Zero {
+            chunk,
+            offset,
+            len,
+            truncations,
+        },
+        3 => ChunkOp::Truncate {
+            chunk,
+            len: offset,
+            truncations,
+        },
         4 => ChunkOp::Delete { chunk },
         other => return Err(bad(&format!("kind {other} of operation"))),
     })
@@ -128,7 +169,10 @@ fn entry_out(entry: &Entry<Data>) -> wire::Replicate {
 fn entry_in(replicate: wire::Replicate, data: Data) -> FsResult<Arc<Entry<Data>>> {
     Ok(Arc::new(Entry {
         version: version_in(missing(replicate.version, "version")?),
-        writer: Writer { session: replicate.session, generation: replicate.generation },
+        writer: Writer {
+            session: replicate.session,
+            generation: replicate.generation,
+        },
         op: op_in(missing(replicate.op, "operation")?)?,
         data,
     }))
@@ -143,15 +187,26 @@ pub(crate) fn message_out(
     let kind = match message {
         ToMember::Attach { config } => MessageKind::Attach(config_out(&config)),
         ToMember::Config { config } => MessageKind::Config(config_out(&config)),
-        ToMember::Op { entry, committed, sync } => {
+        ToMember::Op {
+            entry,
+            committed,
+            sync,
+        } => {
             data = Some(entry.data.clone());
             let committed = committed.get();
-            MessageKind::Replicate(wire::Replicate { committed, sync, ..entry_out(&entry) })
+            MessageKind::Replicate(wire::Replicate {
+                committed,
+                sync,
+                ..entry_out(&entry)
+            })
         }
         ToMember::Patch { entry } => {
             data = Some(entry.data.clone());
             let kind = wire::replicate::Kind::Patch.into();
-            MessageKind::Replicate(wire::Replicate { kind, ..entry_out(&entry) })
+            MessageKind::Replicate(wire::Replicate {
+                kind,
+                ..entry_out(&entry)
+            })
         }
         ToMember::Skip { version, writer } => MessageKind::Replicate(wire::Replicate {
             kind: wire::replicate::Kind::Skip.into(),
@@ -164,16 +219,29 @@ pub(crate) fn message_out(
         ToMember::Sync { upto } => MessageKind::Sync(upto.get()),
         ToMember::Tail { after } => MessageKind::TailAfter(after.get()),
         ToMember::CatchUp { position } => MessageKind::CatchUp(version_out(position)),
-        ToMember::List { after } => {
-            MessageKind::List(wire::ListChunks { after: after.map(ChunkId::get) })
-        }
+        ToMember::List { after } => MessageKind::List(wire::ListChunks {
+            after: after.map(ChunkId::get),
+        }),
         ToMember::Copy(step) => MessageKind::Copy(match step {
-            CopyStep::Begin { chunk } => {
-                wire::Copy { kind: 1, chunk: chunk.get(), ..Default::default() }
-            }
-            CopyStep::Piece { chunk, offset, checksums, data: piece } => {
+            CopyStep::Begin { chunk } => wire::Copy {
+                kind: 1,
+                chunk: chunk.get(),
+                ..Default::default()
+            },
+            CopyStep::Piece {
+                chunk,
+                offset,
+                checksums,
+                data: piece,
+            } => {
                 data = Some(piece);
-                wire::Copy { kind: 2, chunk: chunk.get(), offset, checksums, state: None }
+                wire::Copy {
+                    kind: 2,
+                    chunk: chunk.get(),
+                    offset,
+                    checksums,
+                    state: None,
+                }
             }
             CopyStep::End { state } => wire::Copy {
                 kind: 3,
@@ -181,11 +249,17 @@ pub(crate) fn message_out(
                 state: Some(chunk_out(&state)),
                 ..Default::default()
             },
-            CopyStep::Drop { chunk } => {
-                wire::Copy { kind: 4, chunk: chunk.get(), ..Default::default() }
-            }
+            CopyStep::Drop { chunk } => wire::Copy {
+                kind: 4,
+                chunk: chunk.get(),
+                ..Default::default()
+            },
         }),
-        ToMember::Done { last, starts, writers } => MessageKind::Done(wire::Done {
+        ToMember::Done {
+            last,
+            starts,
+            writers,
+        } => MessageKind::Done(wire::Done {
             last: Some(version_out(last)),
             starts: starts
                 .into_iter()
@@ -195,41 +269,72 @@ pub(crate) fn message_out(
             generations: writers.iter().map(|writer| writer.generation).collect(),
         }),
     };
-    (wire::StreamMessage { group: group.get(), kind: Some(kind) }, data)
+    (
+        wire::StreamMessage {
+            group: group.get(),
+            kind: Some(kind),
+        },
+        data,
+    )
 }
 
 pub(crate) fn message_in(message: wire::StreamMessage, data: Data) -> FsResult<ToMember<Data>> {
     let group = message.group;
     Ok(match missing(message.kind, "kind of message")? {
-        MessageKind::Attach(config) => ToMember::Attach { config: config_in(group, config) },
-        MessageKind::Config(config) => ToMember::Config { config: config_in(group, config) },
+        MessageKind::Attach(config) => ToMember::Attach {
+            config: config_in(group, config),
+        },
+        MessageKind::Config(config) => ToMember::Config {
+            config: config_in(group, config),
+        },
         MessageKind::Replicate(replicate) => match replicate.kind() {
             wire::replicate::Kind::Whole => ToMember::Op {
                 committed: Sequence(replicate.committed),
                 sync: replicate.sync,
                 entry: entry_in(replicate, data)?,
             },
-            wire::replicate::Kind::Patch => ToMember::Patch { entry: entry_in(replicate, data)? },
+            wire::replicate::Kind::Patch => ToMember::Patch {
+                entry: entry_in(replicate, data)?,
+            },
             wire::replicate::Kind::Skip => ToMember::Skip {
                 version: version_in(missing(replicate.version, "version")?),
-                writer: Writer { session: replicate.session, generation: replicate.generation },
+                writer: Writer {
+                    session: replicate.session,
+                    generation: replicate.generation,
+                },
             },
         },
-        MessageKind::Commit(committed) => ToMember::Commit { committed: Sequence(committed) },
-        MessageKind::Sync(upto) => ToMember::Sync { upto: Sequence(upto) },
-        MessageKind::TailAfter(after) => ToMember::Tail { after: Sequence(after) },
-        MessageKind::CatchUp(position) => ToMember::CatchUp { position: version_in(position) },
-        MessageKind::List(list) => ToMember::List { after: list.after.map(ChunkId) },
+        MessageKind::Commit(committed) => ToMember::Commit {
+            committed: Sequence(committed),
+        },
+        MessageKind::Sync(upto) => ToMember::Sync {
+            upto: Sequence(upto),
+        },
+        MessageKind::TailAfter(after) => ToMember::Tail {
+            after: Sequence(after),
+        },
+        MessageKind::CatchUp(position) => ToMember::CatchUp {
+            position: version_in(position),
+        },
+        MessageKind::List(list) => ToMember::List {
+            after: list.after.map(ChunkId),
+        },
         MessageKind::Copy(copy) => ToMember::Copy(match copy.kind {
-            1 => CopyStep::Begin { chunk: ChunkId(copy.chunk) },
+            1 => CopyStep::Begin {
+                chunk: ChunkId(copy.chunk),
+            },
             2 => CopyStep::Piece {
                 chunk: ChunkId(copy.chunk),
                 offset: copy.offset,
                 checksums: copy.checksums,
                 data,
             },
-            3 => CopyStep::End { state: chunk_in(missing(copy.state, "state of a chunk")?) },
-            4 => CopyStep::Drop { chunk: ChunkId(copy.chunk) },
+            3 => CopyStep::End {
+                state: chunk_in(missing(copy.state, "state of a chunk")?),
+            },
+            4 => CopyStep::Drop {
+                chunk: ChunkId(copy.chunk),
+            },
             other => return Err(bad(&format!("kind {other} of copy"))),
         }),
         MessageKind::Done(done) => ToMember::Done {
@@ -243,7 +348,10 @@ pub(crate) fn message_in(message: wire::StreamMessage, data: Data) -> FsResult<T
                 .sessions
                 .into_iter()
                 .zip(done.generations)
-                .map(|(session, generation)| Writer { session, generation })
+                .map(|(session, generation)| Writer {
+                    session,
+                    generation,
+                })
                 .collect(),
         },
     })
@@ -257,14 +365,18 @@ pub(crate) fn answer_out(answer: ToPrimary<Data>) -> (wire::StreamAnswer, Option
         durable: durable.get(),
     };
     let kind = match answer {
-        ToPrimary::Attached { complete, last, tail_from, applied, durable } => {
-            AnswerKind::Attached(wire::Attached {
-                complete,
-                last: Some(version_out(last)),
-                tail_from: tail_from.get(),
-                progress: Some(progress(applied, durable)),
-            })
-        }
+        ToPrimary::Attached {
+            complete,
+            last,
+            tail_from,
+            applied,
+            durable,
+        } => AnswerKind::Attached(wire::Attached {
+            complete,
+            last: Some(version_out(last)),
+            tail_from: tail_from.get(),
+            progress: Some(progress(applied, durable)),
+        }),
         ToPrimary::Refused { epoch } => AnswerKind::Refused(epoch.get()),
         ToPrimary::Ack { applied, durable } => AnswerKind::Progress(progress(applied, durable)),
         ToPrimary::TailOp { entry } => {
@@ -295,19 +407,25 @@ pub(crate) fn answer_in(answer: wire::StreamAnswer, data: Data) -> FsResult<ToPr
                 durable: Sequence(progress.durable),
             }
         }
-        AnswerKind::Refused(epoch) => ToPrimary::Refused { epoch: Epoch(epoch) },
+        AnswerKind::Refused(epoch) => ToPrimary::Refused {
+            epoch: Epoch(epoch),
+        },
         AnswerKind::Progress(progress) => ToPrimary::Ack {
             applied: Sequence(progress.applied),
             durable: Sequence(progress.durable),
         },
-        AnswerKind::Tail(replicate) => ToPrimary::TailOp { entry: entry_in(replicate, data)? },
+        AnswerKind::Tail(replicate) => ToPrimary::TailOp {
+            entry: entry_in(replicate, data)?,
+        },
         AnswerKind::TailEnd(_) => ToPrimary::TailEnd,
         AnswerKind::Listed(list) => ToPrimary::Listed {
             chunks: list.chunks.into_iter().map(chunk_in).collect(),
             end: list.end,
         },
         AnswerKind::Copied(_) => ToPrimary::Copied,
-        AnswerKind::Finished(last) => ToPrimary::Finished { last: Sequence(last) },
+        AnswerKind::Finished(last) => ToPrimary::Finished {
+            last: Sequence(last),
+        },
         AnswerKind::Failed(_) => ToPrimary::Failed { code: Code::Io },
     })
 }

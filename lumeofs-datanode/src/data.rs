@@ -38,7 +38,10 @@ impl Data {
 impl From<AlignedBuf> for Data {
     fn from(buf: AlignedBuf) -> Self {
         let len = buf.len();
-        Self { buf: Arc::new(buf), len }
+        Self {
+            buf: Arc::new(buf),
+            len,
+        }
     }
 }
 
@@ -64,7 +67,9 @@ impl Payload for Data {
         self.len
     }
     fn prefix(&self, len: usize) -> Self {
-        Self { buf: self.buf.clone(), len: len.min(self.len) }
+        Self {
+            buf: self.buf.clone(),
+            len: len.min(self.len),
+        }
     }
 }
-

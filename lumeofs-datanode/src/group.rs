@@ -6,9 +6,9 @@
 use crate::data::Data;
 use crate::inbound::Inbound;
 use crate::node::Node;
+use crate::store::ChunkStore;
 use crate::streams::Outgoing;
 use crate::work::WorkQueue;
-use crate::store::ChunkStore;
 use lumeofs_base::clock::Clock;
 use lumeofs_base::{FsError, FsResult, GroupConfig, GroupId, NodeId, Version};
 use lumeofs_replica::{Effect, Group, Local, Note, StreamId, Ticket, ToMember, ToPrimary};
@@ -83,9 +83,15 @@ impl GroupDriver {
         // A note that cannot be read makes this member one that must be caught up.
         let note = match postcard::from_bytes(&note) {
             Ok(note) => note,
-            Err(_) => Note { torn: !note.is_empty(), ..Note::default() },
+            Err(_) => Note {
+                torn: !note.is_empty(),
+                ..Note::default()
+            },
         };
-        let local = Local { last: store.last(id), note };
+        let local = Local {
+            last: store.last(id),
+            note,
+        };
         let now = node.clock.monotonic();
         let core = Group::new(node.identity.node, config, local, node.next_nonce(), now);
         let driver = Arc::new_cyclic(|me| Self {
@@ -156,7 +162,8 @@ impl GroupDriver {
                 }
                 Attempt::Wait => {
                     self.finish_locked(afterwards);
-                    if self.stopping() || self.changed.wait_until(&mut inner, deadline).timed_out() {
+                    if self.stopping() || self.changed.wait_until(&mut inner, deadline).timed_out()
+                    {
                         inner.waiters.remove(&ticket);
                         return None;
                     }
@@ -198,9 +205,13 @@ impl GroupDriver {
 
     /// The store failed: what is queued for it is void.
     pub(crate) fn store_failed(&self, error: &FsError) {
-        tracing::error!(group = %self.id, %error, "group falls out of sync: its store failed");
         let last = self.store.last(self.id);
         let mut inner = self.inner.lock();
+        if inner.core.peer_state().complete {
+            tracing::error!(group = %self.id, %error, "group falls out of sync: its store failed");
+        } else {
+            tracing::debug!(group = %self.id, %error, "the store still fails");
+        }
         inner.core.on_store_failed(error, last);
         self.work.clear();
         let afterwards = self.carry_out(&mut inner);
@@ -221,8 +232,14 @@ impl GroupDriver {
     /// Ends all streams and wakes everybody who waits.
     pub(crate) fn stop(&self) {
         let mut inner = self.inner.lock();
-        inner.outgoing.drain().for_each(|(_, (_, outgoing))| outgoing.outbox.close());
-        inner.inbound.drain().for_each(|(_, inbound)| inbound.outbox.close());
+        inner
+            .outgoing
+            .drain()
+            .for_each(|(_, (_, outgoing))| outgoing.outbox.close());
+        inner
+            .inbound
+            .drain()
+            .for_each(|(_, inbound)| inbound.outbox.close());
         drop(inner);
         self.changed.notify_all();
         self.work.stop();
@@ -231,19 +248,29 @@ impl GroupDriver {
     fn carry_out(&self, inner: &mut MutexGuard<'_, Inner>) -> Afterwards {
         let mut afterwards = Afterwards::default();
         let effects = inner.core.take_effects();
-        let Some(node) = self.node.upgrade() else { return afterwards };
+        let Some(node) = self.node.upgrade() else {
+            return afterwards;
+        };
         for effect in effects {
             match effect {
                 Effect::Work(work) => {
                     self.work.push(work);
                     afterwards.work = true;
                 }
-                Effect::Send { to, stream, message } => {
+                Effect::Send {
+                    to,
+                    stream,
+                    message,
+                } => {
                     if let Some((current, outgoing)) = inner.outgoing.get(&to)
                         && *current == stream
                     {
                         outgoing.outbox.push(message, supersedes_message);
-                        if !afterwards.outgoing.iter().any(|other| Arc::ptr_eq(other, outgoing)) {
+                        if !afterwards
+                            .outgoing
+                            .iter()
+                            .any(|other| Arc::ptr_eq(other, outgoing))
+                        {
                             afterwards.outgoing.push(outgoing.clone());
                         }
                     }
@@ -251,7 +278,11 @@ impl GroupDriver {
                 Effect::Answer { stream, message } => {
                     if let Some(inbound) = inner.inbound.get(&stream) {
                         inbound.outbox.push(message, supersedes_answer);
-                        if !afterwards.inbound.iter().any(|other| Arc::ptr_eq(other, inbound)) {
+                        if !afterwards
+                            .inbound
+                            .iter()
+                            .any(|other| Arc::ptr_eq(other, inbound))
+                        {
                             afterwards.inbound.push(inbound.clone());
                         }
                     }
@@ -263,7 +294,10 @@ impl GroupDriver {
                     }
                 }
                 Effect::Close { to, stream } => {
-                    if inner.outgoing.get(&to).is_some_and(|(current, _)| *current == stream)
+                    if inner
+                        .outgoing
+                        .get(&to)
+                        .is_some_and(|(current, _)| *current == stream)
                         && let Some((_, outgoing)) = inner.outgoing.remove(&to)
                     {
                         outgoing.outbox.close();
@@ -314,9 +348,18 @@ impl GroupDriver {
 
     /// As [`GroupDriver::finish`] while the mutex is held: leaves everything to other threads.
     fn finish_locked(&self, afterwards: Afterwards) {
-        afterwards.outgoing.iter().for_each(|outgoing| outgoing.outbox.nudge());
-        afterwards.inbound.iter().for_each(|inbound| inbound.outbox.flush());
-        afterwards.hangups.iter().for_each(|inbound| inbound.outbox.finish());
+        afterwards
+            .outgoing
+            .iter()
+            .for_each(|outgoing| outgoing.outbox.nudge());
+        afterwards
+            .inbound
+            .iter()
+            .for_each(|inbound| inbound.outbox.flush());
+        afterwards
+            .hangups
+            .iter()
+            .for_each(|inbound| inbound.outbox.finish());
         if afterwards.work {
             self.work.nudge();
         }
@@ -341,4 +384,3 @@ fn supersedes_message(_: &ToMember<Data>, _: &ToMember<Data>) -> bool {
 fn supersedes_answer(old: &ToPrimary<Data>, new: &ToPrimary<Data>) -> bool {
     matches!((old, new), (ToPrimary::Ack { .. }, ToPrimary::Ack { .. }))
 }
-

@@ -23,7 +23,11 @@ pub(crate) struct Inbound {
 pub(crate) fn serve(node: &Arc<Node>, conn: Conn, first: Frame) -> FsResult<()> {
     let net = |error: io::Error| FsError::from_net(&error, "replication stream");
     let closer = conn.closer().map_err(net)?;
-    let Conn { sender, mut receiver, peer } = conn;
+    let Conn {
+        sender,
+        mut receiver,
+        peer,
+    } = conn;
     let message: StreamMessage = first.decode()?;
     let group = GroupId(message.group);
     let driver = match &message.kind {
@@ -33,15 +37,22 @@ pub(crate) fn serve(node: &Arc<Node>, conn: Conn, first: Frame) -> FsResult<()> 
         _ => None,
     };
     let driver = driver.ok_or_else(|| {
-        FsError::new(Code::WrongGroup, format!("group {group} has no replica on this datanode"))
+        FsError::new(
+            Code::WrongGroup,
+            format!("group {group} has no replica on this datanode"),
+        )
     })?;
     let stream = node.next_nonce();
-    let inbound = Arc::new(Inbound { outbox: Outbox::new(Box::new(send_one)) });
+    let inbound = Arc::new(Inbound {
+        outbox: Outbox::new(Box::new(send_one)),
+    });
     inbound.outbox.connected(sender, closer);
     driver.add_inbound(stream, inbound.clone());
     let mut frame = first;
     let ended = loop {
-        let message = frame.decode().and_then(|message| message_in(message, frame.payload.into()));
+        let message = frame
+            .decode()
+            .and_then(|message| message_in(message, frame.payload.into()));
         match message {
             Ok(message) => driver.with(Caller::Patient, |core, now| {
                 core.on_message(peer.node, stream, message, now);
@@ -61,5 +72,12 @@ pub(crate) fn serve(node: &Arc<Node>, conn: Conn, first: Frame) -> FsResult<()> 
 fn send_one(sender: &mut FrameSender, answer: ToPrimary<Data>) -> io::Result<()> {
     let (header, data) = answer_out(answer);
     let payload = data.as_deref().unwrap_or(&[]);
-    sender.request(Op::Replicate, FLAG_BLOCK_CHECKSUMS | FLAG_REPLY, 0, 0, &header, &[payload])
+    sender.request(
+        Op::Replicate,
+        FLAG_BLOCK_CHECKSUMS | FLAG_REPLY,
+        0,
+        0,
+        &header,
+        &[payload],
+    )
 }

@@ -13,14 +13,14 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Connections that are served at once; more are closed.
-const CONNECTIONS_MAX: usize = 4096;
+/// Threads of a datanode, most of them one per connection; connections beyond that are closed.
+const THREADS_MAX: usize = 4096;
 
 /// Accepts until the node stops.
 pub(crate) fn run(node: &Arc<Node>, listener: &TcpListener) {
     while !node.is_stopping() {
         match listener.accept() {
-            Ok((stream, _)) if node.is_stopping() || node.conn_count() >= CONNECTIONS_MAX => {
+            Ok((stream, _)) if node.is_stopping() || node.threads() >= THREADS_MAX => {
                 drop(stream);
             }
             Ok((stream, _)) => {
@@ -36,9 +36,15 @@ pub(crate) fn run(node: &Arc<Node>, listener: &TcpListener) {
 }
 
 fn serve(node: &Arc<Node>, stream: TcpStream) {
+    let from = stream
+        .peer_addr()
+        .map_or_else(|_| "?".to_owned(), |address| address.to_string());
     let conn = match Conn::accept(stream, &node.identity) {
         Ok(conn) => conn,
-        Err(error) => return tracing::debug!(%error, "connection refused"),
+        Err(error) if error.code == Code::Refused => {
+            return tracing::warn!(from, %error, "connection refused");
+        }
+        Err(error) => return tracing::debug!(from, %error, "no handshake"),
     };
     let peer = conn.peer;
     let Ok(closer) = conn.closer() else { return };
@@ -49,13 +55,20 @@ fn serve(node: &Arc<Node>, stream: TcpStream) {
     if beacons && !node.is_stopping() {
         node.beacons_ended(peer.node);
     }
-    if let Err(error) = ended {
-        tracing::debug!(?peer, %error, "connection ended");
+    match ended {
+        Err(error) if error.code == Code::Refused => {
+            tracing::warn!(from, %error, "malformed frame, connection closed");
+        }
+        Err(error) => tracing::debug!(?peer, %error, "connection ended"),
+        Ok(()) => {}
     }
 }
 
 fn serve_frames(node: &Arc<Node>, mut conn: Conn, beacons: &mut bool) -> FsResult<()> {
-    let net = |error: std::io::Error| FsError::from_net(&error, "serve a connection");
+    let net = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::InvalidData => FsError::new(Code::Refused, error.to_string()),
+        _ => FsError::from_net(&error, "serve a connection"),
+    };
     loop {
         let frame = conn.receiver.receive().map_err(net)?;
         let between = matches!(frame.fixed.op, Op::Join | Op::Beacon);
@@ -95,7 +108,10 @@ fn answer_beacon(node: &Node, conn: &mut Conn, frame: &Frame) -> FsResult<()> {
         })
     });
     let groups = groups.collect();
-    let answer = BeaconAnswer { answered_ns: now.as_nanos() as u64, groups };
+    let answer = BeaconAnswer {
+        answered_ns: now.as_nanos() as u64,
+        groups,
+    };
     let sent = conn.sender.reply(&frame.fixed, 0, &answer, &[]);
     sent.map_err(|error| FsError::from_net(&error, "answer a beacon"))
 }

@@ -7,7 +7,9 @@ use crate::requests::Forwards;
 use crate::run::DatanodeConfig;
 use crate::store::ChunkStore;
 use lumeofs_base::clock::SystemClock;
-use lumeofs_base::{ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, Version, entropy};
+use lumeofs_base::{
+    ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, Version, entropy,
+};
 use lumeofs_proto::auth::Identity;
 use lumeofs_proto::blocking::Closer;
 use parking_lot::{Mutex, RwLock};
@@ -17,6 +19,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// Below this much free space a datanode takes no more data: what is on its way must still fit.
 const LOW_SPACE_BYTES: u64 = 128 << 20;
+
+/// What of a store of this size counts as too little.
+fn low_space(total: u64) -> u64 {
+    LOW_SPACE_BYTES.min(total / 8)
+}
 
 /// A datanode.
 pub(crate) struct Node {
@@ -32,6 +39,7 @@ pub(crate) struct Node {
     conns: Mutex<HashMap<u64, Closer>>,
     nonce: AtomicU64,
     stopping: AtomicBool,
+    refusal: Mutex<Option<FsError>>,
     threads: AtomicUsize,
 }
 
@@ -53,6 +61,7 @@ impl Node {
             conns: Mutex::default(),
             nonce: AtomicU64::new(nonce),
             stopping: AtomicBool::new(false),
+            refusal: Mutex::default(),
             threads: AtomicUsize::new(0),
         })
     }
@@ -88,7 +97,10 @@ impl Node {
     pub(crate) fn address_of(&self, node: NodeId) -> FsResult<String> {
         let map = self.map();
         let info = map.node(node).ok_or_else(|| {
-            FsError::new(Code::Unavailable, format!("address of datanode {node} is not known yet"))
+            FsError::new(
+                Code::Unavailable,
+                format!("address of datanode {node} is not known yet"),
+            )
         })?;
         Ok(info.address.clone())
     }
@@ -142,17 +154,34 @@ impl Node {
         }
     }
 
-    /// Bytes in all and free.
+    /// Bytes in all and free, without those that writes never get.
     pub(crate) fn space(&self) -> (u64, u64) {
-        let spaces = self.stores.iter().map(|store| store.space());
+        let spaces = self.stores.iter().map(|store| {
+            let (total, free) = store.space();
+            let kept = low_space(total);
+            (total - kept, free.saturating_sub(kept))
+        });
         spaces.fold((0, 0), |sum, space| (sum.0 + space.0, sum.1 + space.1))
+    }
+
+    /// No master wants this datanode: it cannot do anything.
+    pub(crate) fn refuse(&self, error: FsError) {
+        *self.refusal.lock() = Some(error);
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refusal.lock().is_some()
+    }
+
+    pub(crate) fn refusal(&self) -> Option<FsError> {
+        self.refusal.lock().clone()
     }
 
     /// Time passes.
     pub(crate) fn tick(&self) {
         for driver in self.groups() {
             let (total, free) = driver.store.space();
-            let low = free < LOW_SPACE_BYTES.min(total / 8);
+            let low = free < low_space(total) || total == 0;
             driver.with(Caller::Quick, |core, now| {
                 core.set_low_space(low);
                 core.on_tick(now);
@@ -171,7 +200,9 @@ impl Node {
     pub(crate) fn is_settled(&self) -> bool {
         let groups = self.groups();
         !groups.is_empty()
-            && groups.iter().all(|driver| driver.with(Caller::Quick, |core, _| core.is_settled()))
+            && groups
+                .iter()
+                .all(|driver| driver.with(Caller::Quick, |core, _| core.is_settled()))
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -195,10 +226,6 @@ impl Node {
         }
     }
 
-    pub(crate) fn conn_count(&self) -> usize {
-        self.conns.lock().len()
-    }
-
     /// Ends all threads and connections.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
@@ -208,6 +235,9 @@ impl Node {
             driver.stop();
         }
         self.groups.write().clear();
-        self.conns.lock().drain().for_each(|(_, closer)| closer.close());
+        self.conns
+            .lock()
+            .drain()
+            .for_each(|(_, closer)| closer.close());
     }
 }

@@ -28,8 +28,17 @@ struct State<M> {
 
 impl<M> Outbox<M> {
     pub(crate) fn new(send_one: SendOne<M>) -> Self {
-        let state = State { queue: VecDeque::new(), sender: None, closer: None, closed: false };
-        Self { state: Mutex::new(state), ready: Condvar::new(), send_one }
+        let state = State {
+            queue: VecDeque::new(),
+            sender: None,
+            closer: None,
+            closed: false,
+        };
+        Self {
+            state: Mutex::new(state),
+            ready: Condvar::new(),
+            send_one,
+        }
     }
 
     /// Gives the outbox its connection. False if it has been closed.
@@ -59,7 +68,9 @@ impl<M> Outbox<M> {
     /// Sends what is queued on this thread, which may block, unless another thread is sending.
     pub(crate) fn flush(&self) {
         let mut state = self.state.lock();
-        let Some(mut sender) = state.sender.take() else { return };
+        let Some(mut sender) = state.sender.take() else {
+            return;
+        };
         while let (false, Some(message)) = (state.closed, state.queue.pop_front()) {
             drop(state);
             let sent = (self.send_one)(&mut sender, message);

@@ -7,9 +7,7 @@ use lumeofs_base::clock::Clock;
 use lumeofs_base::limits::BEACON_INTERVAL;
 use lumeofs_base::{Code, Epoch, FsError, FsResult, GroupConfig, GroupId, NodeId, NodeKind};
 use lumeofs_proto::blocking::{Conn, Frame};
-use lumeofs_proto::data::{
-    Beacon, BeaconAnswer, BeaconGroup, GroupState, GroupStateRequest,
-};
+use lumeofs_proto::data::{Beacon, BeaconAnswer, BeaconGroup, GroupState, GroupStateRequest};
 use lumeofs_proto::frame::Op;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeSet, HashMap};
@@ -49,7 +47,11 @@ impl Peers {
 
     /// Sends beacons to all other members of a group without waiting for their time.
     pub(crate) fn beacon_now(&self, node: &Arc<Node>, config: &GroupConfig) {
-        for &member in config.members.iter().filter(|member| **member != node.identity.node) {
+        for &member in config
+            .members
+            .iter()
+            .filter(|member| **member != node.identity.node)
+        {
             self.want(node, member, |wants| wants.beacon = true);
         }
     }
@@ -66,7 +68,9 @@ impl Peers {
         let peer = peers.entry(to).or_insert_with(|| {
             let peer = Arc::new(Peer::default());
             let (this, node_of_thread) = (peer.clone(), node.clone());
-            node.spawn(&format!("peer-{to}"), move || run(&node_of_thread, to, &this));
+            node.spawn(&format!("peer-{to}"), move || {
+                run(&node_of_thread, to, &this)
+            });
             peer
         });
         want(&mut peer.wants.lock());
@@ -137,7 +141,10 @@ fn talk(
         beacon(node, to, &mut conn, groups)?;
     }
     for &group in asks {
-        let asked = GroupStateRequest { group: group.get(), ..Default::default() };
+        let asked = GroupStateRequest {
+            group: group.get(),
+            ..Default::default()
+        };
         let state: FsResult<GroupState> = ask(&mut conn, Op::GroupState, &asked)?.decode();
         match (state, node.group(group)) {
             (Ok(state), Some(driver)) => driver.with(Caller::Quick, |core, now| {
@@ -161,16 +168,15 @@ fn connect(node: &Node, to: NodeId) -> FsResult<Conn> {
 
 fn ask(conn: &mut Conn, op: Op, header: &impl prost::Message) -> FsResult<Frame> {
     let net = |error: io::Error| FsError::from_net(&error, format_args!("{op:?}"));
-    conn.sender.request(op, 0, ANSWER_TIMEOUT.as_millis() as u32, 0, header, &[]).map_err(net)?;
-    conn.receiver.receive_while(&mut || Err(io::ErrorKind::TimedOut.into())).map_err(net)
+    conn.sender
+        .request(op, 0, ANSWER_TIMEOUT.as_millis() as u32, 0, header, &[])
+        .map_err(net)?;
+    conn.receiver
+        .receive_while(&mut || Err(io::ErrorKind::TimedOut.into()))
+        .map_err(net)
 }
 
-fn beacon(
-    node: &Node,
-    to: NodeId,
-    conn: &mut Conn,
-    groups: &[Arc<GroupDriver>],
-) -> FsResult<()> {
+fn beacon(node: &Node, to: NodeId, conn: &mut Conn, groups: &[Arc<GroupDriver>]) -> FsResult<()> {
     // The time of sending is taken first: leases count from it.
     let sent = node.clock.monotonic();
     let nanos = |time: Duration| time.as_nanos() as u64;
@@ -183,7 +189,10 @@ fn beacon(
             echo_ns: item.echo.map(nanos),
         })
     });
-    let message = Beacon { sent_ns: nanos(sent), groups: parts.collect() };
+    let message = Beacon {
+        sent_ns: nanos(sent),
+        groups: parts.collect(),
+    };
     let answer: BeaconAnswer = ask(conn, Op::Beacon, &message)?.decode()?;
     let answered = Duration::from_nanos(answer.answered_ns);
     for part in answer.groups {

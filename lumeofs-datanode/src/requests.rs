@@ -45,9 +45,10 @@ pub(crate) fn serve(node: &Arc<Node>, conn: &mut Conn, frame: Frame) -> FsResult
         .decode()
         .and_then(|asked| chunk_request(node, fixed.op, asked, frame.payload, forwarded, deadline));
     match reply {
-        Ok((reply, Some(data))) => {
-            conn.sender.reply(&fixed, FLAG_BLOCK_CHECKSUMS, &reply, &[&data]).map_err(net)
-        }
+        Ok((reply, Some(data))) => conn
+            .sender
+            .reply(&fixed, FLAG_BLOCK_CHECKSUMS, &reply, &[&data])
+            .map_err(net),
         Ok((reply, None)) => conn.sender.reply(&fixed, 0, &reply, &[]).map_err(net),
         Err(error) => conn.sender.fail(&fixed, &error).map_err(net),
     }
@@ -66,7 +67,10 @@ fn chunk_request(
     let group = GroupId(asked.group);
     let Some(driver) = node.group(group) else {
         node.control.refresh();
-        let context = format!("group {group} has no replica on datanode {}", node.identity.node);
+        let context = format!(
+            "group {group} has no replica on datanode {}",
+            node.identity.node
+        );
         return Err(FsError::new(Code::WrongGroup, context));
     };
     match op {
@@ -81,30 +85,49 @@ fn chunk_request(
             match outcome {
                 Ok(version) => {
                     let (epoch, sequence) = (version.epoch.get(), version.sequence.get());
-                    Ok((ChunkReply { epoch, sequence, ..Default::default() }, None))
+                    Ok((
+                        ChunkReply {
+                            epoch,
+                            sequence,
+                            ..Default::default()
+                        },
+                        None,
+                    ))
                 }
                 Err(primary) if forwarded => Err(FsError::new(
                     Code::StaleEpoch,
                     format!("forwarded to a secondary; the primary is {primary}"),
                 )),
-                Err(primary) => {
-                    node.forwards.call(node, primary, op, &asked, &data, deadline).map(|reply| (reply, None))
-                }
+                Err(primary) => node
+                    .forwards
+                    .call(node, primary, op, &asked, &data, deadline)
+                    .map(|reply| (reply, None)),
             }
         }
-        other => Err(FsError::new(Code::Unsupported, format!("{other:?} at a datanode"))),
+        other => Err(FsError::new(
+            Code::Unsupported,
+            format!("{other:?} at a datanode"),
+        )),
     }
 }
 
 /// The operation of a request, checked.
 fn operation(op: Op, asked: &ChunkRequest, data: &[u8]) -> FsResult<ChunkOp> {
     let (chunk, offset, truncations) = (ChunkId(asked.chunk), asked.offset, asked.truncations);
-    let len = if op == Op::Write { data.len() as u64 } else { asked.len };
+    let len = if op == Op::Write {
+        data.len() as u64
+    } else {
+        asked.len
+    };
     let bad = |what: &str| {
         let context = format!("{op:?} {len} bytes at {offset} of chunk {chunk}: {what}");
         FsError::new(Code::Invalid, context)
     };
-    if offset.checked_add(len).is_none_or(|end| end > CHUNK_SIZE_BYTES) && op != Op::Delete {
+    if offset
+        .checked_add(len)
+        .is_none_or(|end| end > CHUNK_SIZE_BYTES)
+        && op != Op::Delete
+    {
         return Err(bad("past the chunk's end"));
     }
     Ok(match op {
@@ -114,12 +137,29 @@ fn operation(op: Op, asked: &ChunkRequest, data: &[u8]) -> FsResult<ChunkOp> {
             }
             if !verify_blocks(offset, data, &asked.checksums) {
                 // Damaged on the way: sending it again can help.
-                return Err(FsError::new(Code::Again, bad("data does not match its checksums").context));
+                return Err(FsError::new(
+                    Code::Again,
+                    bad("data does not match its checksums").context,
+                ));
             }
-            ChunkOp::Write { chunk, offset, truncations, checksums: asked.checksums.clone() }
+            ChunkOp::Write {
+                chunk,
+                offset,
+                truncations,
+                checksums: asked.checksums.clone(),
+            }
         }
-        Op::Zero => ChunkOp::Zero { chunk, offset, len, truncations },
-        Op::Truncate => ChunkOp::Truncate { chunk, len: offset, truncations },
+        Op::Zero => ChunkOp::Zero {
+            chunk,
+            offset,
+            len,
+            truncations,
+        },
+        Op::Truncate => ChunkOp::Truncate {
+            chunk,
+            len: offset,
+            truncations,
+        },
         _ => ChunkOp::Delete { chunk },
     })
 }
@@ -136,7 +176,10 @@ fn write(
     let mut request = WriteRequest {
         ticket: 0,
         epoch: Epoch(asked.epoch),
-        writer: Writer { session: asked.session, generation: asked.generation },
+        writer: Writer {
+            session: asked.session,
+            generation: asked.generation,
+        },
         op: operation(op, asked, data)?,
         data: data.clone(),
         durable: asked.durable || node.map().always_durable,
@@ -172,14 +215,20 @@ fn attempt(admission: Admission) -> Attempt<Admission> {
     }
 }
 
-type Admitted = Option<(Admission, Arc<crate::group::Waiter>, lumeofs_replica::Ticket)>;
+type Admitted = Option<(
+    Admission,
+    Arc<crate::group::Waiter>,
+    lumeofs_replica::Ticket,
+)>;
 
 fn outcome(
     driver: &GroupDriver,
     admitted: Admitted,
     deadline: Instant,
 ) -> FsResult<Result<Version, NodeId>> {
-    let Some((admission, waiter, ticket)) = admitted else { return Err(not_served(driver)) };
+    let Some((admission, waiter, ticket)) = admitted else {
+        return Err(not_served(driver));
+    };
     match admission {
         Admission::Forward(primary) => Ok(Err(primary)),
         Admission::Refused(error) => Err(error),
@@ -209,22 +258,56 @@ fn not_served(driver: &GroupDriver) -> FsError {
 
 fn read(driver: &GroupDriver, asked: &ChunkRequest, deadline: Instant) -> FsResult<Reply> {
     let len = asked.len as usize;
-    let inside = asked.offset.checked_add(asked.len).is_some_and(|end| end <= CHUNK_SIZE_BYTES);
+    let inside = asked
+        .offset
+        .checked_add(asked.len)
+        .is_some_and(|end| end <= CHUNK_SIZE_BYTES);
     if !inside || len > IO_BYTES_MAX {
-        let context = format!("read {len} bytes at {} of chunk {}", asked.offset, asked.chunk);
+        let context = format!(
+            "read {len} bytes at {} of chunk {}",
+            asked.offset, asked.chunk
+        );
         return Err(FsError::new(Code::Invalid, context));
     }
     let chunk = ChunkId(asked.chunk);
-    let (data, checksums) =
-        leased(driver, asked, deadline, || driver.store.read(chunk, asked.offset, len))?;
-    Ok((ChunkReply { checksums, ..Default::default() }, Some(data)))
+    let (data, checksums) = leased(driver, asked, deadline, || {
+        let read = driver.store.read(chunk, asked.offset, len)?;
+        // Looked at afterwards: what was deleted or cut meanwhile may have read as zeros.
+        match driver.store.state(chunk) {
+            Some(state) if state.deleted => {
+                Err(FsError::new(Code::Stale, format!("{chunk} was deleted")))
+            }
+            Some(state) if asked.truncations < state.truncations => {
+                let (has, asked) = (state.truncations, asked.truncations);
+                let context = format!("{chunk} has truncation {has}, not {asked}");
+                Err(FsError::new(Code::StaleWrite, context))
+            }
+            _ => Ok(read),
+        }
+    })?;
+    Ok((
+        ChunkReply {
+            checksums,
+            ..Default::default()
+        },
+        Some(data),
+    ))
 }
 
 fn extents(driver: &GroupDriver, asked: &ChunkRequest, deadline: Instant) -> FsResult<Reply> {
     let chunk = ChunkId(asked.chunk);
     let ranges = leased(driver, asked, deadline, || Ok(driver.store.extents(chunk)))?;
-    let extents = ranges.into_iter().flat_map(|(offset, len)| [offset, len]).collect();
-    Ok((ChunkReply { extents, ..Default::default() }, None))
+    let extents = ranges
+        .into_iter()
+        .flat_map(|(offset, len)| [offset, len])
+        .collect();
+    Ok((
+        ChunkReply {
+            extents,
+            ..Default::default()
+        },
+        None,
+    ))
 }
 
 /// Reads, if this member may, and shows the result only if it still may afterwards.
@@ -235,10 +318,12 @@ fn leased<R>(
     read: impl FnOnce() -> FsResult<R>,
 ) -> FsResult<R> {
     let (epoch, chunk) = (Epoch(asked.epoch), ChunkId(asked.chunk));
-    let start = driver.poll(deadline, |core, now| match core.read_start(epoch, chunk, now) {
-        ReadStart::Wait => None,
-        ReadStart::Read(reader) => Some(Ok(reader)),
-        ReadStart::Refused(error) => Some(Err(error)),
+    let start = driver.poll(deadline, |core, now| {
+        match core.read_start(epoch, chunk, now) {
+            ReadStart::Wait => None,
+            ReadStart::Read(reader) => Some(Ok(reader)),
+            ReadStart::Refused(error) => Some(Err(error)),
+        }
     });
     let reader = start.ok_or_else(|| not_served(driver))??;
     let result = read()?;
@@ -258,7 +343,10 @@ fn leased<R>(
 fn group_state(node: &Node, asked: &GroupStateRequest) -> FsResult<GroupState> {
     let group = GroupId(asked.group);
     let driver = node.group(group).ok_or_else(|| {
-        FsError::new(Code::WrongGroup, format!("group {group} has no replica on this datanode"))
+        FsError::new(
+            Code::WrongGroup,
+            format!("group {group} has no replica on this datanode"),
+        )
     })?;
     let (state, peer) = driver.with(crate::group::Caller::Quick, |core, now| {
         (core.state(now), core.peer_state())
@@ -266,7 +354,9 @@ fn group_state(node: &Node, asked: &GroupStateRequest) -> FsResult<GroupState> {
     let mut answer = state_out(&state, &peer);
     if asked.with_chunks {
         let max = (asked.chunks_max as usize).clamp(1, CHUNKS_MAX);
-        let chunks = driver.store.list(group, asked.chunk_after.map(ChunkId), max);
+        let chunks = driver
+            .store
+            .list(group, asked.chunk_after.map(ChunkId), max);
         answer.chunks_end = chunks.len() < max;
         answer.chunks = chunks.iter().map(chunk_out).collect();
     }
@@ -290,7 +380,10 @@ impl Forwards {
         deadline: Instant,
     ) -> FsResult<ChunkReply> {
         let failed = |error: io::Error| {
-            FsError::from_net(&error, format_args!("forward {op:?} to the primary, datanode {to}"))
+            FsError::from_net(
+                &error,
+                format_args!("forward {op:?} to the primary, datanode {to}"),
+            )
         };
         let idle = self.idle.lock().get_mut(&to).and_then(Vec::pop);
         let mut conn = match idle {
@@ -303,8 +396,14 @@ impl Forwards {
         };
         let left = deadline.saturating_duration_since(Instant::now());
         let left = left.max(Duration::from_millis(1));
-        conn.receiver.set_timeout(Some(left + Duration::from_millis(200))).map_err(failed)?;
-        let flags = if op == Op::Write { FLAG_BLOCK_CHECKSUMS } else { 0 };
+        conn.receiver
+            .set_timeout(Some(left + Duration::from_millis(200)))
+            .map_err(failed)?;
+        let flags = if op == Op::Write {
+            FLAG_BLOCK_CHECKSUMS
+        } else {
+            0
+        };
         conn.sender
             .request(op, flags, left.as_millis() as u32, 0, asked, &[data])
             .map_err(failed)?;

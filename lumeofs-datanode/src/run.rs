@@ -3,7 +3,7 @@
 use crate::node::Node;
 use crate::store::{ChunkStore, StoreConfig, StoreIdentity};
 use crate::{control, listener};
-use anyhow::Context as _;
+use lumeofs_base::disk::Disk as _;
 use lumeofs_base::disk::os::OsDisk;
 use lumeofs_base::{Code, FsError};
 use lumeofs_proto::auth::Identity;
@@ -40,14 +40,18 @@ pub struct DatanodeConfig {
 /// Runs a datanode until `shutdown` says so. Blocks.
 ///
 /// # Errors
-/// The port is taken, a data directory is locked by another process or belongs to another node, or a
-/// store cannot be opened.
+/// The port is taken, a data directory is locked by another process or belongs to another node, a
+/// store cannot be opened, or all masters refuse this datanode.
 pub fn run(config: DatanodeConfig, shutdown: impl Fn() -> bool) -> anyhow::Result<()> {
     let listener = bind(&config.listen)?;
     if config.data_dirs.is_empty() {
         return Err(FsError::new(Code::Invalid, "no data directory is given").into());
     }
-    let locks = config.data_dirs.iter().map(|dir| lock(dir)).collect::<Result<Vec<_>, _>>()?;
+    let locks = config
+        .data_dirs
+        .iter()
+        .map(|dir| lock(dir))
+        .collect::<Result<Vec<_>, _>>()?;
     let stores = config
         .data_dirs
         .iter()
@@ -63,26 +67,33 @@ pub fn run(config: DatanodeConfig, shutdown: impl Fn() -> bool) -> anyhow::Resul
     let accepting = node.clone();
     node.spawn("accept", move || listener::run(&accepting, &listener));
     tracing::info!(node = %node.identity.node, %address, "datanode is ready");
-    while !shutdown() {
+    while !shutdown() && !node.is_refused() {
         std::thread::park_timeout(TICK);
         node.tick();
     }
+    let refusal = node.refusal();
     node.stop();
     // Wakes the thread that accepts.
-    drop(TcpStream::connect_timeout(&address, Duration::from_millis(200)));
+    drop(TcpStream::connect_timeout(
+        &address,
+        Duration::from_millis(200),
+    ));
     let late = Instant::now() + STOP_MAX;
     while node.threads() > 0 && Instant::now() < late {
         std::thread::park_timeout(Duration::from_millis(5));
     }
     drop((upkeep, node, locks));
     tracing::info!("datanode has stopped");
-    Ok(())
+    refusal.map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn bind(listen: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(listen).map_err(|error| match error.kind() {
         ErrorKind::AddrInUse => {
-            let context = format!("listen on {listen}: the port is in use by another process");
+            let context = format!(
+                "listen on {listen}: the port is in use by another process; end that one (`ss -ltnp` \
+                 names it) or give another --listen"
+            );
             FsError::new(Code::Busy, context).into()
         }
         _ => anyhow::Error::new(error).context(format!("listen on {listen}")),
@@ -92,12 +103,27 @@ fn bind(listen: &str) -> anyhow::Result<TcpListener> {
 /// Two processes with one data directory would destroy it.
 fn lock(dir: &Path) -> anyhow::Result<File> {
     let path = dir.join("lock");
-    let options = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = options.with_context(|| format!("open {}", path.display()))?;
+    let options = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
+    let file = options
+        .map_err(|error| FsError::from_disk(&error, format_args!("open {}", path.display())))?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-        let context = format!("data directory {} is in use by another process: {error}", dir.display());
+        let context = format!(
+            "data directory {} is in use by another process ({error}): each needs its own",
+            dir.display()
+        );
         FsError::new(Code::Busy, context)
     })?;
+    if dir.join("superblock").exists() {
+        let context = format!(
+            "data directory {} is that of a master: give the datanode its own",
+            dir.display()
+        );
+        return Err(FsError::new(Code::Refused, context).into());
+    }
     Ok(file)
 }
 
@@ -106,7 +132,27 @@ fn open_store(config: &DatanodeConfig, dir: &Path) -> anyhow::Result<Arc<ChunkSt
         cluster: config.identity.credentials.cluster,
         node: config.identity.node,
     };
-    let store = ChunkStore::open(Arc::new(OsDisk::new(dir)), identity, StoreConfig::default());
-    let store = store.map_err(|error| error.during(format_args!("open the store in {}", dir.display())))?;
+    let disk = OsDisk::new(dir);
+    let (bytes, _) = disk
+        .space(Path::new(""))
+        .map_err(|error| FsError::from_disk(&error, format_args!("size of {}", dir.display())))?;
+    let store = ChunkStore::open(Arc::new(disk), identity, StoreConfig::for_disk(bytes));
+    let store = store.map_err(|error| explain(error, dir))?;
     Ok(Arc::new(store))
+}
+
+fn explain(error: FsError, dir: &Path) -> FsError {
+    let shown = dir.display();
+    let error = error.during(format_args!("open the store in {shown}"));
+    match error.code {
+        Code::Io => FsError::new(
+            Code::Io,
+            format!(
+                "{}; if the disk is sound and the other members of its groups run, move {shown} away and \
+                 start again: they have all that was acknowledged and bring it back",
+                error.context
+            ),
+        ),
+        _ => error,
+    }
 }

@@ -117,6 +117,39 @@ impl Default for StoreConfig {
     }
 }
 
+/// A disk of this size or more is used with the defaults; of a smaller one all sizes are less in
+/// proportion, so that the log of a test disk does not take all of it.
+const DISK_BYTES_FULL: u64 = 4 << 30;
+
+impl StoreConfig {
+    /// For a store that has a disk of this size to itself.
+    pub fn for_disk(disk_bytes: u64) -> Self {
+        let full = Self::default();
+        if disk_bytes >= DISK_BYTES_FULL {
+            return full;
+        }
+        let scaled = |bytes: u64, least: u64| {
+            let share = u128::from(bytes) * u128::from(disk_bytes) / u128::from(DISK_BYTES_FULL);
+            // Never more than `bytes`, so it fits.
+            (share as u64)
+                .next_multiple_of(1 << 20)
+                .max(least)
+                .min(bytes)
+        };
+        Self {
+            extent_file_bytes: scaled(full.extent_file_bytes, 8 << 20),
+            reserve_bytes: scaled(full.reserve_bytes, 64 << 20),
+            checkpoint_wal_bytes: scaled(full.checkpoint_wal_bytes, 4 << 20),
+            wal: WalConfig {
+                segment_bytes: scaled(full.wal.segment_bytes, 16 << 20),
+                segments_kept_spare: 1,
+                ..full.wal
+            },
+            ..full
+        }
+    }
+}
+
 /// Outcome of an operation that took its place in the group's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {

@@ -26,7 +26,9 @@ impl Outgoing {
         stream: StreamId,
     ) -> Arc<Self> {
         let group = driver.id;
-        let outbox = Outbox::new(Box::new(move |sender, message| send_one(group, sender, message)));
+        let outbox = Outbox::new(Box::new(move |sender, message| {
+            send_one(group, sender, message)
+        }));
         let outgoing = Arc::new(Self { outbox });
         let (this, driver, owner) = (outgoing.clone(), driver.clone(), node.clone());
         node.spawn(&format!("stream-{group}-{to}"), move || {
@@ -34,7 +36,9 @@ impl Outgoing {
                 tracing::debug!(%group, member = %to, %error, "stream to a member ended");
             }
             this.outbox.close();
-            driver.with(Caller::Quick, |core, now| core.on_stream_closed(to, stream, now));
+            driver.with(Caller::Quick, |core, now| {
+                core.on_stream_closed(to, stream, now)
+            });
         });
         outgoing
     }
@@ -54,8 +58,12 @@ impl Outgoing {
             return Ok(());
         }
         let sending = self.clone();
-        node.spawn(&format!("send-{}-{to}", driver.id), move || sending.outbox.run());
-        driver.with(Caller::Quick, |core, now| core.on_stream_open(to, stream, now));
+        node.spawn(&format!("send-{}-{to}", driver.id), move || {
+            sending.outbox.run()
+        });
+        driver.with(Caller::Quick, |core, now| {
+            core.on_stream_open(to, stream, now)
+        });
         receive(conn.receiver, driver, to, stream)
     }
 }
@@ -71,12 +79,18 @@ fn receive(
             .receive()
             .map_err(|error| lumeofs_base::FsError::from_net(&error, "receive answers"))?;
         let answer = answer_in(frame.decode()?, frame.payload.into())?;
-        driver.with(Caller::Quick, |core, now| core.on_answer(to, stream, answer, now));
+        driver.with(Caller::Quick, |core, now| {
+            core.on_answer(to, stream, answer, now)
+        });
     }
 }
 
 fn send_one(group: GroupId, sender: &mut FrameSender, message: ToMember<Data>) -> io::Result<()> {
-    let op = if matches!(message, ToMember::Attach { .. }) { Op::Join } else { Op::Replicate };
+    let op = if matches!(message, ToMember::Attach { .. }) {
+        Op::Join
+    } else {
+        Op::Replicate
+    };
     let (header, data) = message_out(group, message);
     let payload = data.as_deref().unwrap_or(&[]);
     // The store checks the block checksums before it applies anything.
@@ -86,6 +100,8 @@ fn send_one(group: GroupId, sender: &mut FrameSender, message: ToMember<Data>) -
 impl GroupDriver {
     /// Gives up a stream from this side.
     pub(crate) fn end_outgoing(&self, to: NodeId, stream: StreamId) {
-        self.with(Caller::Quick, |core, now| core.abandon_stream(to, stream, now));
+        self.with(Caller::Quick, |core, now| {
+            core.abandon_stream(to, stream, now)
+        });
     }
 }

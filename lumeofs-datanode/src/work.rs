@@ -63,7 +63,9 @@ impl GroupDriver {
         }
         state.running = true;
         for _ in 0..HELP_MAX {
-            let Some(work) = state.queue.pop_front() else { break };
+            let Some(work) = state.queue.pop_front() else {
+                break;
+            };
             drop(state);
             self.execute(work);
             state = self.work.state.lock();
@@ -100,15 +102,23 @@ impl GroupDriver {
         match work {
             Work::Apply { entry } => {
                 let outcome = self.apply(&entry)?;
-                self.with(Caller::Patient, |core, now| core.on_applied(entry.version, outcome, now));
+                self.with(Caller::Patient, |core, now| {
+                    core.on_applied(entry.version, outcome, now)
+                });
             }
-            Work::Follow { entry, partial, stream } => {
+            Work::Follow {
+                entry,
+                partial,
+                stream,
+            } => {
                 if partial {
                     self.patch(&entry)?;
                 } else {
                     self.apply(&entry)?;
                 }
-                self.with(Caller::Patient, |core, _| core.on_followed(stream, entry.version));
+                self.with(Caller::Patient, |core, _| {
+                    core.on_followed(stream, entry.version)
+                });
             }
             Work::Note(note) => self.keep_note(&note)?,
             Work::Sync { upto } => {
@@ -116,26 +126,39 @@ impl GroupDriver {
                 let done = move |result: FsResult<()>| {
                     let Some(driver) = me.upgrade() else { return };
                     match result {
-                        Ok(()) => driver.with(Caller::Quick, |core, now| core.on_durable(upto, now)),
+                        Ok(()) => {
+                            driver.with(Caller::Quick, |core, now| core.on_durable(upto, now))
+                        }
                         Err(error) => driver.store_failed(&error),
                     }
                 };
                 store.on_durable(Lsn(self.work.lsn.load(Ordering::Acquire)), Box::new(done));
             }
-            Work::ListOwn { member, stream, after } => {
+            Work::ListOwn {
+                member,
+                stream,
+                after,
+            } => {
                 let chunks = store.list(group, after, LIST_MAX);
                 let end = chunks.len() < LIST_MAX;
                 self.with(Caller::Quick, |core, now| {
                     core.on_own_list(member, stream, chunks, end, now);
                 });
             }
-            Work::ReadPiece { member, stream, chunk, offset } => {
+            Work::ReadPiece {
+                member,
+                stream,
+                chunk,
+                offset,
+            } => {
                 self.read_piece(member, stream, chunk, offset);
             }
             Work::ListForPrimary { stream, after } => {
                 let chunks = store.list(group, after, LIST_MAX);
                 let end = chunks.len() < LIST_MAX;
-                self.with(Caller::Patient, |core, _| core.on_listed(stream, chunks, end));
+                self.with(Caller::Patient, |core, _| {
+                    core.on_listed(stream, chunks, end)
+                });
             }
             Work::Copy { stream, step } => self.copy(stream, step)?,
             Work::Finish { stream, last, note } => {
@@ -148,18 +171,29 @@ impl GroupDriver {
     }
 
     fn apply(&self, entry: &Entry<Data>) -> FsResult<Outcome> {
-        let applied = self.store.apply(self.id, entry.version, &entry.op, &entry.data.whole())?;
+        let applied = self
+            .store
+            .apply(self.id, entry.version, &entry.op, &entry.data.whole())?;
         self.work.lsn.fetch_max(applied.lsn.0, Ordering::AcqRel);
-        Ok(applied.refused.map_or(Outcome::Applied, |error| Outcome::Refused(error.code)))
+        Ok(applied
+            .refused
+            .map_or(Outcome::Applied, |error| Outcome::Refused(error.code)))
     }
 
     /// Changes the copied beginning of a chunk without touching the mark that it is incomplete.
     fn patch(&self, entry: &Entry<Data>) -> FsResult<()> {
         match &entry.op {
-            ChunkOp::Write { chunk, offset, checksums, .. } => {
-                self.store.copy_piece(self.id, *chunk, *offset, &entry.data.whole(), checksums)
-            }
-            ChunkOp::Zero { chunk, offset, len, .. } => self.zero(*chunk, *offset, *offset + *len),
+            ChunkOp::Write {
+                chunk,
+                offset,
+                checksums,
+                ..
+            } => self
+                .store
+                .copy_piece(self.id, *chunk, *offset, &entry.data.whole(), checksums),
+            ChunkOp::Zero {
+                chunk, offset, len, ..
+            } => self.zero(*chunk, *offset, *offset + *len),
             // Clipping makes the one a range of zeros and leaves the other to the copy's end.
             ChunkOp::Truncate { .. } | ChunkOp::Delete { .. } => Ok(()),
         }
@@ -171,7 +205,8 @@ impl GroupDriver {
             while from < to {
                 let piece = AlignedBuf::zeroed(IO_BYTES_MAX.min((to - from) as usize));
                 let checksums = block_checksums(from, &piece);
-                self.store.copy_piece(self.id, chunk, from, &piece, &checksums)?;
+                self.store
+                    .copy_piece(self.id, chunk, from, &piece, &checksums)?;
                 from += piece.len() as u64;
             }
         }
@@ -186,8 +221,14 @@ impl GroupDriver {
     fn copy(&self, stream: StreamId, step: CopyStep<Data>) -> FsResult<()> {
         match step {
             CopyStep::Begin { chunk } => self.store.copy_begin(self.id, chunk),
-            CopyStep::Piece { chunk, offset, checksums, data } => {
-                self.store.copy_piece(self.id, chunk, offset, &data.whole(), &checksums)?;
+            CopyStep::Piece {
+                chunk,
+                offset,
+                checksums,
+                data,
+            } => {
+                self.store
+                    .copy_piece(self.id, chunk, offset, &data.whole(), &checksums)?;
                 self.with(Caller::Patient, |core, _| core.on_copied(stream));
                 Ok(())
             }
@@ -218,16 +259,36 @@ impl GroupDriver {
             deleted: true,
         };
         let state = self.store.state(chunk).unwrap_or(missing);
-        let extents = if state.deleted { Vec::new() } else { self.store.extents(chunk) };
+        let extents = if state.deleted {
+            Vec::new()
+        } else {
+            self.store.extents(chunk)
+        };
         let mut rest = extents.iter().filter(|(start, len)| start + len > offset);
         let Some((start, len)) = rest.next() else {
             let data = Data::none();
-            return Ok(Piece { chunk, offset, checksums: Vec::new(), data, end: Some(state) });
+            let (checksums, truncations) = (Vec::new(), state.truncations);
+            return Ok(Piece {
+                chunk,
+                offset,
+                checksums,
+                data,
+                truncations,
+                end: Some(state),
+            });
         };
         let from = offset.max(*start);
         let to = (start + len).min(from + IO_BYTES_MAX as u64);
         let (data, checksums) = self.store.read(chunk, from, (to - from) as usize)?;
         let end = (to == start + len && rest.next().is_none()).then_some(state);
-        Ok(Piece { chunk, offset: from, checksums, data: data.into(), end })
+        let (data, truncations) = (data.into(), state.truncations);
+        Ok(Piece {
+            chunk,
+            offset: from,
+            checksums,
+            data,
+            truncations,
+            end,
+        })
     }
 }

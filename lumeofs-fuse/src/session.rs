@@ -138,7 +138,7 @@ pub fn start(config: MountConfig) -> Result<Mounted> {
             description,
         },
     )
-    .map_err(|error| explain_connect(&config.masters, &error))?;
+    .map_err(|error| explain_connect(&config.masters, error))?;
     let backend: Arc<dyn Backend> = client;
     let mounted = resolve(&*backend, &config.subdir).and_then(|root| {
         let source = source(&config.masters, &config.subdir);
@@ -278,17 +278,14 @@ fn resolve(backend: &dyn Backend, path: &[u8]) -> Result<InodeId> {
     Ok(at.ino)
 }
 
-fn explain_connect(masters: &[String], error: &FsError) -> anyhow::Error {
+/// The client's errors say what to do; the code stays with them, for the exit code.
+fn explain_connect(masters: &[String], error: FsError) -> anyhow::Error {
     let masters = masters.join(", ");
     match error.code {
-        Code::Refused => anyhow::anyhow!(
-            "the masters {masters} refuse this mount: {error}; use the secret file of that cluster"
-        ),
-        Code::Unavailable | Code::Timeout | Code::NotLeader(_) => anyhow::anyhow!(
-            "no master answers at {masters}: {error}; check the addresses, that the masters run and \
-             that nothing blocks the port"
-        ),
-        _ => anyhow::anyhow!("cannot connect to {masters}: {error}"),
+        Code::Refused => anyhow::Error::new(error).context(format!(
+            "the masters {masters} refuse this mount: use the secret file of that cluster"
+        )),
+        _ => anyhow::Error::new(error).context("cannot mount"),
     }
 }
 

@@ -6,7 +6,9 @@
 #[cfg(test)]
 mod cluster_tests;
 mod config;
+mod join;
 mod raft;
+mod room;
 mod server;
 mod service;
 mod superblock;

@@ -1,44 +1,40 @@
 //! Puts a master together, runs it, and takes it apart.
 
 use crate::config::MasterConfig;
+use crate::join::Admission;
 use crate::raft::{Group, GroupConfig, Presence, Proposer};
+use crate::room::Room;
 use crate::service::{
     AdminService, ControllerGrpc, ControllerMachine, ControllerService, FrameService, Listener,
     MetadataMachine, MetadataService, Opens, Placement, Sessions,
 };
 use crate::superblock::Superblock;
-use anyhow::{Context as _, Result, bail};
-use lumeofs_base::{ClusterMap, RaftGroupId};
+use anyhow::{Context as _, Result};
+use lumeofs_base::RaftGroupId;
 use lumeofs_meta::controller::ControllerCommand;
 use lumeofs_proto::auth::Credentials;
 use lumeofs_proto::control::admin_server::AdminServer;
 use lumeofs_proto::control::controller_server::ControllerServer;
-use lumeofs_proto::frame::Op;
-use lumeofs_proto::meta::{MapReply, MapRequest};
-use lumeofs_proto::nonblocking::connect;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Interceptor;
 use tonic::{Request, Status};
 
 /// Threads of the runtime: two groups and their clients seldom have more to do at once.
-const WORKER_THREADS: usize = 2;
+const WORKER_THREADS: usize = 1;
 /// How long the end of open connections and tasks is waited for.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long another master may take to say whether the cluster exists.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs a master until `shutdown` becomes true or its sender is dropped.
 ///
 /// # Errors
 /// The data directory belongs to something else or is in use, the port is taken, a log or store is
-/// damaged. A disk that fails later ends the process.
+/// damaged, all other masters refuse this one. A disk that fails later ends the process.
 pub fn run(config: MasterConfig, mut shutdown: watch::Receiver<bool>) -> Result<()> {
     let superblock = Superblock::open(&config.data_dir, &config.identity)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -49,9 +45,13 @@ pub fn run(config: MasterConfig, mut shutdown: watch::Receiver<bool>) -> Result<
         .context("start the runtime")?;
     let done = runtime.block_on(async {
         let master = Master::start(config).await?;
-        // An error means that nobody can ask any more: the same.
-        let _ = shutdown.wait_for(|stop| *stop).await;
-        master.stop().await
+        let failure = tokio::select! {
+            // An error means that nobody can ask any more: the same.
+            _ = shutdown.wait_for(|stop| *stop) => None,
+            error = master.failed() => Some(error),
+        };
+        master.stop().await?;
+        failure.map_or(Ok(()), Err)
     });
     runtime.shutdown_timeout(STOP_TIMEOUT);
     drop(superblock);
@@ -62,6 +62,9 @@ pub fn run(config: MasterConfig, mut shutdown: watch::Receiver<bool>) -> Result<
 pub(crate) struct Master {
     controller: Arc<Group>,
     metadata: Arc<Group>,
+    presence: Arc<Presence>,
+    /// Why this master may not take part.
+    failure: tokio::sync::Mutex<mpsc::Receiver<anyhow::Error>>,
     /// Everything that serves or works in the background. Dropped: it ends.
     tasks: JoinSet<()>,
 }
@@ -102,7 +105,7 @@ impl Master {
             &config.data_dir,
             metadata_store,
             metadata_machine.clone(),
-            presence,
+            presence.clone(),
         )
         .await
         .context("start the metadata group")?;
@@ -114,6 +117,7 @@ impl Master {
             opens,
             sessions: Sessions::default(),
             identity: config.identity.clone(),
+            room: Room::of(&config.data_dir),
         });
         service.start_tasks(&mut tasks);
         let controller_service = Arc::new(ControllerService::new(
@@ -127,8 +131,10 @@ impl Master {
             always_durable: config.always_durable,
         };
         tasks.spawn(controller_service.clone().found_cluster(init));
+        let admission = Admission::default();
         let frames = Arc::new(FrameService {
             identity: config.identity.clone(),
+            admission: admission.clone(),
             masters: masters.clone(),
             controller: controller.clone(),
             metadata: service.clone(),
@@ -147,43 +153,35 @@ impl Master {
             admin,
             token,
         ));
-        let master = Self {
-            controller,
-            metadata,
-            tasks,
-        };
-        if config.bootstrap {
-            master.bootstrap(&config).await?;
-        }
         tracing::info!(
             id = config.id(),
             listen = config.listen,
             "master is running"
         );
-        Ok(master)
+        let (failed, failure) = mpsc::channel(1);
+        let gained = admission.gain(config, controller.clone(), metadata.clone());
+        tasks.spawn(async move {
+            if let Err(error) = gained.await {
+                // Fails only if the master ends anyway.
+                let _ = failed.send(error).await;
+            }
+        });
+        Ok(Self {
+            controller,
+            metadata,
+            presence,
+            failure: tokio::sync::Mutex::new(failure),
+            tasks,
+        })
     }
 
-    /// Makes the first membership of a new cluster.
-    async fn bootstrap(&self, config: &MasterConfig) -> Result<()> {
-        if !self.controller.is_pristine().await? && !self.metadata.is_pristine().await? {
-            return Ok(());
+    /// Returns when this master cannot go on, with the reason.
+    async fn failed(&self) -> anyhow::Error {
+        let mut failure = self.failure.lock().await;
+        tokio::select! {
+            error = self.presence.refused_by_all() => error.into(),
+            Some(error) = failure.recv() => error,
         }
-        // Whoever is up already would have been initialised by us: if it was, we are not new but
-        // wiped, and must not vote under the old id (rule R4).
-        for (id, address) in config.masters.iter().filter(|(id, _)| **id != config.id()) {
-            let probe = timeout(PROBE_TIMEOUT, map_version(config, address)).await;
-            if self.controller.is_pristine().await?
-                && matches!(probe, Ok(Ok(version)) if version > 0)
-            {
-                bail!(
-                    "data directory {} is empty, but master {id} at {address} belongs to a running cluster: \
-                     a master that lost its data must come back under a new id",
-                    config.data_dir.display()
-                );
-            }
-        }
-        self.controller.initialize(&config.masters).await?;
-        self.metadata.initialize(&config.masters).await
     }
 
     #[cfg(test)]
@@ -200,16 +198,6 @@ impl Master {
         tracing::info!("master has stopped");
         Ok(())
     }
-}
-
-async fn map_version(config: &MasterConfig, address: &str) -> Result<u64> {
-    let (mut reader, mut writer, _) = connect(address, &config.identity).await?;
-    writer
-        .request(Op::Map, 0, &MapRequest::default(), &[])
-        .await?;
-    let reply: MapReply = reader.receive().await?.decode()?;
-    let map: ClusterMap = postcard::from_bytes(&reply.map)?;
-    Ok(map.version)
 }
 
 /// Lets calls through that know the cluster's secret.

@@ -4,7 +4,8 @@
 //! process runs and checked at every start, so that neither a second process nor the directory of
 //! another node can damage the logs.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
+use lumeofs_base::{Code, FsError};
 use lumeofs_proto::auth::Identity;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -32,10 +33,14 @@ impl Superblock {
             .truncate(false)
             .open(&path)
             .with_context(|| format!("open {}", path.display()))?;
+        let refused = |code, text: String| {
+            let text = format!("data directory {} {text}", dir.display());
+            Err(FsError::new(code, text).into())
+        };
         if file.try_lock().is_err() {
-            bail!(
-                "data directory {} is in use by another process",
-                dir.display()
+            return refused(
+                Code::Busy,
+                "is in use by another process: each needs its own".into(),
             );
         }
         let mine = format!(
@@ -47,17 +52,60 @@ impl Superblock {
         file.read_to_string(&mut found)
             .with_context(|| format!("read {}", path.display()))?;
         if found.is_empty() {
+            let holds = |name: &str| dir.join(name).exists();
+            if holds("chunks") {
+                // This process made it just now.
+                let _ = std::fs::remove_file(&path);
+                return refused(
+                    Code::Refused,
+                    "is that of a datanode: give the master its own".into(),
+                );
+            }
+            if holds("controller") || holds("metadata") {
+                return refused(
+                    Code::Invalid,
+                    format!(
+                        "has lost its superblock: if it is that of this node and cluster, write these \
+                         lines to {} and start again: {}",
+                        path.display(),
+                        mine.trim_end().replace('\n', " | ")
+                    ),
+                );
+            }
             file.write_all(mine.as_bytes())?;
             file.sync_all()?;
             File::open(dir)?.sync_all()?;
+        } else if let Some(format) = foreign_format(&found) {
+            return refused(
+                Code::Invalid,
+                format!(
+                    "has format {format:?}, this program knows {FORMAT}: run the release that wrote it"
+                ),
+            );
         } else if found != mine {
-            bail!(
-                "data directory {} belongs to something else:\n{found}but this process is:\n{mine}",
-                dir.display()
+            let line = |text: &str| {
+                let lines = text.lines().skip(1).collect::<Vec<_>>();
+                lines.join(", ").replace('"', "")
+            };
+            return refused(
+                Code::Refused,
+                format!(
+                    "belongs to another ({}; this process is {}): point it at its own directory, with \
+                     its own id and secret file",
+                    line(&found),
+                    line(&mine)
+                ),
             );
         }
         Ok(Self { _locked: file })
     }
+}
+
+/// The format of a directory that this program does not know.
+fn foreign_format(found: &str) -> Option<&str> {
+    let first = found.lines().next().unwrap_or_default();
+    let format = first.strip_prefix("format = ").unwrap_or(first);
+    (format != FORMAT.to_string()).then_some(format)
 }
 
 #[cfg(test)]
@@ -81,9 +129,9 @@ mod tests {
         Superblock::open(dir.path(), &identity).unwrap();
         identity.node = NodeId(2);
         let error = Superblock::open(dir.path(), &identity).unwrap_err();
-        assert!(
-            error.to_string().contains("belongs to something else"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("belongs to another"), "{error}");
+        std::fs::write(dir.path().join("superblock"), "format = 9\n").unwrap();
+        let error = Superblock::open(dir.path(), &identity).unwrap_err();
+        assert!(error.to_string().contains("run the release"), "{error}");
     }
 }

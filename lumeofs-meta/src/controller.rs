@@ -8,7 +8,7 @@ use crate::keys;
 use crate::record::{Policy, PolicyValues, decode, encode};
 use crate::tables::Tables;
 use lumeofs_base::limits::{CHUNK_SIZE_BYTES, REPLICAS_DEFAULT};
-use lumeofs_base::{ClusterMap, Code, Epoch, FsError, GroupConfig, NodeInfo};
+use lumeofs_base::{ClusterMap, Code, Epoch, FsError, GroupConfig, NodeId, NodeInfo};
 use serde::{Deserialize, Serialize};
 
 /// What a map says before `Init`.
@@ -43,6 +43,8 @@ pub enum ControllerCommand {
         /// The next configuration.
         config: GroupConfig,
     },
+    /// A master has entries of this group's log: from now on it must never be without.
+    MasterJoined(NodeId),
 }
 
 /// What a controller command answers.
@@ -87,6 +89,11 @@ pub fn cluster_map(tables: &impl Tables) -> ClusterMap {
     }
 }
 
+/// The masters that ever took part.
+pub fn joined_masters(tables: &impl Tables) -> Vec<NodeId> {
+    rows(tables, keys::all::MASTERS)
+}
+
 fn run(tables: &mut dyn Tables, index: u64, command: &ControllerCommand) -> ControllerReply {
     match command {
         ControllerCommand::Init {
@@ -118,6 +125,10 @@ fn run(tables: &mut dyn Tables, index: u64, command: &ControllerCommand) -> Cont
         }
         ControllerCommand::SetConfig { expected, config } => {
             ControllerReply::Config(set_config(tables, index, *expected, config))
+        }
+        ControllerCommand::MasterJoined(master) => {
+            tables.put(&keys::master(*master), encode(master));
+            ControllerReply::Done
         }
     }
 }

@@ -15,7 +15,7 @@
 //! 21 session:8 sequence:8        outcome kept for exactly-once
 //! 22 nonce:16                    session opened with this nonce
 //! 30 chunk:8                     freed chunk, to be deleted on its group
-//! 80..82                         the controller's
+//! 80..83                         the controller's
 //! F0..                           the host's own (last applied, membership); not used here
 //! ```
 
@@ -42,6 +42,7 @@ const NONCE: u8 = 0x22;
 const FREED: u8 = 0x30;
 const NODE: u8 = 0x81;
 const GROUP: u8 = 0x82;
+const MASTER: u8 = 0x83;
 
 pub(crate) fn counter(slot: SlotId) -> [u8; 3] {
     let [high, low] = slot.0.to_be_bytes();
@@ -111,6 +112,10 @@ pub(crate) fn node(id: NodeId) -> [u8; 9] {
     one(NODE, id.0)
 }
 
+pub(crate) fn master(id: NodeId) -> [u8; 9] {
+    one(MASTER, id.0)
+}
+
 pub(crate) fn group(id: GroupId) -> [u8; 9] {
     one(GROUP, u64::from(id.0))
 }
@@ -146,6 +151,7 @@ pub(crate) mod all {
     pub(crate) const FREED: Range<[u8; 1]> = table(super::FREED);
     pub(crate) const NODES: Range<[u8; 1]> = table(super::NODE);
     pub(crate) const GROUPS: Range<[u8; 1]> = table(super::GROUP);
+    pub(crate) const MASTERS: Range<[u8; 1]> = table(super::MASTER);
 
     const fn table(byte: u8) -> Range<[u8; 1]> {
         [byte]..[byte + 1]

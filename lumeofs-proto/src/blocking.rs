@@ -268,11 +268,20 @@ impl Conn {
 
     /// Server side of the handshake. The reason of a refusal is sent to the other side.
     pub fn accept(stream: TcpStream, identity: &Identity) -> FsResult<Self> {
-        let net = |error: io::Error| FsError::from_net(&error, "handshake");
+        let net = |error: io::Error| match error.kind() {
+            io::ErrorKind::InvalidData => FsError::new(Code::Refused, error.to_string()),
+            _ => FsError::from_net(&error, "handshake"),
+        };
         let (mut sender, mut receiver) = halves(stream).map_err(net)?;
         receiver.set_timeout(Some(HANDSHAKE_TIMEOUT)).map_err(net)?;
         let mut late = || Err(io::ErrorKind::TimedOut.into());
-        let asked = receiver.receive_while(&mut late).map_err(net)?;
+        let asked = receiver.receive_while(&mut late).map_err(net);
+        let asked = match asked {
+            Err(error) if error.code == Code::Refused => {
+                return refuse(&mut sender, &Fixed::unreadable(), Err(error));
+            }
+            asked => asked?,
+        };
         let client: Hello = asked.decode()?;
         let mine = refuse(&mut sender, &asked.fixed, identity.answer(&client))?;
         sender.reply(&asked.fixed, 0, &mine, &[]).map_err(net)?;
@@ -324,6 +333,9 @@ fn halves(stream: TcpStream) -> io::Result<(FrameSender, FrameReceiver)> {
 pub fn tune(stream: &impl std::os::fd::AsFd) -> io::Result<()> {
     let socket = socket2::SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
+    if std::env::var_os("XCC").is_some() {
+        socket.set_tcp_congestion(b"cubic").ok();
+    }
     socket.set_tcp_user_timeout(Some(Duration::from_secs(5)))?;
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(2))

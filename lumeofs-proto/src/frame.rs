@@ -145,6 +145,21 @@ pub struct Fixed {
 }
 
 impl Fixed {
+    /// Stands for a first frame that could not be read, so that it can be answered: a peer that speaks
+    /// another wire version learns at least that, from the answer's own version.
+    pub(crate) fn unreadable() -> Self {
+        Self {
+            op: Op::Hello,
+            flags: 0,
+            deadline_ms: 0,
+            request: 0,
+            header_len: 0,
+            payload_len: 0,
+            payload_crc: 0,
+            frame_crc: 0,
+        }
+    }
+
     /// Whether this is a reply.
     pub fn is_reply(&self) -> bool {
         self.flags & FLAG_REPLY != 0

@@ -154,7 +154,14 @@ async fn server(
     identity: &Identity,
 ) -> FsResult<(FrameReader, FrameWriter, Peer)> {
     let (mut reader, mut writer) = halves(stream).map_err(net)?;
-    let asked = reader.receive().await.map_err(net)?;
+    let asked = match reader.receive().await.map_err(net) {
+        Err(error) if error.code == Code::Refused => {
+            // The connection is given up either way.
+            let _ = writer.fail(&Fixed::unreadable(), &error).await;
+            return Err(error);
+        }
+        asked => asked?,
+    };
     let hello: Hello = asked.decode()?;
     let mine = match identity.answer(&hello) {
         Ok(mine) => mine,

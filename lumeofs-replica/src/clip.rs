@@ -10,7 +10,9 @@ pub fn below<P: Payload>(op: &ChunkOp, data: &P, end: u64) -> Option<(ChunkOp, P
     let mut op = op.clone();
     let mut data = data.clone();
     match &mut op {
-        ChunkOp::Write { offset, checksums, .. } => {
+        ChunkOp::Write {
+            offset, checksums, ..
+        } => {
             let room = end.saturating_sub(*offset);
             if room == 0 {
                 return None;
@@ -26,12 +28,21 @@ pub fn below<P: Payload>(op: &ChunkOp, data: &P, end: u64) -> Option<(ChunkOp, P
                 return None;
             }
         }
-        ChunkOp::Truncate { chunk, len, truncations } => {
+        ChunkOp::Truncate {
+            chunk,
+            len,
+            truncations,
+        } => {
             if *len >= end {
                 return None;
             }
             let (chunk, truncations) = (*chunk, *truncations);
-            op = ChunkOp::Zero { chunk, offset: *len, len: end - *len, truncations };
+            op = ChunkOp::Zero {
+                chunk,
+                offset: *len,
+                len: end - *len,
+                truncations,
+            };
         }
         ChunkOp::Delete { .. } => return None,
     }
@@ -54,7 +65,9 @@ mod tests {
         };
         let (clipped, data) = below(&op, &bytes, 8192).unwrap();
         assert_eq!(data, bytes[..8092]);
-        let ChunkOp::Write { checksums, .. } = clipped else { panic!("still a write") };
+        let ChunkOp::Write { checksums, .. } = clipped else {
+            panic!("still a write")
+        };
         assert_eq!(checksums, block_checksums(100, &bytes[..8092]));
         assert!(below(&op, &bytes, 0).is_none());
         assert_eq!(below(&op, &bytes, 1 << 20).unwrap().1, bytes);

@@ -2,7 +2,9 @@
 
 use crate::history::Note;
 use crate::message::{Entry, StreamId, ToMember, ToPrimary, Writer};
-use lumeofs_base::{ChunkId, ChunkState, Code, Epoch, FsResult, GroupConfig, NodeId, Sequence, Version};
+use lumeofs_base::{
+    ChunkId, ChunkState, Code, Epoch, FsResult, GroupConfig, NodeId, Sequence, Version,
+};
 use std::sync::Arc;
 
 /// Name of a waiting request, chosen by the driver.
@@ -156,6 +158,8 @@ pub struct Piece<P> {
     pub checksums: Vec<u32>,
     /// At most 1 MiB; ends at a block boundary unless the chunk ends.
     pub data: P,
+    /// The chunk's truncation number.
+    pub truncations: u32,
     /// The chunk's state, if this was its last piece.
     pub end: Option<ChunkState>,
 }

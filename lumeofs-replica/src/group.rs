@@ -306,10 +306,13 @@ impl<P: Payload> Group<P> {
         self.writers.admit(entry.writer);
         if self.note.record(entry.version) {
             // In the log before the operation: else a history could hide what it lost.
-            self.effects.push(Effect::Work(Work::Note(self.note.clone())));
+            self.effects
+                .push(Effect::Work(Work::Note(self.note.clone())));
         }
         self.tail.push(entry.clone());
-        self.effects.push(Effect::Work(Work::Apply { entry: entry.clone() }));
+        self.effects.push(Effect::Work(Work::Apply {
+            entry: entry.clone(),
+        }));
     }
 
     /// Asks the store for durability as far as somebody waits for it and operations are applied.
@@ -317,7 +320,8 @@ impl<P: Payload> Group<P> {
         let due = self.sync_wanted > self.sync_asked && self.applied >= self.sync_wanted;
         if due {
             self.sync_asked = self.applied;
-            self.effects.push(Effect::Work(Work::Sync { upto: self.applied }));
+            self.effects
+                .push(Effect::Work(Work::Sync { upto: self.applied }));
         }
     }
 
@@ -333,7 +337,6 @@ impl<P: Payload> Group<P> {
 
     fn adopt(&mut self, config: GroupConfig, now: Duration) {
         let same_primary = config.primary == self.config.primary;
-        let removed = self.config.is_in_sync(self.me) && !config.is_in_sync(self.me);
         let next = config.epoch == self.config.epoch.next();
         self.config = config;
         self.election.proposed_at = None;
@@ -347,7 +350,10 @@ impl<P: Payload> Group<P> {
                     // The group's history is this member's from here on.
                     self.complete = true;
                 }
-                self.resign(&FsError::new(Code::StaleEpoch, "the group was reconfigured"));
+                self.resign(&FsError::new(
+                    Code::StaleEpoch,
+                    "the group was reconfigured",
+                ));
                 self.drop_stream(None);
                 if self.complete {
                     self.lead(now);
@@ -355,13 +361,16 @@ impl<P: Payload> Group<P> {
             }
             return;
         }
-        self.resign(&FsError::new(Code::StaleEpoch, "another datanode is primary now"));
+        self.resign(&FsError::new(
+            Code::StaleEpoch,
+            "another datanode is primary now",
+        ));
         if !same_primary {
             self.drop_stream(None);
         }
         self.follower.reconfigured(now);
-        let unlisted = !self.config.is_in_sync(self.me);
-        if removed || (unlisted && self.follower.stream.is_none()) {
+        if !self.config.is_in_sync(self.me) && self.follower.stream.is_none() {
+            // On an unbroken stream it still receives everything, and will be counted in again.
             self.complete = false;
         }
         if !self.complete {
@@ -371,10 +380,15 @@ impl<P: Payload> Group<P> {
 
     /// Ends the own time as primary, if it was one.
     fn resign(&mut self, error: &FsError) {
-        let Some(primary) = self.primary.take() else { return };
+        let Some(primary) = self.primary.take() else {
+            return;
+        };
         for pending in primary.waiting() {
             let result = Err(error.clone());
-            self.effects.push(Effect::Reply { ticket: pending.ticket, result });
+            self.effects.push(Effect::Reply {
+                ticket: pending.ticket,
+                result,
+            });
         }
         for (to, stream) in primary.open_streams() {
             self.effects.push(Effect::Close { to, stream });
@@ -387,9 +401,15 @@ impl<P: Payload> Group<P> {
             None => Ok(pending.version),
             Some(code) => Err(FsError::new(
                 code,
-                format!("operation {:?} of session {}", pending.version, pending.writer.session),
+                format!(
+                    "operation {:?} of session {}",
+                    pending.version, pending.writer.session
+                ),
             )),
         };
-        self.effects.push(Effect::Reply { ticket: pending.ticket, result });
+        self.effects.push(Effect::Reply {
+            ticket: pending.ticket,
+            result,
+        });
     }
 }

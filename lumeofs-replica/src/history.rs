@@ -19,7 +19,11 @@ pub struct Note {
 impl Note {
     /// Takes note of an operation that extends the history. True if the note changed.
     pub fn record(&mut self, version: Version) -> bool {
-        if self.starts.last().is_some_and(|(epoch, _)| *epoch >= version.epoch) {
+        if self
+            .starts
+            .last()
+            .is_some_and(|(epoch, _)| *epoch >= version.epoch)
+        {
             return false;
         }
         self.starts.push((version.epoch, version.sequence));
@@ -49,7 +53,10 @@ mod tests {
     use super::*;
 
     fn version(epoch: u64, sequence: u64) -> Version {
-        Version { epoch: Epoch(epoch), sequence: Sequence(sequence) }
+        Version {
+            epoch: Epoch(epoch),
+            sequence: Sequence(sequence),
+        }
     }
 
     #[test]
@@ -62,7 +69,10 @@ mod tests {
         assert!(note.contains(last, version(0, 0)));
         assert!(note.contains(last, version(1, 2)));
         assert!(note.contains(last, version(4, 3)));
-        assert!(!note.contains(last, version(1, 3)), "lost before epoch 4 began");
+        assert!(
+            !note.contains(last, version(1, 3)),
+            "lost before epoch 4 began"
+        );
         assert!(!note.contains(last, version(4, 5)), "beyond the end");
         assert!(!note.contains(last, version(4, 2)), "another branch");
     }

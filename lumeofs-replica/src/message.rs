@@ -2,7 +2,9 @@
 //!
 //! All but beacons and questions travel on the stream that the primary opened to a member, in order.
 
-use lumeofs_base::{ChunkId, ChunkOp, ChunkState, Code, Epoch, GroupConfig, NodeId, Sequence, Version};
+use lumeofs_base::{
+    ChunkId, ChunkOp, ChunkState, Code, Epoch, GroupConfig, NodeId, Sequence, Version,
+};
 use std::sync::Arc;
 use std::time::Duration;
 

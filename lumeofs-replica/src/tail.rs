@@ -2,20 +2,24 @@
 
 use crate::message::{Entry, Payload};
 use lumeofs_base::{ChunkId, Sequence};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// A contiguous run of operations up to the end of the history.
 #[derive(Debug)]
 pub struct Tail<P> {
     entries: VecDeque<Arc<Entry<P>>>,
-    chunks: HashMap<ChunkId, Sequence>,
+    chunks: BTreeMap<ChunkId, Sequence>,
     bytes: usize,
 }
 
 impl<P> Default for Tail<P> {
     fn default() -> Self {
-        Self { entries: VecDeque::new(), chunks: HashMap::new(), bytes: 0 }
+        Self {
+            entries: VecDeque::new(),
+            chunks: BTreeMap::new(),
+            bytes: 0,
+        }
     }
 }
 
@@ -30,7 +34,11 @@ impl<P: Payload> Tail<P> {
     /// Forgets everything up to `committed`. True if anything went.
     pub fn trim(&mut self, committed: Sequence) -> bool {
         let before = self.entries.len();
-        while self.entries.front().is_some_and(|entry| entry.version.sequence <= committed) {
+        while self
+            .entries
+            .front()
+            .is_some_and(|entry| entry.version.sequence <= committed)
+        {
             let entry = self.entries.pop_front().expect("front is there");
             self.bytes -= entry.data.len();
             if self.chunks.get(&entry.op.chunk()) == Some(&entry.version.sequence) {
@@ -52,7 +60,9 @@ impl<P: Payload> Tail<P> {
 
     /// Operations after `sequence`, in order.
     pub fn after(&self, sequence: Sequence) -> impl Iterator<Item = &Arc<Entry<P>>> {
-        self.entries.iter().filter(move |entry| entry.version.sequence > sequence)
+        self.entries
+            .iter()
+            .filter(move |entry| entry.version.sequence > sequence)
     }
 
     /// The last kept operation on a chunk.

@@ -2,7 +2,7 @@
 //! client has given up must not overwrite what came after.
 
 use crate::message::Writer;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// Sessions of one half of the table.
 const HALF_MAX: usize = 16_384;
@@ -11,8 +11,8 @@ const HALF_MAX: usize = 16_384;
 /// one goes when the younger is full.
 #[derive(Clone, Debug, Default)]
 pub struct Writers {
-    young: HashMap<u64, u32>,
-    old: HashMap<u64, u32>,
+    young: BTreeMap<u64, u32>,
+    old: BTreeMap<u64, u32>,
 }
 
 impl Writers {
@@ -21,7 +21,10 @@ impl Writers {
         if writer.session == 0 {
             return true;
         }
-        let known = self.young.get(&writer.session).or_else(|| self.old.get(&writer.session));
+        let known = self
+            .young
+            .get(&writer.session)
+            .or_else(|| self.old.get(&writer.session));
         if known.is_some_and(|known| *known > writer.generation) {
             return false;
         }
@@ -35,7 +38,12 @@ impl Writers {
     /// The writers of late, at most `max`, for a member that was caught up.
     pub fn recent(&self, max: usize) -> Vec<Writer> {
         let writers = self.young.iter().chain(&self.old).take(max);
-        writers.map(|(&session, &generation)| Writer { session, generation }).collect()
+        writers
+            .map(|(&session, &generation)| Writer {
+                session,
+                generation,
+            })
+            .collect()
     }
 }
 
@@ -46,7 +54,10 @@ mod tests {
     #[test]
     fn a_lower_generation_is_refused_and_sessions_do_not_mix() {
         let mut writers = Writers::default();
-        let writer = |session, generation| Writer { session, generation };
+        let writer = |session, generation| Writer {
+            session,
+            generation,
+        };
         assert!(writers.admit(writer(1, 5)));
         assert!(writers.admit(writer(1, 5)));
         assert!(!writers.admit(writer(1, 4)));

@@ -75,7 +75,9 @@ fn finish(shared: &Shared, state: &mut State, done: FsResult<()>) {
             state.answer_durable();
             shared.written.notify_all();
             shared.room.notify_all();
-            shared.to_keep.notify_one();
+            if state.core.has_chore() {
+                shared.to_keep.notify_one();
+            }
         }
         Ok(()) => {}
         Err(error) => shared.poison(state, error),

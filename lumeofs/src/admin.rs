@@ -7,6 +7,8 @@ use lumeofs_proto::auth::Credentials;
 use lumeofs_proto::control::admin_client::AdminClient;
 use lumeofs_proto::control::{RaftRequest, StatusReply, StatusRequest};
 use serde_json::json;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
@@ -33,7 +35,7 @@ enum Action {
     /// Chunks of a file: id, range, group, epoch, replicas with role, version and health
     Chunks {
         /// Path within the filesystem, from its root
-        path: String,
+        path: OsString,
     },
 }
 
@@ -112,11 +114,12 @@ where
             .connect_timeout(Duration::from_secs(1))
             .timeout(Duration::from_secs(3));
         let channel = endpoint.connect().await.map_err(|error| {
-            let mut text = error.to_string();
-            if let Some(cause) = std::error::Error::source(&error) {
-                text = format!("{text}: {cause}");
+            // tonic's own words say less than the cause behind them.
+            let mut cause: &dyn std::error::Error = &error;
+            while let Some(deeper) = cause.source() {
+                cause = deeper;
             }
-            failed(Code::Unavailable, text)
+            failed(Code::Unavailable, format!("cannot connect: {cause}"))
         })?;
         let token = MetadataValue::try_from(credentials.grpc_token())
             .map_err(|error| failed(Code::Invalid, error.to_string()))?;
@@ -180,34 +183,37 @@ fn show_status(status: &StatusReply, json: bool) -> anyhow::Result<()> {
             "leaders": status.raft.iter().map(|group| json!({"group": group.name, "leader": group.leader, "term": group.term})).collect::<Vec<_>>(),
         }));
     }
-    println!(
+    output::line(format_args!(
         "cluster    {}  (LumeoFS {})",
         status.cluster_id, status.version
-    );
+    ))?;
     for group in &status.raft {
-        println!(
-            "{:<10} leader master {} in term {}",
-            group.name, group.leader, group.term
-        );
+        let leader = match group.leader {
+            0 => "no leader: no quorum of masters answers each other".to_owned(),
+            leader => format!("leader master {leader}"),
+        };
+        output::line(format_args!(
+            "{:<10} {leader} in term {}",
+            group.name, group.term
+        ))?;
     }
-    println!("datanodes  {}", status.nodes.len());
-    println!(
+    output::line(format_args!("datanodes  {}", status.nodes.len()))?;
+    output::line(format_args!(
         "groups     {} of {} fully in sync",
         in_sync,
         status.groups.len()
-    );
-    println!(
+    ))?;
+    output::line(format_args!(
         "files      {}, {} of data, {replicas} copies each",
         status.inodes,
         output::size(status.bytes)
-    );
-    println!(
+    ))?;
+    output::line(format_args!(
         "space      {} free of {} raw",
         output::size(free),
         output::size(capacity)
-    );
-    println!("sessions   {}", status.sessions);
-    Ok(())
+    ))?;
+    output::line(format_args!("sessions   {}", status.sessions))
 }
 
 fn show_nodes(status: &StatusReply, json: bool) -> anyhow::Result<()> {
@@ -247,8 +253,7 @@ fn show_nodes(status: &StatusReply, json: bool) -> anyhow::Result<()> {
     output::table(
         &["NODE", "ADDRESS", "ZONE", "FREE", "CAPACITY", "SEEN"],
         &rows,
-    );
-    Ok(())
+    )
 }
 
 fn show_groups(status: &StatusReply, json: bool) -> anyhow::Result<()> {
@@ -272,8 +277,7 @@ fn show_groups(status: &StatusReply, json: bool) -> anyhow::Result<()> {
             ]
         })
         .collect();
-    output::table(&["GROUP", "EPOCH", "PRIMARY", "MEMBERS", "IN SYNC"], &rows);
-    Ok(())
+    output::table(&["GROUP", "EPOCH", "PRIMARY", "MEMBERS", "IN SYNC"], &rows)
 }
 
 fn raft(masters: &[String], credentials: &Credentials, json: bool) -> anyhow::Result<()> {
@@ -335,7 +339,7 @@ fn raft(masters: &[String], credentials: &Credentials, json: bool) -> anyhow::Re
             "MASTER", "GROUP", "ROLE", "TERM", "LEADER", "LAST", "COMMIT", "APPLIED", "SNAPSHOT",
             "LAG",
         ];
-        output::table(&heading, &rows);
+        output::table(&heading, &rows)?;
     }
     match failure {
         Some(error) if values.iter().all(|value| value.get("error").is_some()) => Err(error.into()),
@@ -343,9 +347,9 @@ fn raft(masters: &[String], credentials: &Credentials, json: bool) -> anyhow::Re
     }
 }
 
-fn chunks(access: &Access, path: &str) -> anyhow::Result<()> {
+fn chunks(access: &Access, path: &OsStr) -> anyhow::Result<()> {
     let session = fs::Session::open(access)?;
-    let attr = session.resolve(path)?;
+    let attr = session.resolve(path.as_bytes())?;
     let report = session.client.chunk_report(session.context(), attr.ino)?;
     let mut rows = Vec::new();
     let mut values = Vec::new();
@@ -406,6 +410,5 @@ fn chunks(access: &Access, path: &str) -> anyhow::Result<()> {
     let heading = [
         "CHUNK", "RANGE", "GROUP", "EPOCH", "NODE", "ROLE", "VERSION", "LEASE", "HEALTH",
     ];
-    output::table(&heading, &rows);
-    Ok(())
+    output::table(&heading, &rows)
 }

@@ -134,17 +134,19 @@ fn start(args: StartArgs) -> anyhow::Result<()> {
     })?;
     let done = bring_up(&layout, &stop_signal);
     if let Err(error) = done {
-        eprintln!("lumeofs dev: stopping what was started");
+        output::note("lumeofs dev: stopping what was started");
         stop(&layout)?;
         return Err(error);
     }
-    summary(&layout, begun);
+    let told = summary(&layout, begun);
     if args.detach {
-        return Ok(());
+        return told;
     }
+    // Whether or not somebody reads it, the cluster runs.
+    drop(told);
     // The sender lives in the signal thread; an error would mean that it is gone.
     waiting.1.recv().context("the signal thread ended")?;
-    eprintln!("stopping");
+    output::note("stopping");
     stop(&layout)
 }
 
@@ -160,7 +162,7 @@ fn bring_up(layout: &Layout, stop: &signals::Stop) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn summary(layout: &Layout, begun: Instant) {
+fn summary(layout: &Layout, begun: Instant) -> anyhow::Result<()> {
     let dir = layout.dir.display();
     let list = |role: Role| {
         let nodes = layout.nodes().iter().filter(|node| node.role == role);
@@ -169,20 +171,29 @@ fn summary(layout: &Layout, begun: Instant) {
             .collect::<Vec<_>>()
             .join(", ")
     };
-    println!("LumeoFS development cluster in {dir}");
-    println!("  masters    {}", list(Role::Master));
-    println!("  datanodes  {}", list(Role::Datanode));
+    output::line(format_args!("LumeoFS development cluster in {dir}"))?;
+    output::line(format_args!("  masters    {}", list(Role::Master)))?;
+    output::line(format_args!("  datanodes  {}", list(Role::Datanode)))?;
     if let Some(mount) = &layout.mount {
-        println!("  mounted    {}", mount.display());
-        println!(
+        output::line(format_args!("  mounted    {}", mount.display()))?;
+        output::line(format_args!(
             "  try        cp -a /etc {0}/ ; ls -l {0} ; df -h {0}",
             mount.display()
-        );
+        ))?;
     }
-    println!("  look       lumeofs dev status --dir {dir} ; lumeofs admin status --dir {dir}");
-    println!("  break      kill -9 a process, then lumeofs dev restart NODE --dir {dir}");
-    println!("  stop       lumeofs dev stop --dir {dir}  (the data stays)");
-    println!("PASS in {:.1} s", begun.elapsed().as_secs_f64());
+    output::line(format_args!(
+        "  look       lumeofs dev status --dir {dir} ; lumeofs admin status --dir {dir}"
+    ))?;
+    output::line(format_args!(
+        "  break      kill -9 a process, then lumeofs dev restart NODE --dir {dir}"
+    ))?;
+    output::line(format_args!(
+        "  stop       lumeofs dev stop --dir {dir}  (the data stays)"
+    ))?;
+    output::line(format_args!(
+        "PASS in {:.1} s",
+        begun.elapsed().as_secs_f64()
+    ))
 }
 
 #[derive(Serialize)]
@@ -236,8 +247,7 @@ fn status(layout: &Layout, json: bool) -> anyhow::Result<()> {
     output::table(
         &["NODE", "PID", "ADDRESS", "LOG"],
         &rows.iter().map(cells).collect::<Vec<_>>(),
-    );
-    Ok(())
+    )
 }
 
 fn stop(layout: &Layout) -> anyhow::Result<()> {

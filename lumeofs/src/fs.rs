@@ -2,12 +2,16 @@
 
 use crate::access::Access;
 use crate::output;
+use anyhow::Context as _;
 use lumeofs_base::limits::IO_BYTES_MAX;
 use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId};
 use lumeofs_client::{Client, Context};
 use lumeofs_meta::op::{Caller, NewNode, RenameMode, SetAttr};
 use serde_json::{Value, json};
-use std::io::{Read as _, Write as _};
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -26,36 +30,36 @@ enum Action {
     Ls {
         /// Path from the root of the filesystem
         #[arg(default_value = "/")]
-        path: String,
+        path: OsString,
     },
     /// Shows attributes
     Stat {
         /// Path from the root of the filesystem
-        path: String,
+        path: OsString,
     },
     /// Copies a local file in (- = standard input)
     Put {
         /// Local file
         local: PathBuf,
         /// Path in the filesystem; an existing file is replaced
-        path: String,
+        path: OsString,
     },
     /// Copies a file out (- = standard output)
     Get {
         /// Path in the filesystem
-        path: String,
+        path: OsString,
         /// Local file; replaced if it exists
         local: PathBuf,
     },
     /// Prints a file
     Cat {
         /// Path in the filesystem
-        path: String,
+        path: OsString,
     },
     /// Removes a file, or a directory with -r
     Rm {
         /// Path in the filesystem
-        path: String,
+        path: OsString,
         /// Also a directory with all below it
         #[arg(short, long)]
         recursive: bool,
@@ -63,7 +67,7 @@ enum Action {
     /// Makes a directory
     Mkdir {
         /// Path in the filesystem
-        path: String,
+        path: OsString,
         /// Also its missing parents; no error if it exists
         #[arg(short, long)]
         parents: bool,
@@ -71,9 +75,9 @@ enum Action {
     /// Renames; an existing target is replaced
     Mv {
         /// Path in the filesystem
-        from: String,
+        from: OsString,
         /// New path
-        to: String,
+        to: OsString,
     },
 }
 
@@ -117,27 +121,22 @@ impl Session {
     }
 
     /// The object of a path from the root. Symlinks are not followed.
-    pub(crate) fn resolve(&self, path: &str) -> FsResult<Attr> {
+    pub(crate) fn resolve(&self, path: &[u8]) -> FsResult<Attr> {
         let mut attr = self.client.getattr(self.context(), InodeId::ROOT)?;
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            let found = self
-                .client
-                .lookup(self.context(), attr.ino, name.as_bytes());
-            attr = found.map_err(|error| error.during(format_args!("{path}: {name:?}")))?;
+        for name in names(path) {
+            let found = self.client.lookup(self.context(), attr.ino, name);
+            attr = found.map_err(|error| error.during(output::name(path)))?;
         }
         Ok(attr)
     }
 
-    fn resolve_parent<'p>(&self, path: &'p str) -> FsResult<(InodeId, &'p [u8])> {
-        let path = path.trim_end_matches('/');
-        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        if name.is_empty() {
-            return Err(FsError::new(
-                Code::Invalid,
-                format!("{path:?} names no object in a directory"),
-            ));
-        }
-        Ok((self.resolve(parent)?.ino, name.as_bytes()))
+    fn resolve_parent<'p>(&self, path: &'p [u8]) -> FsResult<(InodeId, &'p [u8])> {
+        let Some(name) = names(path).last() else {
+            let text = format!("{:?} names no object in a directory", output::name(path));
+            return Err(FsError::new(Code::Invalid, text));
+        };
+        let end = name.as_ptr() as usize - path.as_ptr() as usize;
+        Ok((self.resolve(&path[..end])?.ino, name))
     }
 
     fn entries(&self, ino: InodeId) -> FsResult<Vec<(Vec<u8>, InodeId)>> {
@@ -155,7 +154,7 @@ impl Session {
         Ok(all)
     }
 
-    fn put(&self, local: &std::path::Path, path: &str) -> anyhow::Result<u64> {
+    fn put(&self, local: &std::path::Path, path: &[u8]) -> anyhow::Result<u64> {
         let mut source: Box<dyn std::io::Read> = if local.as_os_str() == "-" {
             Box::new(std::io::stdin())
         } else {
@@ -200,10 +199,11 @@ impl Session {
         Ok(offset)
     }
 
-    fn get(&self, path: &str, out: &mut dyn std::io::Write) -> anyhow::Result<u64> {
+    fn get(&self, path: &[u8], out: &mut dyn std::io::Write) -> anyhow::Result<u64> {
         let attr = self.resolve(path)?;
         if attr.kind != FileKind::Regular {
-            return Err(FsError::new(Code::Invalid, format!("{path} is no regular file")).into());
+            let text = format!("{} is no regular file", output::name(path));
+            return Err(FsError::new(Code::Invalid, text).into());
         }
         let cx = self.context();
         self.client.open(cx, attr.ino, false)?;
@@ -229,7 +229,7 @@ impl Session {
             return self.client.unlink(cx, parent, name);
         }
         if !recursive {
-            let text = format!("{:?} is a directory: add -r", String::from_utf8_lossy(name));
+            let text = format!("{:?} is a directory: add -r", output::name(name));
             return Err(FsError::new(Code::IsDirectory, text));
         }
         for (entry, _) in self.entries(attr.ino)? {
@@ -238,7 +238,7 @@ impl Session {
         self.client.rmdir(cx, parent, name)
     }
 
-    fn mkdir(&self, path: &str, parents: bool) -> FsResult<()> {
+    fn mkdir(&self, path: &[u8], parents: bool) -> FsResult<()> {
         let cx = self.context();
         if !parents {
             let (parent, name) = self.resolve_parent(path)?;
@@ -248,14 +248,14 @@ impl Session {
                 .map(drop);
         }
         let mut parent = InodeId::ROOT;
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            let made =
-                self.client
-                    .create(cx, parent, name.as_bytes(), NewNode::Directory, 0o755, true);
+        for name in names(path) {
+            let made = self
+                .client
+                .create(cx, parent, name, NewNode::Directory, 0o755, true);
             parent = match made {
                 Ok((attr, _)) => attr.ino,
                 Err(error) if error.code == Code::Exists => {
-                    self.client.lookup(cx, parent, name.as_bytes())?.ino
+                    self.client.lookup(cx, parent, name)?.ino
                 }
                 Err(error) => return Err(error),
             };
@@ -264,65 +264,77 @@ impl Session {
     }
 }
 
+/// The names of a path.
+fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|&byte| byte == b'/')
+        .filter(|name| !name.is_empty())
+}
+
 /// Runs the command.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let session = Session::open(&args.access)?;
     let json = args.access.json;
     let done = |value: Value| if json { output::json(&value) } else { Ok(()) };
     match args.action {
-        Action::Ls { path } => list(&session, &path, json),
+        Action::Ls { path } => list(&session, path.as_bytes(), json),
         Action::Stat { path } => {
-            let attr = session.resolve(&path)?;
+            let attr = session.resolve(path.as_bytes())?;
             if json {
                 output::json(&attr)
             } else {
-                show(&path, &attr)
+                show(path.as_bytes(), &attr)
             }
         }
         Action::Put { local, path } => {
-            let bytes = session.put(&local, &path)?;
-            done(json!({"path": path, "bytes": bytes}))
+            let bytes = session.put(&local, path.as_bytes())?;
+            done(json!({"path": output::name(path.as_bytes()), "bytes": bytes}))
         }
-        Action::Get { path, local } if local.as_os_str() == "-" => {
-            session.get(&path, &mut std::io::stdout().lock()).map(drop)
-        }
+        Action::Get { path, local } if local.as_os_str() == "-" => session
+            .get(path.as_bytes(), &mut std::io::stdout().lock())
+            .map(drop),
         Action::Get { path, local } => {
-            let mut file = std::fs::File::create(&local)?;
-            let bytes = session.get(&path, &mut file)?;
-            done(json!({"path": path, "bytes": bytes}))
+            let mut file = std::fs::File::create(&local)
+                .with_context(|| format!("create {}", local.display()))?;
+            let bytes = session.get(path.as_bytes(), &mut file)?;
+            done(json!({"path": output::name(path.as_bytes()), "bytes": bytes}))
         }
-        Action::Cat { path } => session.get(&path, &mut std::io::stdout().lock()).map(drop),
+        Action::Cat { path } => session
+            .get(path.as_bytes(), &mut std::io::stdout().lock())
+            .map(drop),
         Action::Rm { path, recursive } => {
-            let (parent, name) = session.resolve_parent(&path)?;
+            let shown = output::name(path.as_bytes());
+            let (parent, name) = session.resolve_parent(path.as_bytes())?;
             session
                 .remove(parent, name, recursive)
-                .map_err(|error| error.during(&path))?;
-            done(json!({"removed": path}))
+                .map_err(|error| error.during(&shown))?;
+            done(json!({"removed": shown}))
         }
         Action::Mkdir { path, parents } => {
+            let shown = output::name(path.as_bytes());
             session
-                .mkdir(&path, parents)
-                .map_err(|error| error.during(&path))?;
-            done(json!({"path": path}))
+                .mkdir(path.as_bytes(), parents)
+                .map_err(|error| error.during(&shown))?;
+            done(json!({"path": shown}))
         }
         Action::Mv { from, to } => {
-            let (parent, name) = session.resolve_parent(&from)?;
-            let (new_parent, new_name) = session.resolve_parent(&to)?;
+            let (parent, name) = session.resolve_parent(from.as_bytes())?;
+            let (new_parent, new_name) = session.resolve_parent(to.as_bytes())?;
             let cx = session.context();
             session
                 .client
                 .rename(cx, parent, name, new_parent, new_name, RenameMode::Replace)?;
+            let (from, to) = (output::name(from.as_bytes()), output::name(to.as_bytes()));
             done(json!({"from": from, "to": to}))
         }
     }
 }
 
-fn list(session: &Session, path: &str, json: bool) -> anyhow::Result<()> {
+fn list(session: &Session, path: &[u8], json: bool) -> anyhow::Result<()> {
     let attr = session.resolve(path)?;
     let entries = if attr.kind == FileKind::Directory {
         session.entries(attr.ino)?
     } else {
-        vec![(path.as_bytes().to_vec(), attr.ino)]
+        vec![(path.to_vec(), attr.ino)]
     };
     let mut values = Vec::new();
     let mut rows = Vec::new();
@@ -331,7 +343,7 @@ fn list(session: &Session, path: &str, json: bool) -> anyhow::Result<()> {
         let Ok(attr) = session.client.getattr(session.context(), ino) else {
             continue;
         };
-        let name = String::from_utf8_lossy(&name).into_owned();
+        let name = output::name(&name);
         rows.push(vec![
             format!("{:?}", attr.kind),
             format!("{:04o}", attr.mode),
@@ -349,24 +361,22 @@ fn list(session: &Session, path: &str, json: bool) -> anyhow::Result<()> {
     output::table(
         &["KIND", "MODE", "UID", "GID", "SIZE", "MTIME", "NAME"],
         &rows,
-    );
-    Ok(())
+    )
 }
 
-fn show(path: &str, attr: &Attr) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{path}")?;
-    writeln!(
-        out,
-        "  inode {}  {:?}  mode {:04o}  links {}",
+fn show(path: &[u8], attr: &Attr) -> anyhow::Result<()> {
+    let mut text = output::name(path);
+    write!(
+        text,
+        "\n  inode {}  {:?}  mode {:04o}  links {}",
         attr.ino.get(),
         attr.kind,
         attr.mode,
         attr.nlink
     )?;
-    writeln!(
-        out,
-        "  owner {}:{}  size {}  allocated {}",
+    write!(
+        text,
+        "\n  owner {}:{}  size {}  allocated {}",
         attr.uid, attr.gid, attr.size, attr.allocated
     )?;
     let times = [
@@ -376,7 +386,7 @@ fn show(path: &str, attr: &Attr) -> anyhow::Result<()> {
         ("birth", attr.btime),
     ];
     for (name, time) in times {
-        writeln!(out, "  {name} {}.{:09}", time.secs, time.nanos)?;
+        write!(text, "\n  {name} {}.{:09}", time.secs, time.nanos)?;
     }
-    Ok(())
+    output::line(text)
 }

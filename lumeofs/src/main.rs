@@ -59,8 +59,9 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lumeofs: {error:#}");
+            output::note(format_args!("lumeofs: {error:#}"));
             exit::code_of(&error)
         }
     }

@@ -55,6 +55,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn foreground(args: Args) -> anyhow::Result<()> {
+    crate::server::raise_file_limit();
     let mut options = args.options.join(",");
     if let Some(what) = &args.on_outage {
         options.push_str(&format!(",on-outage={what}"));
@@ -89,7 +90,8 @@ fn foreground(args: Args) -> anyhow::Result<()> {
     signals::on_stop(move || {
         let done = handle.unmount().or_else(|error| {
             tracing::warn!(
-                "{} is in use ({error:#}): detaching it",
+                "{} is in use ({error:#}): detaching it; this process ends with its last user, or at a \
+                 second signal",
                 handle.mountpoint().display()
             );
             handle.detach()

@@ -70,8 +70,22 @@ pub(crate) struct KeygenArgs {
     file: PathBuf,
 }
 
+/// Allows as many open files as the system permits: each connection takes several.
+pub(crate) fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
+    }
+}
+
 /// Runs a master until it is stopped.
 pub(crate) fn master(args: MasterArgs) -> anyhow::Result<()> {
+    raise_file_limit();
     let masters = parse_peers(&args.peers)?;
     let own = masters.get(&args.id).ok_or_else(|| {
         FsError::new(
@@ -112,6 +126,7 @@ pub(crate) fn master(args: MasterArgs) -> anyhow::Result<()> {
 
 /// Runs a datanode until it is stopped.
 pub(crate) fn datanode(args: DatanodeArgs) -> anyhow::Result<()> {
+    raise_file_limit();
     for dir in &args.data {
         create_dir(dir)?;
     }
@@ -130,8 +145,7 @@ pub(crate) fn datanode(args: DatanodeArgs) -> anyhow::Result<()> {
 /// Writes the secret file of a new cluster, readable by its owner only.
 pub(crate) fn keygen(args: &KeygenArgs) -> anyhow::Result<()> {
     write_secret(&args.file)?;
-    println!("{}", args.file.display());
-    Ok(())
+    crate::output::line(args.file.display())
 }
 
 /// Creates a secret file that must not exist yet.
@@ -160,8 +174,13 @@ fn identity(secret: &Path, id: u64, kind: NodeKind) -> anyhow::Result<Identity> 
 }
 
 fn create_dir(dir: &Path) -> anyhow::Result<PathBuf> {
+    let what = || format!("data directory {}", dir.display());
+    if dir.exists() && !dir.is_dir() {
+        let text = format!("{} is not a directory: name another one", what());
+        return Err(FsError::new(Code::NotDirectory, text).into());
+    }
     std::fs::create_dir_all(dir)
-        .with_context(|| format!("create data directory {}", dir.display()))?;
+        .map_err(|error| FsError::from_disk(&error, format!("create {}", what())))?;
     Ok(dir.to_owned())
 }
 

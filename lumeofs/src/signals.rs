@@ -1,7 +1,13 @@
-//! SIGINT and SIGTERM as an event: the process stops in order instead of dying.
+//! SIGINT and SIGTERM as an event: the process stops in order instead of dying. Whoever does not want
+//! to wait for that sends a second one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// A further signal within this time belongs to the first: a terminal's Ctrl-C and a supervisor's
+/// SIGTERM may come together.
+const SAME_REQUEST: Duration = Duration::from_millis(500);
 
 /// Whether the process was asked to stop.
 #[derive(Clone, Default)]
@@ -14,7 +20,8 @@ impl Stop {
     }
 }
 
-/// Starts a thread that waits for SIGINT, SIGTERM or SIGHUP, then calls `then` once.
+/// Starts a thread that waits for SIGINT, SIGTERM or SIGHUP, then calls `then` once. A later second
+/// signal ends the process at once, as a kill would, whatever it still waits for.
 pub(crate) fn on_stop(then: impl FnOnce() + Send + 'static) -> anyhow::Result<Stop> {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = Stop::default();
@@ -33,15 +40,26 @@ pub(crate) fn on_stop(then: impl FnOnce() + Send + 'static) -> anyhow::Result<St
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                    _ = hangup.recv() => {}
-                }
-            });
+            let mut wait = || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = interrupt.recv() => {}
+                        _ = terminate.recv() => {}
+                        _ = hangup.recv() => {}
+                    }
+                });
+            };
+            wait();
+            let asked = Instant::now();
             flag.0.store(true, Ordering::Relaxed);
             then();
+            loop {
+                wait();
+                if asked.elapsed() > SAME_REQUEST {
+                    tracing::warn!("a second signal: ending at once");
+                    std::process::exit(1);
+                }
+            }
         })?;
     Ok(stop)
 }

@@ -126,7 +126,8 @@ impl Link {
                     chunk: chunk.chunk.get(),
                     offset: within,
                     truncations: attr.truncations,
-                    durable: self.map().always_durable,
+                    // The mark that is cleared next is durable; what was cut off must not come back.
+                    durable: true,
                     ..Default::default()
                 };
                 let mut ops = [GroupOp::new(chunk.group, Op::Truncate, header, &[])];

@@ -17,7 +17,7 @@ impl Link {
         let unsynced: Vec<_> = self.inodes.unsynced(&inode).into_iter().collect();
         let mut ops: Vec<_> = unsynced
             .iter()
-            .map(|(group, version)| {
+            .map(|((group, _), version)| {
                 let header = ChunkRequest {
                     after_epoch: version.epoch.get(),
                     after_sequence: version.sequence.get(),
@@ -34,7 +34,7 @@ impl Link {
         };
         let synced = self.at_primaries(&asker.patience, &mut ops, &mut publish);
         let mut result = pending.map_or(Ok(()), Err);
-        for (op, (group, version)) in ops.iter().zip(&unsynced) {
+        for (op, ((group, _), version)) in ops.iter().zip(&unsynced) {
             match &op.outcome {
                 Some(Ok(_)) => self.inodes.synced(&inode, *group, *version),
                 Some(Err(error)) => {

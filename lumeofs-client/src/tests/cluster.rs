@@ -142,6 +142,7 @@ impl Cluster {
             state.masters.push(MasterAddress {
                 id,
                 address: server.address.clone(),
+                joined: true,
             });
         }
         for (id, server) in (11..).zip(&nodes) {

@@ -9,7 +9,7 @@ use lumeofs_base::checksum::crc32c;
 use lumeofs_base::disk::{Disk, DiskFile, OpenMode};
 use lumeofs_base::limits::BLOCK_SIZE;
 use lumeofs_base::{Code, FsError, FsResult};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +49,8 @@ struct ExtentFile {
     sums: Arc<dyn DiskFile>,
     data_dirty: AtomicBool,
     sums_dirty: AtomicBool,
+    /// Held while one of the two is being synced.
+    syncing: Mutex<()>,
 }
 
 /// The part of a run that lies in one file.
@@ -156,6 +158,7 @@ impl Extents {
             sums,
             data_dirty,
             sums_dirty,
+            syncing: Mutex::new(()),
         })
     }
 
@@ -236,9 +239,12 @@ impl Extents {
         let files = self.files.read().clone();
         for file in files {
             let (dirty, handle) = choose(&file);
+            // One at a time: who finds the mark cleared must not go on before the sync that cleared it.
+            let _syncing = file.syncing.lock();
             // Cleared before the sync: what is written meanwhile marks the file again.
             if dirty.swap(false, Ordering::AcqRel) {
                 handle.sync().map_err(|error| {
+                    dirty.store(true, Ordering::Release);
                     FsError::from_disk(&error, format!("sync {}", file.path.display()))
                 })?;
             }

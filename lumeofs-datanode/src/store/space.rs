@@ -12,6 +12,9 @@ use std::sync::Arc;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
+/// With less than this part of the reserve left on the disk, the log may soon not grow any more.
+const LOG_ROOM_SHARE: u64 = 4;
+
 /// The allocator.
 pub(super) struct Space {
     disk: Arc<dyn Disk>,
@@ -106,13 +109,20 @@ impl Space {
         runs.iter().for_each(|run| free.give(*run));
     }
 
-    /// Bytes that the store can hold, and how many of them are free.
+    /// Bytes that the store can hold, and how many of them are free. If something else fills the disk,
+    /// nothing is free: data would find a place, but the log could not take the record of it.
     pub(super) fn report(&self) -> (u64, u64) {
         let growth = self.files_to_come() * self.extents.blocks_per_file();
         let free = self.free.lock().total();
+        let (_, available) = self.disk.space(&self.directory).unwrap_or((0, 0));
+        let log_has_room = available >= self.reserve_bytes / LOG_ROOM_SHARE;
         (
             (self.extents.blocks() + growth) * BLOCK,
-            (free + growth) * BLOCK,
+            if log_has_room {
+                (free + growth) * BLOCK
+            } else {
+                0
+            },
         )
     }
 

@@ -28,7 +28,9 @@ const NODES: [u64; 3] = [101, 102, 103];
 
 /// 4 KiB that tell where they belong.
 pub(crate) fn block(seed: u64) -> Vec<u8> {
-    (0..4096u64).map(|at| (at ^ seed.wrapping_mul(31)) as u8).collect()
+    (0..4096u64)
+        .map(|at| (at ^ seed.wrapping_mul(31)) as u8)
+        .collect()
 }
 
 type SharedMap = Arc<Mutex<ClusterMap>>;
@@ -76,7 +78,10 @@ impl Controller for FakeController {
             in_sync: ids(&current.in_sync),
         };
         map.version += u64::from(accepted);
-        Ok(Response::new(SetGroupConfigReply { config: Some(config), accepted }))
+        Ok(Response::new(SetGroupConfigReply {
+            config: Some(config),
+            accepted,
+        }))
     }
 }
 
@@ -97,14 +102,21 @@ pub(crate) struct Cluster {
 }
 
 fn free_port() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string()
 }
 
 impl Cluster {
     pub(crate) fn start() -> Self {
         // Set RUST_LOG to see what the datanodes say; another test may have been first.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
-        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_thread_names(true).try_init();
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_thread_names(true)
+            .try_init();
         let nodes: Vec<NodeInfo> = NODES
             .iter()
             .map(|&id| NodeInfo {
@@ -137,11 +149,15 @@ impl Cluster {
             .build()
             .unwrap();
         let service = ControllerServer::new(FakeController(map.clone()));
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .unwrap();
         let master = listener.local_addr().unwrap().to_string();
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         runtime.spawn(
-            tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming),
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(incoming),
         );
         let mut cluster = Self {
             credentials: Credentials::generate(),
@@ -214,18 +230,32 @@ impl Cluster {
 
     pub(crate) fn secondary(&self) -> NodeId {
         let config = self.config();
-        config.in_sync.into_iter().find(|node| *node != config.primary).unwrap()
+        config
+            .in_sync
+            .into_iter()
+            .find(|node| *node != config.primary)
+            .unwrap()
     }
 
     pub(crate) fn request(&self) -> ChunkRequest {
         let epoch = self.config().epoch.get();
-        ChunkRequest { group: GROUP.get(), epoch, session: 7, generation: 1, ..Default::default() }
+        ChunkRequest {
+            group: GROUP.get(),
+            epoch,
+            session: 7,
+            generation: 1,
+            ..Default::default()
+        }
     }
 
     pub(crate) fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !done() {
-            assert!(Instant::now() < deadline, "{what}: not within 30 s; {:?}", self.config());
+            assert!(
+                Instant::now() < deadline,
+                "{what}: not within 30 s; {:?}",
+                self.config()
+            );
             std::thread::park_timeout(Duration::from_millis(5));
         }
     }
@@ -238,7 +268,9 @@ impl Cluster {
             kind: NodeKind::Client,
         };
         let mut conn = Conn::connect(&address, &identity)?;
-        conn.receiver.set_timeout(Some(Duration::from_secs(10))).unwrap();
+        conn.receiver
+            .set_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
         Ok(conn)
     }
 
@@ -257,14 +289,24 @@ impl Cluster {
             None => self.connect(node)?,
         };
         let net = |error: std::io::Error| FsError::from_net(&error, "call");
-        let flags = if op == Op::Write { FLAG_BLOCK_CHECKSUMS } else { 0 };
-        conn.sender.request(op, flags, 3000, 0, &asked, &[data]).map_err(net)?;
+        let flags = if op == Op::Write {
+            FLAG_BLOCK_CHECKSUMS
+        } else {
+            0
+        };
+        conn.sender
+            .request(op, flags, 3000, 0, &asked, &[data])
+            .map_err(net)?;
         let mut late = || Err(std::io::ErrorKind::TimedOut.into());
         let frame = conn.receiver.receive_while(&mut late).map_err(net)?;
         self.conns.borrow_mut().insert(node, conn);
         let reply: ChunkReply = frame.decode()?;
         if op == Op::Read {
-            assert!(verify_blocks(asked.offset, &frame.payload, &reply.checksums));
+            assert!(verify_blocks(
+                asked.offset,
+                &frame.payload,
+                &reply.checksums
+            ));
         }
         Ok((reply, frame.payload.to_vec()))
     }
@@ -274,7 +316,10 @@ impl Cluster {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let epoch = self.config().epoch.get();
-            let asked = ChunkRequest { epoch, ..asked.clone() };
+            let asked = ChunkRequest {
+                epoch,
+                ..asked.clone()
+            };
             match self.call(self.config().primary, op, asked, data) {
                 Err(error)
                     if Instant::now() < deadline
@@ -289,18 +334,31 @@ impl Cluster {
     }
 
     pub(crate) fn write(&self, chunk: u64, offset: u64, data: &[u8]) -> ChunkReply {
-        let asked = ChunkRequest { chunk, offset, ..self.request() };
+        let asked = ChunkRequest {
+            chunk,
+            offset,
+            ..self.request()
+        };
         self.insist(Op::Write, &asked, data).unwrap().0
     }
 
     pub(crate) fn read(&self, chunk: u64, offset: u64, len: u64) -> Vec<u8> {
-        let asked = ChunkRequest { chunk, offset, len, ..self.request() };
+        let asked = ChunkRequest {
+            chunk,
+            offset,
+            len,
+            ..self.request()
+        };
         self.insist(Op::Read, &asked, &[]).unwrap().1
     }
 
     pub(crate) fn sync(&self, after: (u64, u64)) -> FsResult<ChunkReply> {
         let (after_epoch, after_sequence) = after;
-        let asked = ChunkRequest { after_epoch, after_sequence, ..self.request() };
+        let asked = ChunkRequest {
+            after_epoch,
+            after_sequence,
+            ..self.request()
+        };
         self.insist(Op::Sync, &asked, &[]).map(|(reply, _)| reply)
     }
 
@@ -312,7 +370,9 @@ impl Cluster {
             chunk_after: None,
             chunks_max: 4096,
         };
-        conn.sender.request(Op::GroupState, 0, 0, 0, &asked, &[]).unwrap();
+        conn.sender
+            .request(Op::GroupState, 0, 0, 0, &asked, &[])
+            .unwrap();
         conn.receiver.receive().unwrap().decode().unwrap()
     }
 

@@ -20,15 +20,26 @@ fn what_was_written_is_read_and_synced_through_any_member() {
     assert_eq!(read[5096..], [0; 904]);
     let synced = cluster.sync((written.epoch, written.sequence)).unwrap();
     assert!(synced.sequence >= written.sequence);
-    let lost = cluster.sync((written.epoch, written.sequence + 1000)).unwrap_err();
+    let lost = cluster
+        .sync((written.epoch, written.sequence + 1000))
+        .unwrap_err();
     assert_eq!(lost.code, Code::LostTail);
     // A secondary hands a write on to the primary, and may answer reads itself.
     let secondary = cluster.secondary();
-    let asked = ChunkRequest { chunk: 2, ..cluster.request() };
-    let (reply, _) = cluster.call(secondary, Op::Write, asked, &block(3)).unwrap();
+    let asked = ChunkRequest {
+        chunk: 2,
+        ..cluster.request()
+    };
+    let (reply, _) = cluster
+        .call(secondary, Op::Write, asked, &block(3))
+        .unwrap();
     assert!(reply.sequence > written.sequence);
     cluster.until("a secondary answers a read under its lease", || {
-        let asked = ChunkRequest { chunk: 2, len: 4096, ..cluster.request() };
+        let asked = ChunkRequest {
+            chunk: 2,
+            len: 4096,
+            ..cluster.request()
+        };
         match cluster.call(secondary, Op::Read, asked, &[]) {
             Ok((_, data)) => data[..] == block(3)[..],
             Err(error) => {
@@ -54,11 +65,24 @@ fn writes_go_on_after_the_primary_died_and_it_is_caught_up_when_it_returns() {
     assert!(cluster.config().epoch > epoch);
     assert_ne!(cluster.config().primary, dead);
     cluster.restart(dead);
-    cluster.until("all are in sync again", || cluster.config().in_sync.len() == 3);
+    cluster.until("all are in sync again", || {
+        cluster.config().in_sync.len() == 3
+    });
     for chunk in 1..=30 {
         let read = cluster.read(chunk, 0, 12288);
-        assert_eq!(read[..4096], if chunk <= 20 { block(chunk) } else { vec![0; 4096] }[..]);
-        let second = if chunk >= 10 { block(chunk + 1) } else { vec![0; 4096] };
+        assert_eq!(
+            read[..4096],
+            if chunk <= 20 {
+                block(chunk)
+            } else {
+                vec![0; 4096]
+            }[..]
+        );
+        let second = if chunk >= 10 {
+            block(chunk + 1)
+        } else {
+            vec![0; 4096]
+        };
         assert_eq!(read[8192..], second[..], "chunk {chunk}");
     }
     cluster.assert_equal();
@@ -111,7 +135,9 @@ fn a_whole_group_that_restarted_serves_again_with_everything_synced() {
     }
     cluster.write(1, 0, &block(77));
     assert_eq!(cluster.read(1, 0, 4096), block(77));
-    cluster.until("all are in sync again", || cluster.config().in_sync.len() == 3);
+    cluster.until("all are in sync again", || {
+        cluster.config().in_sync.len() == 3
+    });
     cluster.assert_equal();
 }
 

@@ -43,25 +43,32 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine<Recorder>, TempDir> for InT
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine<Recorder>), StorageError> {
         let dir = tempfile::tempdir().unwrap();
         let log = open_log(dir.path());
-        let machine = machine(&store(dir.path(), Limits::default()));
+        let store = store(dir.path(), Limits::default());
+        let machine = StateMachine::new(store, log.clone(), Arc::new(Recorder));
         Ok((dir, log, machine))
     }
 }
+
+/// This member. Entries and votes of the tests are mostly those of member 1.
+const ME: u64 = 2;
 
 fn open_log(dir: &Path) -> LogStore {
     let config = WalConfig {
         segment_bytes: 2 << 20,
         ..WalConfig::default()
     };
-    LogStore::open(dir, config).unwrap()
+    LogStore::open(dir, config, ME).unwrap()
 }
 
 fn store(dir: &Path, limits: Limits) -> Arc<Store> {
     Arc::new(Store::open(&dir.join("store.redb"), limits).unwrap())
 }
 
-fn machine(store: &Arc<Store>) -> StateMachine<Recorder> {
-    StateMachine::new(store.clone(), Arc::new(Recorder))
+/// A state machine whose log has no entries.
+fn machine(dir: &Path, store: &Arc<Store>) -> StateMachine<Recorder> {
+    let log = dir.join("log");
+    std::fs::create_dir_all(&log).unwrap();
+    StateMachine::new(store.clone(), open_log(&log), Arc::new(Recorder))
 }
 
 fn id(index: u64) -> LogId {
@@ -125,7 +132,6 @@ async fn a_log_is_the_same_after_a_restart() {
         Some(Vote::new_committed(1, 1))
     );
     assert_eq!(log.read_committed().await.unwrap(), Some(id(55)));
-    assert_eq!(log.leadership_of(1).map(|(_, last)| last), Some(61));
     let entries = log.try_get_log_entries(0..100).await.unwrap();
     assert_eq!(entries.len(), 51);
     assert_eq!(entries[30].payload, entry(41, 7).payload);
@@ -138,6 +144,27 @@ async fn a_log_is_the_same_after_a_restart() {
         log.read_vote().await.unwrap(),
         Some(Vote::new_committed(1, 1))
     );
+}
+
+#[tokio::test]
+async fn a_leaders_own_entries_are_on_disk_when_they_are_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = |index| {
+        let mut entry = entry(index, 100);
+        entry.log_id.leader_id.node_id = ME;
+        entry
+    };
+    {
+        let mut log = open_log(dir.path());
+        log.save_vote(&Vote::new_committed(1, ME)).await.unwrap();
+        log.blocking_append((1..=9).map(own)).await.unwrap();
+        log.wait_durable(5).await.unwrap();
+        log.wait_durable(99).await.unwrap();
+    }
+    let mut log = open_log(dir.path());
+    assert_eq!(log.try_get_log_entries(0..100).await.unwrap().len(), 9);
+    // It may have lost entries that followers have, so it is no leader of that term any more.
+    assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(1, ME)));
 }
 
 #[tokio::test]
@@ -157,7 +184,7 @@ async fn a_store_without_its_last_checkpoint_is_as_if_it_never_applied_more() {
     let dir = tempfile::tempdir().unwrap();
     {
         let store = store(dir.path(), Limits::default());
-        let mut machine = machine(&store);
+        let mut machine = machine(dir.path(), &store);
         machine
             .apply((1..=10).map(|index| entry(index, 3)))
             .await
@@ -170,7 +197,7 @@ async fn a_store_without_its_last_checkpoint_is_as_if_it_never_applied_more() {
         assert_eq!(rows(&store).len(), 20);
     }
     let store = store(dir.path(), Limits::default());
-    let mut machine = machine(&store);
+    let mut machine = machine(dir.path(), &store);
     assert_eq!(machine.applied_state().await.unwrap().0, Some(id(10)));
     assert_eq!(rows(&store).len(), 10);
     machine
@@ -190,7 +217,7 @@ async fn changes_over_the_limit_are_written_without_anybody_asking() {
             bytes_max: 1 << 20,
         },
     );
-    let mut machine = machine(&store);
+    let mut machine = machine(dir.path(), &store);
     machine
         .apply((1..=100).map(|index| entry(index, 3)))
         .await
@@ -207,7 +234,7 @@ async fn changes_over_the_limit_are_written_without_anybody_asking() {
 async fn an_installed_snapshot_replaces_everything_and_survives_a_restart() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let source = store(from.path(), Limits::default());
-    let mut leader = machine(&source);
+    let mut leader = machine(from.path(), &source);
     // Rows of several pieces.
     leader
         .apply((1..=40).map(|index| entry(index, 60_000)))
@@ -217,7 +244,7 @@ async fn an_installed_snapshot_replaces_everything_and_survives_a_restart() {
     let snapshot = leader.get_current_snapshot().await.unwrap().unwrap();
     {
         let target = store(to.path(), Limits::default());
-        let mut follower = machine(&target);
+        let mut follower = machine(to.path(), &target);
         follower.apply([entry(1, 5)]).await.unwrap();
         drop(follower.begin_receiving_snapshot().await.unwrap());
         follower
@@ -231,9 +258,10 @@ async fn an_installed_snapshot_replaces_everything_and_survives_a_restart() {
     let target = store(to.path(), Limits::default());
     assert_eq!(target.applied(), Some(id(41)));
     assert_eq!(rows(&target)[..40], rows(&source)[..]);
-    let left: Vec<_> = std::fs::read_dir(to.path())
+    let mut left: Vec<_> = std::fs::read_dir(to.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
         .collect();
-    assert_eq!(left, ["store.redb"]);
+    left.sort();
+    assert_eq!(left, ["log", "store.redb"]);
 }

@@ -12,7 +12,7 @@ use super::types::{LogId, Machine, Raft, Term};
 use anyhow::{Context as _, Result};
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::limits::{RAFT_HEARTBEAT, RAFT_LOG_KEEP_ENTRIES};
-use lumeofs_base::{FsResult, RaftGroupId};
+use lumeofs_base::{Code, FsError, FsResult, RaftGroupId};
 use lumeofs_proto::auth::Identity;
 use lumeofs_wal::WalConfig;
 use openraft::error::{Fatal, InitializeError, RaftError};
@@ -40,12 +40,12 @@ const ELECTION_MS: [(u64, u64); 5] = [
     (3300, 3600),
     (4000, 4300),
 ];
+/// Pause before a checkpoint that found no room is tried again.
+const FULL_PAUSE: Duration = Duration::from_secs(2);
 /// A refresh of the lease is asked for when this much of it has passed.
 const LEASE_REFRESH_AFTER: Duration = Duration::from_millis(200);
 /// A leader that no quorum has answered for so long sends its clients away.
 const QUORUM_SILENCE_MAX: Duration = Duration::from_secs(2);
-/// How long a read waits for a restarted leader to apply its log.
-const RESTORE_WAIT: Duration = Duration::from_secs(4);
 
 /// What a group's member must be told.
 pub(crate) struct GroupConfig {
@@ -71,8 +71,6 @@ pub(crate) struct Group {
     raft: Raft,
     store: Arc<Store>,
     log: LogStore,
-    /// The leadership that this process was restarted with, and the last entry of its log then.
-    restored: Option<(Term, u64)>,
     lease: Arc<Lease>,
     rounds: Rounds,
     server: Arc<RaftServer>,
@@ -122,12 +120,25 @@ impl Group {
         let log_dir = dir.join(config.name).join("log");
         std::fs::create_dir_all(&log_dir)
             .with_context(|| format!("create {}", log_dir.display()))?;
-        let log = blocking(move || LogStore::open(&log_dir, WalConfig::default())).await?;
-        let lease = Arc::new(Lease::default());
         let me = config.identity.node.get();
-        let restored = log.leadership_of(me);
-        let network = Network::new(config.group, config.identity, config.masters, lease.clone());
-        let state_machine = StateMachine::new(store.clone(), machine);
+        let shown = log_dir.display().to_string();
+        let log = blocking(move || LogStore::open(&log_dir, WalConfig::default(), me)).await;
+        let log = log.with_context(|| {
+            format!(
+                "Raft log {shown}: it holds what this master promised, so do not empty it; keep the other \
+                 masters running and restore the directory"
+            )
+        })?;
+        check_whole(&log, &store, &shown)?;
+        let lease = Arc::new(Lease::default());
+        let network = Network::new(
+            config.group,
+            config.identity,
+            config.masters,
+            lease.clone(),
+            log.clone(),
+        );
+        let state_machine = StateMachine::new(store.clone(), log.clone(), machine);
         let raft_config = Arc::new(raft_config(config.name, config.rank).validate()?);
         let raft = Raft::new(me, raft_config, network, log.clone(), state_machine).await?;
         let server = Arc::new(RaftServer::new(config.group, raft.clone(), store.clone()));
@@ -151,7 +162,6 @@ impl Group {
             raft,
             store,
             log,
-            restored,
             lease,
             server,
             tasks: Mutex::new(tasks),
@@ -179,6 +189,11 @@ impl Group {
     /// Whether the group ever had a membership here.
     pub(crate) async fn is_pristine(&self) -> Result<bool> {
         Ok(!self.raft.is_initialized().await?)
+    }
+
+    /// This master's id.
+    pub(crate) fn me(&self) -> u64 {
+        self.me
     }
 
     pub(super) fn raft(&self) -> &Raft {
@@ -241,36 +256,14 @@ impl Group {
             return Ok(leadership);
         }
         self.rounds.join().await?;
-        if self.is_behind_restart(leadership) {
-            let (_, floor) = self.restored.expect("only a restored leadership is behind");
-            let wait = self.raft.wait(Some(RESTORE_WAIT));
-            wait.applied_index_at_least(Some(floor), "restart")
-                .await
-                .map_err(|_| not_leader(None))?;
-        }
         Ok(leadership)
-    }
-
-    /// openraft lets a restarted leader go on in its old term without proposing an entry, so that "an
-    /// entry of this term is applied" does not show that all committed ones are. The whole log that the
-    /// restart found must be applied first: it has everything that was ever acknowledged.
-    fn is_behind_restart(&self, leadership: Leadership) -> bool {
-        self.restored.is_some_and(|(term, floor)| {
-            term == leadership.term
-                && self
-                    .store
-                    .applied()
-                    .is_none_or(|applied| applied.index < floor)
-        })
     }
 
     /// Whether a read may go on at once: a quorum has confirmed us lately, and everything that earlier
     /// leaders committed is applied, which the first applied entry of our own shows.
     fn holds_lease(&self, leadership: Leadership) -> bool {
         let applied: Option<LogId> = self.store.applied();
-        if applied.map(|id| Term::from(id.leader_id)) != Some(leadership.term)
-            || self.is_behind_restart(leadership)
-        {
+        if applied.map(|id| Term::from(id.leader_id)) != Some(leadership.term) {
             return false;
         }
         let membership = self
@@ -365,12 +358,32 @@ impl Group {
     /// Stops the member and writes a last checkpoint.
     pub(crate) async fn stop(&self) -> FsResult<()> {
         self.tasks.lock().abort_all();
+        self.log.close();
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(group = self.name, %error, "Raft did not stop cleanly");
         }
         let store = self.store.clone();
-        blocking(move || store.checkpoint()).await.map(drop)
+        let written = blocking(move || store.checkpoint_if_room()).await;
+        written.map(drop)
     }
+}
+
+/// A log and a store that miss something between them must not be used.
+fn check_whole(log: &LogStore, store: &Store, shown: &str) -> Result<()> {
+    let applied = store.applied().map(|id| id.index);
+    let text = match (log.is_blank(), log.purged(), applied) {
+        (true, _, Some(applied)) => format!(
+            "Raft log {shown} is empty, but entry {applied} was applied: this master must not vote \
+             without what it has promised; keep the other masters running and restore the directory"
+        ),
+        (_, Some(purged), applied) if applied < Some(purged) => format!(
+            "metadata store {} was lost: Raft log {shown} starts after entry {purged}; stop another \
+             master, copy its file here, and start both",
+            store.path().display()
+        ),
+        _ => return Ok(()),
+    };
+    Err(FsError::new(Code::Io, text).into())
 }
 
 fn raft_config(name: &str, rank: usize) -> openraft::Config {
@@ -393,7 +406,18 @@ async fn checkpoints(raft: Raft, store: Arc<Store>, rank: usize) {
     loop {
         let _ = timeout(interval, store.full.notified()).await;
         interval = CHECKPOINT_INTERVAL;
-        if store.is_dirty() && raft.trigger().snapshot().await.is_err() {
+        if !store.is_dirty() {
+            continue;
+        }
+        if !store.has_room() {
+            tracing::error!(
+                "no checkpoint: the disk of {} is full",
+                store.path().display()
+            );
+            interval = FULL_PAUSE;
+            continue;
+        }
+        if raft.trigger().snapshot().await.is_err() {
             return;
         }
     }

@@ -132,6 +132,31 @@ impl LogIndex {
         self.slots.front().map(|slot| slot.lsn)
     }
 
+    /// The position of the last entry up to `upto`, `None` if there is none.
+    pub(super) fn lsn_upto(&self, upto: u64) -> Option<Lsn> {
+        let last = upto.min(self.end().checked_sub(1)?);
+        let at = last.checked_sub(self.first)?;
+        self.slots.get(at as usize).map(|slot| slot.lsn)
+    }
+
+    /// Whether `leader` is the leadership of `me` that the saved vote stands for.
+    pub(super) fn leads(&self, me: u64, leader: LeaderId) -> bool {
+        leader.node_id == me
+            && self
+                .state
+                .vote
+                .is_some_and(|vote| vote.committed && vote.leader_id == leader)
+    }
+
+    /// After a restart: gives up the leadership of `me`, which then was only a candidate in that term.
+    pub(super) fn resign(&mut self, me: u64) {
+        if let Some(vote) = &mut self.state.vote
+            && vote.leader_id.node_id == me
+        {
+            vote.committed = false;
+        }
+    }
+
     /// The highest index whose removal leaves at least `entries_min` entries or `bytes_min` bytes.
     pub(super) fn purgeable(&self, entries_min: u64, bytes_min: u64) -> Option<u64> {
         let mut kept = (0, 0);
@@ -195,6 +220,7 @@ impl LogIndex {
 
 #[cfg(test)]
 mod tests {
+    use super::super::types::Vote;
     use super::*;
 
     fn id(index: u64) -> LogId {
@@ -239,6 +265,30 @@ mod tests {
         assert_eq!((index.last(), index.first_lsn()), (Some(id(30)), None));
         assert!(index.push(id(31), Lsn(1), 1).is_ok());
         assert!(index.push(id(33), Lsn(2), 1).is_err());
+    }
+
+    #[test]
+    fn positions_are_known_as_far_as_there_are_entries() {
+        let mut index = filled(5..20);
+        assert_eq!(index.lsn_upto(7), Some(Lsn(70)));
+        assert_eq!(index.lsn_upto(99), Some(Lsn(190)));
+        assert_eq!(index.lsn_upto(4), None);
+        index.purge(id(19));
+        assert_eq!(index.lsn_upto(19), None);
+        assert_eq!(LogIndex::default().lsn_upto(3), None);
+    }
+
+    #[test]
+    fn a_restarted_leader_leads_no_more() {
+        let mut index = filled(5..6);
+        let leader = id(5).leader_id;
+        index.state.vote = Some(Vote::new_committed(1, 1));
+        assert!(index.leads(1, leader) && !index.leads(2, leader));
+        index.resign(2);
+        assert!(index.leads(1, leader));
+        index.resign(1);
+        assert!(!index.leads(1, leader));
+        assert_eq!(index.state.vote, Some(Vote::new(1, 1)));
     }
 
     #[test]

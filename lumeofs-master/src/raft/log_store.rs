@@ -1,12 +1,18 @@
 //! The Raft log: one WAL that holds votes, entries, truncations and purges in the order in which they
 //! were decided.
+//!
+//! A leader's own entries go to its disk and to the followers at the same time: openraft, which would wait for
+//! our disk first, is told at once that they are there. Two gates make up for it. Nothing is applied and no commit
+//! index is sent ([`LogStore::wait_durable`]) before our log is on disk that far, so whatever anybody sees rests on
+//! a majority of disks. And a restarted leader does not lead on in its old term, where it might give indices out again
+//! that followers have filled: it starts as a candidate whose election did not end.
 
 use super::log_index::LogIndex;
 use super::log_record::{self, Record, State};
 use super::state_machine::blocking;
-use super::types::{Entry, LogId, StorageError, StorageIOError, Term, TypeConfig, Vote, any};
+use super::types::{Entry, LogId, StorageError, StorageIOError, TypeConfig, Vote, any};
 use lumeofs_base::disk::os::OsDisk;
-use lumeofs_base::{FsError, FsResult};
+use lumeofs_base::{Code, FsError, FsResult};
 use lumeofs_wal::{Lsn, Wal, WalConfig};
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
@@ -15,10 +21,16 @@ use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 /// Bytes of entries in one append to a follower, at least one entry: fits a frame's header.
 const APPEND_BYTES_MAX: usize = 512 << 10;
+
+/// Pause before a full disk is tried again.
+const FULL_RETRY: Duration = Duration::from_millis(200);
 
 /// A Raft log; clones share it.
 #[derive(Clone)]
@@ -27,20 +39,27 @@ pub(super) struct LogStore(Arc<Shared>);
 struct Shared {
     wal: Wal,
     index: Mutex<LogIndex>,
+    /// This member.
+    me: u64,
+    /// The member is about to end.
+    closing: AtomicBool,
 }
 
 impl LogStore {
-    /// Opens or creates the log in a directory, which must exist.
-    pub(super) fn open(dir: &Path, config: WalConfig) -> FsResult<Self> {
+    /// Opens or creates the log of the member `me` in a directory, which must exist.
+    pub(super) fn open(dir: &Path, config: WalConfig, me: u64) -> FsResult<Self> {
         let mut index = LogIndex::default();
         let disk = Arc::new(OsDisk::new(dir));
         let wal = Wal::open(disk, Path::new(""), config, &mut |lsn, bytes| {
             index.replay(lsn, log_record::decode(bytes)?, bytes.len() as u32)
         })?;
         index.check()?;
+        index.resign(me);
         Ok(Self(Arc::new(Shared {
             wal,
             index: Mutex::new(index),
+            me,
+            closing: AtomicBool::new(false),
         })))
     }
 
@@ -50,19 +69,31 @@ impl LogStore {
         self.0.index.lock().purgeable(entries_min, bytes_min)
     }
 
+    /// Whether nothing was ever written to it.
+    pub(super) fn is_blank(&self) -> bool {
+        let index = self.0.index.lock();
+        index.last().is_none() && index.state.vote.is_none()
+    }
+
+    /// Index of the last entry that was cut off at the front.
+    pub(super) fn purged(&self) -> Option<u64> {
+        self.0.index.lock().state.purged.map(|id| id.index)
+    }
+
     /// Id of the newest entry that is known to be committed.
     pub(super) fn committed(&self) -> Option<LogId> {
         self.0.index.lock().state.committed
     }
 
-    /// The leadership of `node` that the saved vote stands for, with the last entry's index.
-    pub(super) fn leadership_of(&self, node: u64) -> Option<(Term, u64)> {
-        let index = self.0.index.lock();
-        let vote = index
-            .state
-            .vote
-            .filter(|vote| vote.committed && vote.leader_id.node_id == node)?;
-        Some((vote.leader_id.into(), index.last()?.index))
+    /// Returns when the entries up to `upto`, as far as this log has them, are on our disk.
+    pub(super) async fn wait_durable(&self, upto: u64) -> FsResult<()> {
+        let Some(lsn) = self.0.index.lock().lsn_upto(upto) else {
+            return Ok(());
+        };
+        if lsn <= self.0.wal.durable() {
+            return Ok(());
+        }
+        self.durable(lsn).await
     }
 
     /// Waits until a record is on disk.
@@ -73,18 +104,56 @@ impl LogStore {
             .on_durable(lsn, Box::new(move |done| drop(sender.send(done))));
         receiver
             .await
-            .unwrap_or_else(|_| Err(FsError::new(lumeofs_base::Code::Io, "Raft log is closed")))
+            .unwrap_or_else(|_| Err(FsError::new(Code::Io, "Raft log is closed")))
     }
 
-    fn append_all(&self, entries: impl Iterator<Item = Entry>) -> FsResult<Option<Lsn>> {
-        let mut index = self.0.index.lock();
+    /// Appends a record and enters it in the index. While the disk is full it waits: openraft takes any
+    /// error of a log for the end of the member, and this one ends by itself when there is space again.
+    /// To the others a member that waits looks like one that is gone.
+    async fn append_record<T>(
+        &self,
+        bytes: &[u8],
+        enter: impl FnOnce(&mut LogIndex, Lsn) -> FsResult<T>,
+    ) -> FsResult<T> {
+        let mut told = false;
+        loop {
+            {
+                let mut index = self.0.index.lock();
+                match self.0.wal.append(&[bytes]) {
+                    Ok(lsn) => return enter(&mut index, lsn),
+                    Err(error) if error.code != Code::NoSpace => return Err(error),
+                    Err(error) if self.0.closing.load(Ordering::Relaxed) => return Err(error),
+                    Err(error) if !told => {
+                        told = true;
+                        tracing::error!(%error, "the Raft log waits for space on its disk: free some");
+                    }
+                    Err(_) => {}
+                }
+            }
+            sleep(FULL_RETRY).await;
+        }
+    }
+
+    /// Ends waits for space.
+    pub(super) fn close(&self) {
+        self.0.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Appends entries. Says where the last one lies, and whether this member proposed them as leader.
+    async fn append_all(
+        &self,
+        entries: impl Iterator<Item = Entry> + Send,
+    ) -> FsResult<Option<(Lsn, bool)>> {
         let mut last = None;
         for entry in entries {
             let bytes = log_record::encode_entry(&entry);
-            let lsn = self.0.wal.append(&[&bytes])?;
-            index.push(entry.log_id, lsn, bytes.len() as u32)?;
-            index.remember(entry, bytes.len() as u32);
-            last = Some(lsn);
+            let enter = |index: &mut LogIndex, lsn| {
+                index.push(entry.log_id, lsn, bytes.len() as u32)?;
+                let is_own = index.leads(self.0.me, entry.log_id.leader_id);
+                index.remember(entry, bytes.len() as u32);
+                Ok((lsn, is_own))
+            };
+            last = Some(self.append_record(&bytes, enter).await?);
         }
         Ok(last)
     }
@@ -171,14 +240,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let failed = |error: FsError| StorageIOError::write_vote(any(&error));
-        let lsn = {
-            let mut index = self.0.index.lock();
+        let enter = |index: &mut LogIndex, lsn| {
             index.state.vote = Some(*vote);
-            self.0
-                .wal
-                .append(&[&log_record::encode(&Record::Vote(*vote))])
-                .map_err(failed)?
+            Ok(lsn)
         };
+        let record = log_record::encode(&Record::Vote(*vote));
+        let lsn = self.append_record(&record, enter).await.map_err(failed)?;
         self.durable(lsn)
             .await
             .map_err(|error| failed(error).into())
@@ -196,8 +263,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         index.state.committed = Some(committed);
         // It rides along with the next entries: losing it costs a restarted master a moment only.
         let record = log_record::encode(&Record::Committed(committed));
-        self.0.wal.append(&[&record]).map_err(write_failed)?;
-        Ok(())
+        match self.0.wal.append(&[&record]) {
+            Err(error) if error.code != Code::NoSpace => Err(write_failed(error).into()),
+            _ => Ok(()),
+        }
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
@@ -217,20 +286,27 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             callback
                 .log_io_completed(done.map_err(|error| std::io::Error::other(error.to_string())));
         };
-        match self.append_all(entries.into_iter()).map_err(write_failed)? {
-            Some(lsn) => self.0.wal.on_durable(lsn, Box::new(done)),
+        let appended = self.append_all(entries.into_iter()).await;
+        match appended.map_err(write_failed)? {
+            Some((_, true)) => {
+                self.0.wal.request_sync();
+                done(Ok(()));
+            }
+            Some((lsn, false)) => self.0.wal.on_durable(lsn, Box::new(done)),
             None => done(Ok(())),
         }
         Ok(())
     }
 
     async fn truncate(&mut self, since: LogId) -> Result<(), StorageError> {
-        let mut index = self.0.index.lock();
-        index.truncate(since.index);
+        let enter = |index: &mut LogIndex, _| {
+            index.truncate(since.index);
+            Ok(())
+        };
         // No sync: whatever follows is durable only if this is.
         let record = log_record::encode(&Record::Truncate { since: since.index });
-        self.0.wal.append(&[&record]).map_err(write_failed)?;
-        Ok(())
+        let done = self.append_record(&record, enter).await;
+        done.map_err(|error| write_failed(error).into())
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
@@ -238,11 +314,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let mut index = self.0.index.lock();
             index.purge(upto);
             let state: State = index.state.clone();
-            let lsn = self
-                .0
-                .wal
-                .append(&[&log_record::encode(&Record::State(state))])
-                .map_err(write_failed)?;
+            let record = log_record::encode(&Record::State(state));
+            let lsn = match self.0.wal.append(&[&record]) {
+                Ok(lsn) => lsn,
+                // The log stays longer than it must; a later purge cuts it.
+                Err(error) if error.code == Code::NoSpace => return Ok(()),
+                Err(error) => return Err(write_failed(error).into()),
+            };
             (lsn, index.first_lsn().unwrap_or(lsn).min(lsn))
         };
         // The state restates what lies in the part that is cut off, so it must be on disk first.

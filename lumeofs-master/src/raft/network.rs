@@ -5,10 +5,11 @@
 //! that still comes must not be taken for another's.
 
 use super::lease::Lease;
+use super::log_store::LogStore;
 use super::snapshot::{self, Pieces, SnapshotData};
 use super::state_machine::blocking;
 use super::store::{Incoming, Store};
-use super::types::{LeaderId, Raft, Snapshot, SnapshotMeta, TypeConfig, Vote};
+use super::types::{LeaderId, LogId, Raft, Snapshot, SnapshotMeta, TypeConfig, Vote};
 use futures::FutureExt as _;
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::limits::RAFT_ELECT_AFTER;
@@ -38,6 +39,10 @@ use tokio::time::timeout;
 const IDLE_MAX: usize = 2;
 /// Wait between two attempts to reach a peer.
 const BACKOFF: Duration = Duration::from_millis(100);
+/// An append that would tell nothing but the commit index is left out so soon after another one: under load the next
+/// entries carry it along, else the next heartbeat does. Only followers of the metadata group can wait for it; those
+/// of the controller group show the cluster map to clients.
+const COMMIT_DELAY: Duration = Duration::from_millis(20);
 /// Time for one piece of a snapshot.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a follower to make a whole snapshot durable and to install it.
@@ -51,6 +56,7 @@ pub(super) struct Network {
     /// Addresses from the configuration; they win over what the membership recorded.
     addresses: Arc<BTreeMap<u64, String>>,
     lease: Arc<Lease>,
+    log: LogStore,
     pools: Arc<Mutex<BTreeMap<u64, Arc<Pool>>>>,
 }
 
@@ -60,12 +66,14 @@ impl Network {
         identity: Identity,
         addresses: Arc<BTreeMap<u64, String>>,
         lease: Arc<Lease>,
+        log: LogStore,
     ) -> Self {
         Self {
             group,
             identity,
             addresses,
             lease,
+            log,
             pools: Arc::default(),
         }
     }
@@ -83,7 +91,9 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             address,
             identity: self.identity.clone(),
             lease: self.lease.clone(),
+            log: self.log.clone(),
             pool,
+            agreed: None,
         }
     }
 }
@@ -100,10 +110,34 @@ pub(super) struct Client {
     address: String,
     identity: Identity,
     lease: Arc<Lease>,
+    log: LogStore,
     pool: Arc<Pool>,
+    /// What the last append found if it succeeded: the entry up to which the follower's log is ours, and when
+    /// it was sent.
+    agreed: Option<(Option<LogId>, Duration)>,
 }
 
 impl Client {
+    /// Whether this append would tell only what a later one can tell as well.
+    fn can_wait(&self, request: &AppendEntriesRequest<TypeConfig>, now: Duration) -> bool {
+        self.group == RaftGroupId::METADATA
+            && request.entries.is_empty()
+            && self.agreed.is_some_and(|(upto, sent)| {
+                upto == request.prev_log_id && now.saturating_sub(sent) < COMMIT_DELAY
+            })
+    }
+
+    /// Sends an append; what it says to be committed is on our own disk.
+    async fn append(
+        &self,
+        request: &AppendEntriesRequest<TypeConfig>,
+    ) -> FsResult<AppendEntriesResponse<u64>> {
+        if let Some(committed) = request.leader_commit {
+            self.log.wait_durable(committed.index).await?;
+        }
+        self.call(Op::RaftAppend, request).await
+    }
+
     async fn call<A: DeserializeOwned>(&self, op: Op, ask: &impl Serialize) -> FsResult<A> {
         let message = message(self.group, ask);
         let idle = self.pool.0.lock().pop();
@@ -194,13 +228,21 @@ impl RaftNetwork<TypeConfig> for Client {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, BasicNode, RaftError<u64>>> {
         let sent = SystemClock.monotonic();
+        if self.can_wait(&request, sent) {
+            return Ok(AppendEntriesResponse::Success);
+        }
+        self.agreed = None;
         let leader: LeaderId = *request.vote.leader_id();
-        let answer = limited(option, self.call(Op::RaftAppend, &request)).await?;
+        let answer = limited(option, self.append(&request)).await?;
         if matches!(
             answer,
             AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_)
         ) {
             self.lease.acknowledge(leader.into(), self.target, sent);
+        }
+        if matches!(answer, AppendEntriesResponse::Success) {
+            let last = request.entries.last().map(|entry| entry.log_id);
+            self.agreed = Some((last.or(request.prev_log_id), sent));
         }
         Ok(answer)
     }

@@ -110,7 +110,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let store = self.0.clone();
         let failed = |error: FsError| StorageIOError::write_snapshot(None, any(&error));
         tokio::task::spawn_blocking(move || {
-            store.checkpoint()?;
+            // With a full disk the last one must do.
+            store.checkpoint_if_room()?;
             let (position, base) = store.saved();
             Ok(Snapshot {
                 meta: meta(&position),

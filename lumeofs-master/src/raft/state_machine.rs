@@ -1,5 +1,6 @@
 //! openraft's view of a state machine: entries go into the overlay, snapshots replace the store.
 
+use super::log_store::LogStore;
 use super::snapshot::{self, Builder, SnapshotData};
 use super::store::{Position, Store, Wait};
 use super::types::{
@@ -10,16 +11,26 @@ use lumeofs_base::{Code, FsError, FsResult};
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// Pause before a full disk is tried again.
+const FULL_RETRY: Duration = Duration::from_millis(200);
 
 /// Applies entries to a store.
 pub(super) struct StateMachine<M> {
     store: Arc<Store>,
+    log: LogStore,
     machine: Arc<M>,
 }
 
 impl<M: Machine> StateMachine<M> {
-    pub(super) fn new(store: Arc<Store>, machine: Arc<M>) -> Self {
-        Self { store, machine }
+    pub(super) fn new(store: Arc<Store>, log: LogStore, machine: Arc<M>) -> Self {
+        Self {
+            store,
+            log,
+            machine,
+        }
     }
 
     /// Rule R6: with both maps full the next entry waits for the disk, and with it the proposer.
@@ -33,7 +44,9 @@ impl<M: Machine> StateMachine<M> {
                 Wait::ForCheckpoint => checkpointed.await,
                 Wait::NeedsCheckpoint => {
                     let store = self.store.clone();
-                    blocking(move || store.checkpoint()).await?;
+                    if !blocking(move || store.checkpoint_if_room()).await? {
+                        sleep(FULL_RETRY).await;
+                    }
                 }
             }
         }
@@ -79,6 +92,9 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
         let mut applied = Vec::new();
         for entry in entries {
             let failed = |error: FsError| StorageIOError::apply(entry.log_id, any(&error));
+            // A majority has it, but a leader may be part of that majority in memory only so far.
+            let durable = self.log.wait_durable(entry.log_id.index).await;
+            durable.map_err(failed)?;
             self.wait_for_room().await.map_err(failed)?;
             applied.push(self.apply_entry(&entry).map_err(failed)?);
         }

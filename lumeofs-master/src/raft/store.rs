@@ -5,6 +5,8 @@
 
 use super::overlay::{Base, Changes, Overlay, ROWS};
 use super::types::{LogId, Membership};
+use lumeofs_base::disk::Disk as _;
+use lumeofs_base::disk::os::OsDisk;
 use lumeofs_base::limits::{CHECKPOINT_BYTES_MAX, CHECKPOINT_RECORDS_MAX};
 use lumeofs_base::{Code, FsError, FsResult};
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -24,8 +26,14 @@ const FORMAT: &str = "format";
 const INCOMING: &str = "incoming-";
 /// Version of the rows' file.
 const FORMAT_VERSION: u8 = 1;
+/// Free space that the smallest checkpoint may take.
+const CHECKPOINT_ROOM_BYTES: u64 = 8 << 20;
 /// redb's page cache of one store.
 const CACHE_BYTES: usize = 64 << 20;
+
+/// What to do about a damaged store. A copy of another master's is as good: it holds applied entries
+/// only, and the own log goes on from wherever it ends.
+const WAY_OUT: &str = "stop another master, copy its file of this name here, and start both";
 
 /// Up to where a state machine has applied the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,8 +87,12 @@ impl Store {
     /// Opens or creates the store.
     pub(crate) fn open(path: &Path, limits: Limits) -> FsResult<Self> {
         remove_leftovers(path)?;
-        let failed = |error| failed(path, error);
-        let database = create(path).map_err(failed)?;
+        let explain = |error: FsError| match error.code {
+            Code::Io => FsError::new(error.code, format!("{}; {}", error.context, WAY_OUT)),
+            _ => error,
+        };
+        let failed = |error| explain(failed(path, error));
+        let database = whole(path).map_err(failed)?;
         let position = read_position(&database).map_err(failed)?;
         let overlay = Overlay::new(Base::open(&database).map_err(failed)?);
         let current = Current {
@@ -97,6 +109,11 @@ impl Store {
             limits,
             received: AtomicU64::new(0),
         })
+    }
+
+    /// Its file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Answers from applied state. Must be quick: it keeps the next entry from being applied.
@@ -159,6 +176,25 @@ impl Store {
     fn is_over(&self, current: &Current, times: usize) -> bool {
         let (records, bytes) = current.overlay.active_size();
         records >= self.limits.records_max * times || bytes >= self.limits.bytes_max * times
+    }
+
+    /// Whether a checkpoint would fit on the disk. redb cannot go on after an ENOSPC, so it is not
+    /// risked; the log keeps what was not written.
+    pub(super) fn has_room(&self) -> bool {
+        let (_, bytes) = self.current.read().overlay.active_size();
+        // Pages are copied before they are changed, and a small change may copy many.
+        let needed = bytes as u64 * 4 + CHECKPOINT_ROOM_BYTES;
+        let space = OsDisk::new(directory(&self.path)).space(Path::new(""));
+        // Without an answer the attempt itself shows what is wrong.
+        space.map_or(true, |(_, free)| free >= needed)
+    }
+
+    /// As [`Store::checkpoint`], unless the disk is full; says whether it was written.
+    pub(super) fn checkpoint_if_room(&self) -> FsResult<bool> {
+        if !self.has_room() {
+            return Ok(false);
+        }
+        self.checkpoint().map(|_| true)
     }
 
     /// Writes everything applied so far to the file. Blocks; applying goes on meanwhile.
@@ -275,6 +311,29 @@ impl Drop for Incoming {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// Opens the store and checks every page of it: redb itself takes pages as they come, and one that is
+/// damaged would turn into wrong metadata or a panic at any later time.
+fn whole(path: &Path) -> Result<Database, redb::Error> {
+    // redb panics on some damage; as that ends the process anyway, it can at least say why.
+    let usual = Arc::new(std::panic::take_hook());
+    let (shown, inner) = (path.display().to_string(), usual.clone());
+    std::panic::set_hook(Box::new(move |panic| {
+        inner(panic);
+        tracing::error!("metadata store {shown} is damaged; {WAY_OUT}");
+    }));
+    let checked = create(path).and_then(|mut database| match database.check_integrity()? {
+        true => Ok(database),
+        // It went back to an older commit: the log says whether it still leads on from there.
+        false => {
+            tracing::warn!(path = %path.display(), "metadata store was damaged and repaired");
+            Ok(database)
+        }
+    });
+    drop(std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| usual(panic)));
+    checked
 }
 
 fn create(path: &Path) -> Result<Database, redb::Error> {

@@ -68,8 +68,20 @@ impl ControllerService {
         Ok(self.proposer.propose(command, COMMAND_BYTES).await?.reply)
     }
 
-    /// Runs for ever: while this master leads, sets the policies of a new cluster and forms its
-    /// replica groups once there are enough datanodes.
+    /// A master that has entries of the log and was not recorded for it yet.
+    fn newcomer(&self) -> Option<NodeId> {
+        let known = self.group.store().read(controller::joined_masters);
+        let report = self.group.report();
+        let followers = report.followers.into_iter();
+        let with_entries = followers.filter_map(|(id, matched)| (matched > 0).then_some(id));
+        std::iter::once(self.group.me())
+            .chain(with_entries)
+            .map(NodeId)
+            .find(|id| !known.contains(id))
+    }
+
+    /// Runs for ever: while this master leads, sets the policies of a new cluster, forms its replica
+    /// groups once there are enough datanodes, and records which masters took part.
     pub(crate) async fn found_cluster(self: Arc<Self>, init: ControllerCommand) {
         let mut tried_with = 0;
         loop {
@@ -80,12 +92,15 @@ impl ControllerService {
             }
             let is_new = *self.founded.lock() != leadership;
             let map = self.group.store().read(controller::cluster_map);
+            let newcomer = self.newcomer();
             let command = if is_new {
                 tried_with = 0;
                 init.clone()
             } else if map.groups.is_empty() && map.nodes.len() != tried_with {
                 tried_with = map.nodes.len();
                 ControllerCommand::FormGroups
+            } else if let Some(master) = newcomer {
+                ControllerCommand::MasterJoined(master)
             } else {
                 continue;
             };

@@ -1,9 +1,10 @@
 //! Frames of clients and of other masters: decode, call, encode.
 
 use super::metadata::MetadataService;
+use crate::join::Admission;
 use crate::raft::{Group, RaftServer, Receiving};
 use lumeofs_base::limits::REQUEST_TIMEOUT;
-use lumeofs_base::{Code, FsError, FsResult, NodeKind, RaftGroupId};
+use lumeofs_base::{Code, FsError, FsResult, NodeId, NodeKind, RaftGroupId};
 use lumeofs_meta::controller;
 use lumeofs_proto::auth::{Identity, Peer};
 use lumeofs_proto::blocking::Frame;
@@ -24,6 +25,7 @@ const DEADLINE_MAX: Duration = Duration::from_secs(60);
 /// Serves connections that speak frames.
 pub(crate) struct FrameService {
     pub(crate) identity: Identity,
+    pub(crate) admission: Admission,
     pub(crate) masters: Arc<BTreeMap<u64, String>>,
     pub(crate) controller: Arc<Group>,
     pub(crate) metadata: Arc<MetadataService>,
@@ -45,8 +47,12 @@ impl FrameService {
             .map_or_else(|_| "?".to_owned(), |address| address.to_string());
         let (mut reader, mut writer, peer) = match accept(stream, &self.identity).await {
             Ok(accepted) => accepted,
+            Err(error) if error.code == Code::Refused => {
+                tracing::warn!(from, %error, "connection refused");
+                return;
+            }
             Err(error) => {
-                tracing::debug!(from, %error, "connection refused");
+                tracing::debug!(from, %error, "no handshake");
                 return;
             }
         };
@@ -118,9 +124,11 @@ impl FrameService {
             postcard::to_stdvec(&map).expect("a map is plain data")
         };
         let masters = self.masters.iter();
+        let joined = self.controller.store().read(controller::joined_masters);
         let masters = masters.map(|(id, address)| MasterAddress {
             id: *id,
             address: address.clone(),
+            joined: joined.contains(&NodeId(*id)),
         });
         MapReply {
             map: map.into(),
@@ -137,6 +145,12 @@ impl FrameService {
     ) -> FsResult<Answer> {
         if peer.kind != NodeKind::Master {
             return Err(FsError::new(Code::Refused, "Raft is among masters"));
+        }
+        if !self.admission.is_granted() {
+            return Err(FsError::new(
+                Code::Unavailable,
+                "this master does not know yet whether it is a new one",
+            ));
         }
         let message: RaftMessage = frame.decode()?;
         let server: &RaftServer = match RaftGroupId(message.group) {

@@ -3,6 +3,7 @@
 use super::frames::FrameService;
 use anyhow::{Context as _, Result};
 use lumeofs_base::limits::HANDSHAKE_TIMEOUT;
+use lumeofs_base::{Code, FsError};
 use lumeofs_proto::blocking::tune;
 use lumeofs_proto::frame::MAGIC;
 use std::sync::Arc;
@@ -23,10 +24,16 @@ pub(crate) struct Listener(TcpListener);
 impl Listener {
     /// Binds the port.
     pub(crate) async fn bind(address: &str) -> Result<Self> {
-        let listener = TcpListener::bind(address).await;
-        Ok(Self(
-            listener.with_context(|| format!("listen on {address}"))?,
-        ))
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                let text = format!(
+                    "listen on {address}: the port is in use by another process; end that one \
+                     (`ss -ltnp` names it) or give another address in --peers or --listen"
+                );
+                Err(FsError::new(Code::Busy, text).into())
+            }
+            bound => Ok(Self(bound.with_context(|| format!("listen on {address}"))?)),
+        }
     }
 
     /// Accepts until it is dropped. gRPC connections come out of the returned channel.

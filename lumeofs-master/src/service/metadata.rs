@@ -5,6 +5,7 @@ use super::opens::Opens;
 use super::sessions::{self, Sessions};
 use super::{placement, purge, reclaim};
 use crate::raft::{Group, Leadership, Proposed, Proposer};
+use crate::room::Room;
 use lumeofs_base::limits::SLOT_COUNT;
 use lumeofs_base::{ClusterId, Code, FsError, FsResult, InodeId, SessionId};
 use lumeofs_meta::controller;
@@ -32,6 +33,7 @@ pub(crate) struct MetadataService {
     pub(crate) opens: Arc<Opens>,
     pub(crate) sessions: Sessions,
     pub(crate) identity: Identity,
+    pub(crate) room: Room,
 }
 
 impl MetadataService {
@@ -41,6 +43,7 @@ impl MetadataService {
         tasks.spawn(purge::purge_orphans(self.clone()));
         tasks.spawn(reclaim::reclaim_chunks(self.clone()));
         tasks.spawn(greet_leaderships(self.clone()));
+        tasks.spawn(self.room.clone().watch());
     }
 
     fn cluster(&self) -> ClusterId {
@@ -66,6 +69,7 @@ impl MetadataService {
         check_slot(request)?;
         let mutation: Mutation = decode(&request.op)?;
         self.group.check_leads()?;
+        self.room.check(&mutation)?;
         let session = SessionId(request.session);
         self.sessions.touch(session);
         let allocates = matches!(

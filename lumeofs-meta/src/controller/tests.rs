@@ -94,6 +94,16 @@ fn policies_are_set_once() {
 }
 
 #[test]
+fn masters_that_joined_are_remembered() {
+    let mut fixture = Fixture::default();
+    for id in [3, 1, 3] {
+        fixture.run(ControllerCommand::MasterJoined(NodeId(id)));
+    }
+    assert_eq!(joined_masters(&fixture.tables), [NodeId(1), NodeId(3)]);
+    assert_eq!(fixture.map().version, 0, "no datanode need hear of it");
+}
+
+#[test]
 fn every_node_is_primary_of_enough_groups_and_the_others_take_turns() {
     for count in [1, 2, 3, 4, 5, 7] {
         let zones = ["a", "b", "c", "d", "e", "f", "g"];

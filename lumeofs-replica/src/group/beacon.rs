@@ -22,7 +22,9 @@ use lumeofs_base::limits::PRIMARY_LEASE;
 impl<P: Payload> Group<P> {
     /// Whether a beacon to `to` would say anything about this group.
     pub fn has_beacon(&self, to: NodeId) -> bool {
-        self.primary.as_ref().is_some_and(|primary| primary.members.contains_key(&to))
+        self.primary
+            .as_ref()
+            .is_some_and(|primary| primary.members.contains_key(&to))
     }
 
     /// The group's part of a beacon to `to`, sent now.
@@ -31,16 +33,25 @@ impl<P: Payload> Group<P> {
         let (epoch, committed) = (self.config.epoch, self.committed);
         let in_sync = self.config.is_in_sync(to);
         let member = self.primary.as_mut()?.members.get_mut(&to)?;
-        let answer = member.answer.filter(|_| leased && in_sync && member.trouble.is_none());
+        let answer = member
+            .answer
+            .filter(|_| leased && in_sync && member.trouble.is_none());
         if let Some((_, received)) = answer {
             member.echoed = Some(received);
         }
-        Some(BeaconItem { epoch, committed, echo: answer.map(|(sent, _)| sent) })
+        Some(BeaconItem {
+            epoch,
+            committed,
+            echo: answer.map(|(sent, _)| sent),
+        })
     }
 
     /// A beacon, received and answered now.
     pub fn on_beacon(&mut self, from: NodeId, item: BeaconItem, now: Duration) -> BeaconAnswer {
-        let answer = BeaconAnswer { epoch: self.config.epoch, low_space: self.low_space };
+        let answer = BeaconAnswer {
+            epoch: self.config.epoch,
+            low_space: self.low_space,
+        };
         if item.epoch > self.config.epoch {
             self.effects.push(Effect::Refresh);
         }
@@ -49,7 +60,10 @@ impl<P: Payload> Group<P> {
         }
         if self.election.claimed == Some(self.config.epoch.next()) {
             // The proposal to replace that primary may have been accepted: no more leases for it.
-            return BeaconAnswer { epoch: lumeofs_base::Epoch(0), ..answer };
+            return BeaconAnswer {
+                epoch: lumeofs_base::Epoch(0),
+                ..answer
+            };
         }
         if self.complete {
             self.learn_committed(item.committed);
@@ -58,7 +72,10 @@ impl<P: Payload> Group<P> {
         follower.last_beacon = now;
         follower.last_answer = now;
         follower.reset_seen = false;
-        if item.echo.is_some_and(|echo| follower.answers.contains(&echo)) {
+        if item
+            .echo
+            .is_some_and(|echo| follower.answers.contains(&echo))
+        {
             let echo = item.echo.expect("just looked at");
             follower.read_until = follower.read_until.max(echo + READ_LEASE - LEASE_MARGIN);
         }
@@ -85,8 +102,12 @@ impl<P: Payload> Group<P> {
             return;
         }
         let before = self.lease_until();
-        let Some(primary) = &mut self.primary else { return };
-        let Some(member) = primary.members.get_mut(&from) else { return };
+        let Some(primary) = &mut self.primary else {
+            return;
+        };
+        let Some(member) = primary.members.get_mut(&from) else {
+            return;
+        };
         member.heard = now;
         member.low_space = answer.low_space;
         member.answer = Some((answered, now));

@@ -11,7 +11,7 @@ use crate::clip;
 use crate::effect::Piece;
 use crate::message::{CopyStep, Entry, Payload, ToMember};
 use lumeofs_base::limits::BLOCK_SIZE;
-use lumeofs_base::{ChunkId, ChunkState, Sequence, Version};
+use lumeofs_base::{ChunkId, ChunkOp, ChunkState, Sequence, Version};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -29,11 +29,41 @@ pub(super) struct CatchUp<P> {
     upto: Option<ChunkId>,
     /// Of those, the ones that still must be copied.
     todo: BTreeSet<ChunkId>,
-    /// The chunk that is being copied and where its copy ends so far.
-    current: Option<(ChunkId, u64)>,
+    current: Option<Current>,
     theirs: Vec<ChunkState>,
     theirs_end: bool,
     pieces: u32,
+}
+
+/// The chunk that is being copied. The member cannot tell which operations on it are refused, since
+/// it does not have the chunk's history: that is followed here.
+#[derive(Clone, Copy, Debug)]
+struct Current {
+    chunk: ChunkId,
+    /// Where its copy ends so far.
+    end: u64,
+    truncations: u32,
+    deleted: bool,
+}
+
+impl Current {
+    /// Whether the primary's store will refuse the operation; takes note of it if not.
+    fn refuses(&mut self, op: &ChunkOp) -> bool {
+        let truncations = match op {
+            ChunkOp::Write { truncations, .. }
+            | ChunkOp::Zero { truncations, .. }
+            | ChunkOp::Truncate { truncations, .. } => *truncations,
+            ChunkOp::Delete { .. } => {
+                self.deleted = true;
+                return false;
+            }
+        };
+        let refused = self.deleted || truncations < self.truncations;
+        if !refused {
+            self.truncations = truncations;
+        }
+        refused
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,30 +117,50 @@ impl<P: Payload> CatchUp<P> {
         Some(self.message(entry))
     }
 
-    fn message(&self, entry: &Arc<Entry<P>>) -> ToMember<P> {
+    fn message(&mut self, entry: &Arc<Entry<P>>) -> ToMember<P> {
         let chunk = entry.op.chunk();
-        let skip = ToMember::Skip { version: entry.version, writer: entry.writer };
-        if let Some((current, end)) = self.current
-            && current == chunk
+        let skip = ToMember::Skip {
+            version: entry.version,
+            writer: entry.writer,
+        };
+        if let Some(current) = self
+            .current
+            .as_mut()
+            .filter(|current| current.chunk == chunk)
         {
-            return match clip::below(&entry.op, &entry.data, end) {
-                None => skip,
-                Some((op, data)) => ToMember::Patch {
-                    entry: Arc::new(Entry { version: entry.version, writer: entry.writer, op, data }),
-                },
+            let clipped = match current.refuses(&entry.op) {
+                true => None,
+                false => clip::below(&entry.op, &entry.data, current.end),
+            };
+            let Some((op, data)) = clipped else {
+                return skip;
+            };
+            let (version, writer) = (entry.version, entry.writer);
+            return ToMember::Patch {
+                entry: Arc::new(Entry {
+                    version,
+                    writer,
+                    op,
+                    data,
+                }),
             };
         }
         if self.upto.is_none_or(|upto| chunk > upto) || self.todo.contains(&chunk) {
             return skip;
         }
-        ToMember::Op { entry: entry.clone(), committed: Sequence(0), sync: false }
+        ToMember::Op {
+            entry: entry.clone(),
+            committed: Sequence(0),
+            sync: false,
+        }
     }
 
     /// Sends what was held, now that the read that held it up is accounted for.
     fn release(&mut self, steps: &mut Vec<Step<P>>) {
         self.stage = Stage::Idle;
-        let held = std::mem::take(&mut self.held);
-        steps.extend(held.iter().map(|entry| Step::Send(self.message(entry))));
+        for entry in std::mem::take(&mut self.held) {
+            steps.push(Step::Send(self.message(&entry)));
+        }
         steps.extend(self.next_step());
     }
 
@@ -122,10 +172,19 @@ impl<P: Payload> CatchUp<P> {
         if self.current.is_none()
             && let Some(chunk) = self.todo.pop_first()
         {
-            self.current = Some((chunk, 0));
+            // Nothing lies below byte 0, so that the rest does not matter before the first piece.
+            self.current = Some(Current {
+                chunk,
+                end: 0,
+                truncations: 0,
+                deleted: false,
+            });
             steps.push(Step::Send(ToMember::Copy(CopyStep::Begin { chunk })));
         }
-        if let Some((chunk, offset)) = self.current {
+        if let Some(Current {
+            chunk, end: offset, ..
+        }) = self.current
+        {
             if self.pieces >= PIECES_MAX {
                 self.stage = Stage::Pieces;
             } else {
@@ -165,16 +224,24 @@ impl<P: Payload> CatchUp<P> {
             _ => ChunkId(u64::MAX),
         };
         let upto = last_of(&own, end || own.is_empty()).min(last_of(&self.theirs, self.theirs_end));
-        let same = |a: &ChunkState, b: &ChunkState| a.version == b.version && a.deleted == b.deleted;
+        let same =
+            |a: &ChunkState, b: &ChunkState| a.version == b.version && a.deleted == b.deleted;
         for mine in own.iter().take_while(|mine| mine.chunk <= upto) {
-            let theirs = self.theirs.binary_search_by_key(&mine.chunk, |theirs| theirs.chunk);
+            let theirs = self
+                .theirs
+                .binary_search_by_key(&mine.chunk, |theirs| theirs.chunk);
             if !theirs.is_ok_and(|at| same(mine, &self.theirs[at])) {
                 self.todo.insert(mine.chunk);
             }
         }
         for theirs in self.theirs.iter().take_while(|theirs| theirs.chunk <= upto) {
-            if own.binary_search_by_key(&theirs.chunk, |mine| mine.chunk).is_err() {
-                let step = CopyStep::Drop { chunk: theirs.chunk };
+            if own
+                .binary_search_by_key(&theirs.chunk, |mine| mine.chunk)
+                .is_err()
+            {
+                let step = CopyStep::Drop {
+                    chunk: theirs.chunk,
+                };
                 steps.push(Step::Send(ToMember::Copy(step)));
             }
         }
@@ -186,18 +253,37 @@ impl<P: Payload> CatchUp<P> {
 
     pub(super) fn on_piece(&mut self, piece: Piece<P>) -> Vec<Step<P>> {
         let mut steps = Vec::new();
-        let expected = self.current.is_some_and(|(chunk, _)| chunk == piece.chunk);
+        let expected = self
+            .current
+            .is_some_and(|current| current.chunk == piece.chunk);
         if self.stage != Stage::Reading || !expected {
             return steps;
         }
-        let Piece { chunk, offset, checksums, data, end } = piece;
+        let Piece {
+            chunk,
+            offset,
+            checksums,
+            data,
+            truncations,
+            end,
+        } = piece;
         let copied = (offset + data.len() as u64).next_multiple_of(BLOCK_SIZE as u64);
         if !data.is_empty() {
             self.pieces += 1;
-            let step = CopyStep::Piece { chunk, offset, checksums, data };
+            let step = CopyStep::Piece {
+                chunk,
+                offset,
+                checksums,
+                data,
+            };
             steps.push(Step::Send(ToMember::Copy(step)));
         }
-        self.current = Some((chunk, copied));
+        self.current = Some(Current {
+            chunk,
+            end: copied,
+            truncations,
+            deleted: false,
+        });
         if let Some(state) = end {
             steps.push(Step::Send(ToMember::Copy(CopyStep::End { state })));
             self.current = None;

@@ -46,11 +46,20 @@ impl<P: Payload> Group<P> {
         if !self.config.is_in_sync(self.me) || self.election.proposed_at.is_some_and(recently) {
             return;
         }
-        let next = if self.complete { self.take_over(now) } else { self.restart(now) };
+        let next = if self.complete {
+            self.take_over(now)
+        } else {
+            self.restart(now)
+        };
         if let Some((primary, in_sync)) = next {
             let epoch = self.config.epoch.next();
             self.election.claimed = Some(epoch);
-            let config = GroupConfig { epoch, primary, in_sync, ..self.config.clone() };
+            let config = GroupConfig {
+                epoch,
+                primary,
+                in_sync,
+                ..self.config.clone()
+            };
             self.propose(config, now);
         }
     }
@@ -58,10 +67,18 @@ impl<P: Payload> Group<P> {
     /// An in-sync member without a primary: itself, once the primary's lease is over for certain.
     fn take_over(&mut self, now: Duration) -> Option<(NodeId, Vec<NodeId>)> {
         let old = self.config.primary;
-        let others: Vec<NodeId> =
-            self.config.in_sync.iter().copied().filter(|node| *node != old).collect();
+        let others: Vec<NodeId> = self
+            .config
+            .in_sync
+            .iter()
+            .copied()
+            .filter(|node| *node != old)
+            .collect();
         let order = |node: &NodeId| self.config.members.iter().position(|member| member == node);
-        let rank = others.iter().filter(|node| order(node) < order(&self.me)).count() as u32;
+        let rank = others
+            .iter()
+            .filter(|node| order(node) < order(&self.me))
+            .count() as u32;
         let follower = &self.follower;
         let dead_at = if follower.reset_seen {
             follower.last_answer + PRIMARY_LEASE
@@ -69,8 +86,14 @@ impl<P: Payload> Group<P> {
             follower.last_beacon + PRIMARY_GRACE
         };
         // A process that says that it has just started, or that it gave up, holds no lease.
-        let gave_up = self.answer_of(old, now).is_some_and(|state| !state.complete);
-        let due = if gave_up { follower.last_beacon } else { dead_at } + RANK_DELAY * rank;
+        let gave_up = self
+            .answer_of(old, now)
+            .is_some_and(|state| !state.complete);
+        let due = if gave_up {
+            follower.last_beacon
+        } else {
+            dead_at
+        } + RANK_DELAY * rank;
         if follower.reset_seen || now >= dead_at {
             self.ask(&[old], now);
         }
@@ -86,12 +109,20 @@ impl<P: Payload> Group<P> {
 
     /// An in-sync member that restarted (D6): the longest history among those that are there.
     fn restart(&mut self, now: Duration) -> Option<(NodeId, Vec<NodeId>)> {
-        let quiet = self.created.max(self.follower.last_beacon).max(self.follower.last_answer);
+        let quiet = self
+            .created
+            .max(self.follower.last_beacon)
+            .max(self.follower.last_answer);
         if self.follower.stream.is_some() {
             return None;
         }
-        let others: Vec<NodeId> =
-            self.config.in_sync.iter().copied().filter(|node| *node != self.me).collect();
+        let others: Vec<NodeId> = self
+            .config
+            .in_sync
+            .iter()
+            .copied()
+            .filter(|node| *node != self.me)
+            .collect();
         self.ask(&others, now);
         let mut present = vec![self.peer_state()];
         for node in others {
@@ -103,7 +134,8 @@ impl<P: Payload> Group<P> {
         }
         let all = present.len() == self.config.in_sync.len();
         let waited = now >= quiet + GROUP_RESTART_WAIT;
-        if !all && !(waited && present.len() >= self.config.write_quorum()) {
+        let settled = all || (waited && present.len() >= self.config.write_quorum());
+        if !settled {
             return None;
         }
         let config = &self.config;
@@ -124,7 +156,11 @@ impl<P: Payload> Group<P> {
     }
 
     fn ask(&mut self, nodes: &[NodeId], now: Duration) {
-        if self.election.asked_at.is_some_and(|at| now < at + ASK_INTERVAL) {
+        if self
+            .election
+            .asked_at
+            .is_some_and(|at| now < at + ASK_INTERVAL)
+        {
             return;
         }
         self.election.asked_at = Some(now);

@@ -2,8 +2,8 @@
 
 use super::Group;
 use crate::effect::{Effect, Work};
-use crate::message::{CopyStep, Entry, Payload, StreamId, ToMember, ToPrimary};
 use crate::history::Note;
+use crate::message::{CopyStep, Entry, Payload, StreamId, ToMember, ToPrimary};
 use lumeofs_base::{ChunkState, Code, GroupConfig, NodeId, Sequence, Version};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -62,7 +62,13 @@ impl Follower {
 
 impl<P: Payload> Group<P> {
     /// A message on a stream that another datanode opened.
-    pub fn on_message(&mut self, from: NodeId, stream: StreamId, message: ToMember<P>, now: Duration) {
+    pub fn on_message(
+        &mut self,
+        from: NodeId,
+        stream: StreamId,
+        message: ToMember<P>,
+        now: Duration,
+    ) {
         if let ToMember::Attach { config } = message {
             return self.on_attach(from, stream, &config, now);
         }
@@ -72,7 +78,11 @@ impl<P: Payload> Group<P> {
         match message {
             ToMember::Attach { .. } => {}
             ToMember::Config { config } => self.on_config(&config, now),
-            ToMember::Op { entry, committed, sync } => self.on_op(&entry, committed, sync),
+            ToMember::Op {
+                entry,
+                committed,
+                sync,
+            } => self.on_op(&entry, committed, sync),
             ToMember::Patch { entry } => self.follow(&entry, true),
             ToMember::Skip { version, writer } => {
                 self.writers.admit(writer);
@@ -89,7 +99,9 @@ impl<P: Payload> Group<P> {
             ToMember::Sync { upto } => self.want_sync(upto.min(self.last.sequence)),
             ToMember::Tail { after } => {
                 let entries: Vec<_> = self.tail.after(after).cloned().collect();
-                entries.into_iter().for_each(|entry| self.answer(ToPrimary::TailOp { entry }));
+                entries
+                    .into_iter()
+                    .for_each(|entry| self.answer(ToPrimary::TailOp { entry }));
                 self.answer(ToPrimary::TailEnd);
             }
             ToMember::CatchUp { position } => {
@@ -105,14 +117,26 @@ impl<P: Payload> Group<P> {
                 });
             }
             ToMember::List { after } => {
-                self.effects.push(Effect::Work(Work::ListForPrimary { stream, after }));
+                self.effects
+                    .push(Effect::Work(Work::ListForPrimary { stream, after }));
             }
             ToMember::Copy(step) => self.on_copy(stream, step),
-            ToMember::Done { last, starts, writers } => {
+            ToMember::Done {
+                last,
+                starts,
+                writers,
+            } => {
                 writers.into_iter().for_each(|writer| {
                     self.writers.admit(writer);
                 });
-                self.on_done(stream, last, Note { starts, torn: false });
+                self.on_done(
+                    stream,
+                    last,
+                    Note {
+                        starts,
+                        torn: false,
+                    },
+                );
             }
         }
     }
@@ -124,7 +148,9 @@ impl<P: Payload> Group<P> {
             || from == self.me
             || !self.config.members.contains(&self.me);
         if refused {
-            let message = ToPrimary::Refused { epoch: self.config.epoch };
+            let message = ToPrimary::Refused {
+                epoch: self.config.epoch,
+            };
             self.effects.push(Effect::Answer { stream, message });
             self.effects.push(Effect::Hangup { stream });
             return;
@@ -147,7 +173,11 @@ impl<P: Payload> Group<P> {
 
     /// A stream that another datanode opened has ended.
     pub fn on_stream_lost(&mut self, stream: StreamId) {
-        if self.follower.stream.is_some_and(|(_, current)| current == stream) {
+        if self
+            .follower
+            .stream
+            .is_some_and(|(_, current)| current == stream)
+        {
             self.follower.reset_seen = true;
             self.stream_gone();
         }
@@ -200,19 +230,24 @@ impl<P: Payload> Group<P> {
             return;
         }
         self.tear();
-        let Some((_, stream)) = self.follower.stream else { return };
+        let Some((_, stream)) = self.follower.stream else {
+            return;
+        };
         if let Some(catching) = &mut self.follower.catching {
             catching.pending += 1;
         }
-        let work = Work::Follow { entry: entry.clone(), partial, stream };
+        let work = Work::Follow {
+            entry: entry.clone(),
+            partial,
+            stream,
+        };
         self.effects.push(Effect::Work(work));
     }
 
     fn step_to(&mut self, version: Version) -> bool {
         match &mut self.follower.catching {
             Some(catching)
-                if !catching.finishing
-                    && version.sequence == catching.position.sequence.next() =>
+                if !catching.finishing && version.sequence == catching.position.sequence.next() =>
             {
                 catching.position = version;
                 true
@@ -228,12 +263,18 @@ impl<P: Payload> Group<P> {
     fn tear(&mut self) {
         if !self.note.torn {
             self.note.torn = true;
-            self.effects.push(Effect::Work(Work::Note(self.note.clone())));
+            self.effects
+                .push(Effect::Work(Work::Note(self.note.clone())));
         }
     }
 
     fn on_copy(&mut self, stream: StreamId, step: CopyStep<P>) {
-        if self.follower.catching.as_ref().is_none_or(|catching| catching.finishing) {
+        if self
+            .follower
+            .catching
+            .as_ref()
+            .is_none_or(|catching| catching.finishing)
+        {
             return self.drop_stream(Some(Code::StaleEpoch));
         }
         self.tear();
@@ -251,13 +292,20 @@ impl<P: Payload> Group<P> {
         self.applied = last.sequence;
         self.note = note.clone();
         self.tail.clear();
-        self.effects.push(Effect::Work(Work::Finish { stream, last, note }));
+        self.effects
+            .push(Effect::Work(Work::Finish { stream, last, note }));
     }
 
     /// A [`Work::Finish`] was done.
     pub fn on_finished(&mut self, stream: StreamId) {
-        let current = self.follower.stream.is_some_and(|(_, current)| current == stream);
-        let finishing = self.follower.catching.take_if(|catching| current && catching.finishing);
+        let current = self
+            .follower
+            .stream
+            .is_some_and(|(_, current)| current == stream);
+        let finishing = self
+            .follower
+            .catching
+            .take_if(|catching| current && catching.finishing);
         let Some(catching) = finishing else { return };
         let last = catching.position.sequence;
         self.complete = true;
@@ -269,7 +317,10 @@ impl<P: Payload> Group<P> {
 
     /// A [`Work::Follow`] was done.
     pub fn on_followed(&mut self, stream: StreamId, version: Version) {
-        if self.follower.stream.is_some_and(|(_, current)| current == stream)
+        if self
+            .follower
+            .stream
+            .is_some_and(|(_, current)| current == stream)
             && let Some(catching) = &mut self.follower.catching
         {
             catching.pending = catching.pending.saturating_sub(1);
@@ -292,7 +343,11 @@ impl<P: Payload> Group<P> {
     }
 
     fn answer_on(&mut self, stream: StreamId, message: ToPrimary<P>) {
-        if self.follower.stream.is_some_and(|(_, current)| current == stream) {
+        if self
+            .follower
+            .stream
+            .is_some_and(|(_, current)| current == stream)
+        {
             self.answer(message);
         }
     }

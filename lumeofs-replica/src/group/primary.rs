@@ -2,8 +2,8 @@
 
 use super::catchup::CatchUp;
 use super::{
-    ACK_SILENCE, Admission, Group, LEASE_MARGIN, MEMBER_SILENCE, PROPOSAL_TIMEOUT,
-    RECONNECT_GRACE, SETTLE_GRACE, WriteRequest,
+    ACK_SILENCE, Admission, Group, LEASE_MARGIN, MEMBER_SILENCE, PROPOSAL_TIMEOUT, RECONNECT_GRACE,
+    SETTLE_GRACE, WriteRequest,
 };
 use crate::effect::{Effect, Pending, Ticket};
 use crate::message::{Entry, Payload, StreamId, ToMember, Writer};
@@ -113,7 +113,9 @@ impl<P> Member<P> {
         match &self.phase {
             Phase::Attached(attached) => !attached.complete,
             Phase::CatchingUp(_) => true,
-            Phase::Down | Phase::Opening | Phase::Attaching | Phase::Fetching(_) | Phase::Live => false,
+            Phase::Down | Phase::Opening | Phase::Attaching | Phase::Fetching(_) | Phase::Live => {
+                false
+            }
         }
     }
 }
@@ -152,7 +154,9 @@ impl<P> Primary<P> {
     }
 
     pub(super) fn open_streams(&self) -> impl Iterator<Item = (NodeId, StreamId)> {
-        self.members.iter().filter_map(|(node, member)| Some((*node, member.stream?)))
+        self.members
+            .iter()
+            .filter_map(|(node, member)| Some((*node, member.stream?)))
     }
 
     fn is_full(&self) -> bool {
@@ -161,7 +165,9 @@ impl<P> Primary<P> {
 
     /// Highest sequence that somebody waits to be durable.
     pub(super) fn durable_wanted(&self) -> Sequence {
-        self.waiting_durable.last_key_value().map_or(Sequence(0), |((sequence, _), _)| *sequence)
+        self.waiting_durable
+            .last_key_value()
+            .map_or(Sequence(0), |((sequence, _), _)| *sequence)
     }
 }
 
@@ -178,15 +184,27 @@ impl<P: Payload> Group<P> {
             return Admission::Wait;
         }
         let short = self.low_space
-            || config.in_sync.iter().any(|node| primary.members.get(node).is_some_and(|m| m.low_space));
+            || config
+                .in_sync
+                .iter()
+                .any(|node| primary.members.get(node).is_some_and(|m| m.low_space));
         if short && matches!(request.op, ChunkOp::Write { .. }) {
-            return Admission::Refused(FsError::new(Code::NoSpace, "a datanode of the group is full"));
+            return Admission::Refused(FsError::new(
+                Code::NoSpace,
+                "a datanode of the group is full",
+            ));
         }
         if !self.writers.admit(request.writer) {
-            let context = format!("a newer connection of session {} wrote", request.writer.session);
+            let context = format!(
+                "a newer connection of session {} wrote",
+                request.writer.session
+            );
             return Admission::Refused(FsError::new(Code::StaleWrite, context));
         }
-        let version = Version { epoch: self.config.epoch, sequence: self.last.sequence.next() };
+        let version = Version {
+            epoch: self.config.epoch,
+            sequence: self.last.sequence.next(),
+        };
         let entry = Arc::new(Entry {
             version,
             writer: request.writer,
@@ -201,7 +219,9 @@ impl<P: Payload> Group<P> {
             writer: request.writer,
         };
         if request.durable {
-            primary.waiting_durable.insert((version.sequence, request.ticket), pending);
+            primary
+                .waiting_durable
+                .insert((version.sequence, request.ticket), pending);
         } else {
             primary.waiting.insert(version.sequence, pending);
         }
@@ -216,19 +236,36 @@ impl<P: Payload> Group<P> {
     }
 
     /// A client's fsync: everything committed so far, and `after` at least, is to be durable.
-    pub fn sync(&mut self, ticket: Ticket, epoch: Epoch, after: Version, now: Duration) -> Admission {
+    pub fn sync(
+        &mut self,
+        ticket: Ticket,
+        epoch: Epoch,
+        after: Version,
+        now: Duration,
+    ) -> Admission {
         if let Some(admission) = self.not_ready(epoch, now) {
             return admission;
         }
         if !self.note.contains(self.last, after) {
-            let context = format!("operation {after:?} is not in the history that ends with {:?}", self.last);
+            let context = format!(
+                "operation {after:?} is not in the history that ends with {:?}",
+                self.last
+            );
             return Admission::Refused(FsError::new(Code::LostTail, context));
         }
         let target = self.committed.max(after.sequence);
-        let version = Version { epoch: self.config.epoch, sequence: target };
+        let version = Version {
+            epoch: self.config.epoch,
+            sequence: target,
+        };
         let primary = self.primary.as_mut().expect("ready means primary");
-        let pending =
-            Pending { ticket, version, durable: false, refused: None, writer: Writer::default() };
+        let pending = Pending {
+            ticket,
+            version,
+            durable: false,
+            refused: None,
+            writer: Writer::default(),
+        };
         if primary.durable >= target {
             self.reply(&pending);
             return Admission::Taken;
@@ -243,14 +280,21 @@ impl<P: Payload> Group<P> {
     /// Nobody waits for this request any longer.
     pub fn forget(&mut self, ticket: Ticket) {
         if let Some(primary) = &mut self.primary {
-            primary.waiting.retain(|_, pending| pending.ticket != ticket);
-            primary.waiting_durable.retain(|_, pending| pending.ticket != ticket);
+            primary
+                .waiting
+                .retain(|_, pending| pending.ticket != ticket);
+            primary
+                .waiting_durable
+                .retain(|_, pending| pending.ticket != ticket);
         }
     }
 
     fn not_ready(&mut self, epoch: Epoch, now: Duration) -> Option<Admission> {
         if epoch < self.config.epoch {
-            let context = format!("the group is at epoch {}, the request at {epoch}", self.config.epoch);
+            let context = format!(
+                "the group is at epoch {}, the request at {epoch}",
+                self.config.epoch
+            );
             return Some(Admission::Refused(FsError::new(Code::StaleEpoch, context)));
         }
         if epoch > self.config.epoch {
@@ -270,12 +314,19 @@ impl<P: Payload> Group<P> {
 
     /// Until when the in-sync members let this primary serve (D4).
     pub(super) fn lease_until(&self) -> Duration {
-        let Some(primary) = &self.primary else { return Duration::ZERO };
+        let Some(primary) = &self.primary else {
+            return Duration::ZERO;
+        };
         if self.config.in_sync.len() < self.config.write_quorum() {
             return Duration::ZERO;
         }
         let others = self.config.in_sync.iter().filter(|node| **node != self.me);
-        let acked = |node| primary.members.get(node).and_then(|member| member.beacon_acked);
+        let acked = |node| {
+            primary
+                .members
+                .get(node)
+                .and_then(|member| member.beacon_acked)
+        };
         others
             .map(|node| acked(node).map_or(Duration::ZERO, |at| at + PRIMARY_LEASE - LEASE_MARGIN))
             .min()
@@ -291,9 +342,13 @@ impl<P: Payload> Group<P> {
         now: Duration,
     ) {
         let committed = self.committed;
-        let Some(primary) = &mut self.primary else { return };
+        let Some(primary) = &mut self.primary else {
+            return;
+        };
         for (&to, member) in &mut primary.members {
-            let Some(stream) = member.stream else { continue };
+            let Some(stream) = member.stream else {
+                continue;
+            };
             if Some(to) == source {
                 continue;
             }
@@ -306,12 +361,24 @@ impl<P: Payload> Group<P> {
                         member.sync_sent = member.sync_sent.max(entry.version.sequence);
                     }
                     member.told_committed = committed;
-                    let message = ToMember::Op { entry: entry.clone(), committed, sync };
-                    self.effects.push(Effect::Send { to, stream, message });
+                    let message = ToMember::Op {
+                        entry: entry.clone(),
+                        committed,
+                        sync,
+                    };
+                    self.effects.push(Effect::Send {
+                        to,
+                        stream,
+                        message,
+                    });
                 }
                 Phase::CatchingUp(catch_up) => {
                     if let Some(message) = catch_up.route(entry) {
-                        self.effects.push(Effect::Send { to, stream, message });
+                        self.effects.push(Effect::Send {
+                            to,
+                            stream,
+                            message,
+                        });
                     }
                 }
                 Phase::Down
@@ -326,30 +393,50 @@ impl<P: Payload> Group<P> {
     /// Asks live members for durability as far as somebody waits for it.
     pub(super) fn send_syncs(&mut self) {
         let last = self.last.sequence;
-        let Some(primary) = &mut self.primary else { return };
+        let Some(primary) = &mut self.primary else {
+            return;
+        };
         let wanted = primary.durable_wanted();
         for (&to, member) in &mut primary.members {
-            let wanted = if primary.admitting.contains(&to) { wanted.max(last) } else { wanted };
-            let (Some(stream), true) = (member.stream, member.is_live()) else { continue };
+            let wanted = if primary.admitting.contains(&to) {
+                wanted.max(last)
+            } else {
+                wanted
+            };
+            let (Some(stream), true) = (member.stream, member.is_live()) else {
+                continue;
+            };
             if member.sync_sent < wanted && member.durable < wanted {
                 member.sync_sent = wanted;
                 let message = ToMember::Sync { upto: wanted };
-                self.effects.push(Effect::Send { to, stream, message });
+                self.effects.push(Effect::Send {
+                    to,
+                    stream,
+                    message,
+                });
             }
         }
     }
 
     /// Members whose acknowledgement every operation needs.
     fn required(&self) -> Vec<NodeId> {
-        let Some(primary) = &self.primary else { return Vec::new() };
+        let Some(primary) = &self.primary else {
+            return Vec::new();
+        };
         let others = self.config.in_sync.iter().filter(|node| **node != self.me);
-        others.chain(&primary.admitting).chain(&primary.proposed).copied().collect()
+        others
+            .chain(&primary.admitting)
+            .chain(&primary.proposed)
+            .copied()
+            .collect()
     }
 
     /// Commits and answers what all required members have.
     pub(super) fn advance(&mut self, now: Duration) {
         let required = self.required();
-        let Some(primary) = &mut self.primary else { return };
+        let Some(primary) = &mut self.primary else {
+            return;
+        };
         let (mut applied, mut durable) = (self.applied, self.durable);
         for node in &required {
             let member = primary.members.get(node);
@@ -374,8 +461,12 @@ impl<P: Payload> Group<P> {
             self.effects.push(Effect::Changed);
         }
         let waiting = primary.waiting.split_off(&self.committed.next());
-        let mut done: Vec<Pending> = std::mem::replace(&mut primary.waiting, waiting).into_values().collect();
-        let rest = primary.waiting_durable.split_off(&(primary.durable.next(), 0));
+        let mut done: Vec<Pending> = std::mem::replace(&mut primary.waiting, waiting)
+            .into_values()
+            .collect();
+        let rest = primary
+            .waiting_durable
+            .split_off(&(primary.durable.next(), 0));
         done.extend(std::mem::replace(&mut primary.waiting_durable, rest).into_values());
         for pending in &done {
             self.reply(pending);
@@ -384,7 +475,11 @@ impl<P: Payload> Group<P> {
         if moved {
             self.effects.push(Effect::Changed);
         }
-        if !self.primary.as_ref().is_none_or(|primary| primary.admitting.is_empty()) {
+        if !self
+            .primary
+            .as_ref()
+            .is_none_or(|primary| primary.admitting.is_empty())
+        {
             self.reconfigure(now);
         }
     }
@@ -417,14 +512,21 @@ impl<P: Payload> Group<P> {
             kept = config.members.clone();
             kept.retain(|node| config.is_in_sync(*node) || added.contains(node));
         }
-        let unchanged = kept.len() == config.in_sync.len()
-            && kept.iter().all(|node| config.is_in_sync(*node));
+        let unchanged =
+            kept.len() == config.in_sync.len() && kept.iter().all(|node| config.is_in_sync(*node));
         // A member of a lost proposal stays required until an epoch decides about it.
-        let open = primary.proposed.iter().any(|node| !config.is_in_sync(*node));
+        let open = primary
+            .proposed
+            .iter()
+            .any(|node| !config.is_in_sync(*node));
         if unchanged && !open {
             return;
         }
-        let next = GroupConfig { epoch: config.epoch.next(), in_sync: kept, ..config.clone() };
+        let next = GroupConfig {
+            epoch: config.epoch.next(),
+            in_sync: kept,
+            ..config.clone()
+        };
         if let Some(primary) = &mut self.primary {
             primary.proposed.extend(added);
         }
@@ -433,12 +535,17 @@ impl<P: Payload> Group<P> {
 
     pub(super) fn propose(&mut self, config: GroupConfig, now: Duration) {
         self.election.proposed_at = Some(now);
-        self.effects.push(Effect::Propose { expected: self.config.epoch, config });
+        self.effects.push(Effect::Propose {
+            expected: self.config.epoch,
+            config,
+        });
     }
 
     /// Whether an in-sync member may be removed: it is gone, and can no longer answer reads (D5).
     fn is_removable(&self, primary: &Primary<P>, member: &Member<P>, now: Duration) -> bool {
-        let Some(trouble) = member.trouble else { return false };
+        let Some(trouble) = member.trouble else {
+            return false;
+        };
         if member.is_known_incomplete() {
             return primary.serving || now >= trouble.max(primary.since) + SETTLE_GRACE;
         }
@@ -449,7 +556,11 @@ impl<P: Payload> Group<P> {
 
     /// Whether a member has all that was ever acknowledged.
     fn is_admissible(&self, primary: &Primary<P>, node: NodeId, member: &Member<P>) -> bool {
-        let needed = if primary.serving { self.committed } else { self.last.sequence };
+        let needed = if primary.serving {
+            self.committed
+        } else {
+            self.last.sequence
+        };
         primary.admitting.contains(&node)
             && member.is_live()
             && member.applied >= needed
@@ -471,7 +582,9 @@ impl<P: Payload> Group<P> {
     /// Stays primary in the next configuration.
     pub(super) fn primary_continues(&mut self, now: Duration) {
         let config = self.config.clone();
-        let Some(primary) = &mut self.primary else { return };
+        let Some(primary) = &mut self.primary else {
+            return;
+        };
         primary.admitting.retain(|node| !config.is_in_sync(*node));
         primary.proposed.clear();
         primary.members.retain(|node, member| {
@@ -482,10 +595,23 @@ impl<P: Payload> Group<P> {
             stays
         });
         for &node in config.members.iter().filter(|node| **node != self.me) {
-            let member = primary.members.entry(node).or_insert_with(|| Member::new(now));
+            let member = primary
+                .members
+                .entry(node)
+                .or_insert_with(|| Member::new(now));
+            if member.is_live() && !config.is_in_sync(node) {
+                // Removed by a proposal made before it came back.
+                primary.admitting.insert(node);
+            }
             if let (Some(stream), false) = (member.stream, matches!(member.phase, Phase::Opening)) {
-                let message = ToMember::Config { config: config.clone() };
-                self.effects.push(Effect::Send { to: node, stream, message });
+                let message = ToMember::Config {
+                    config: config.clone(),
+                };
+                self.effects.push(Effect::Send {
+                    to: node,
+                    stream,
+                    message,
+                });
             }
         }
         self.effects.push(Effect::BeaconNow);
@@ -496,7 +622,9 @@ impl<P: Payload> Group<P> {
         let committed = self.committed;
         let last = self.last.sequence;
         let mut failed = Vec::new();
-        let Some(primary) = &mut self.primary else { return };
+        let Some(primary) = &mut self.primary else {
+            return;
+        };
         for (&to, member) in &mut primary.members {
             let Some(stream) = member.stream else {
                 if now >= member.reopen_at {
@@ -504,7 +632,10 @@ impl<P: Payload> Group<P> {
                     member.stream = Some(self.next_stream);
                     member.phase = Phase::Opening;
                     member.heard = now;
-                    self.effects.push(Effect::Open { to, stream: self.next_stream });
+                    self.effects.push(Effect::Open {
+                        to,
+                        stream: self.next_stream,
+                    });
                 }
                 continue;
             };
@@ -523,7 +654,11 @@ impl<P: Payload> Group<P> {
             } else if member.is_live() && member.told_committed < committed {
                 member.told_committed = committed;
                 let message = ToMember::Commit { committed };
-                self.effects.push(Effect::Send { to, stream, message });
+                self.effects.push(Effect::Send {
+                    to,
+                    stream,
+                    message,
+                });
             }
         }
         for (to, stream) in failed {

@@ -41,7 +41,10 @@ impl<P: Payload> Group<P> {
     /// A read of a chunk is about to start.
     pub fn read_start(&mut self, epoch: Epoch, chunk: ChunkId, now: Duration) -> ReadStart {
         if epoch < self.config.epoch {
-            let context = format!("the group is at epoch {}, the request at {epoch}", self.config.epoch);
+            let context = format!(
+                "the group is at epoch {}, the request at {epoch}",
+                self.config.epoch
+            );
             return ReadStart::Refused(FsError::new(Code::StaleEpoch, context));
         }
         if epoch > self.config.epoch {
@@ -50,7 +53,11 @@ impl<P: Payload> Group<P> {
         }
         if self.config.primary == self.me {
             let ready = self.is_serving() && now < self.lease_until();
-            return if ready { ReadStart::Read(Reader::Primary) } else { ReadStart::Wait };
+            return if ready {
+                ReadStart::Read(Reader::Primary)
+            } else {
+                ReadStart::Wait
+            };
         }
         match self.may_read(now) && self.tail.last_of(chunk).is_none() {
             true => ReadStart::Read(Reader::Secondary),
@@ -72,7 +79,11 @@ impl<P: Payload> Group<P> {
             )),
             Reader::Primary => {
                 let shown = self.committed >= barrier && now < self.lease_until();
-                if shown { ReadEnd::Answer } else { ReadEnd::Wait }
+                if shown {
+                    ReadEnd::Answer
+                } else {
+                    ReadEnd::Wait
+                }
             }
             Reader::Secondary if self.may_read(now) && barrier == Sequence(0) => ReadEnd::Answer,
             Reader::Secondary => ReadEnd::Refused(self.ask_primary()),
@@ -87,6 +98,9 @@ impl<P: Payload> Group<P> {
     }
 
     fn ask_primary(&self) -> FsError {
-        FsError::new(Code::Again, format!("ask the primary, datanode {}", self.config.primary))
+        FsError::new(
+            Code::Again,
+            format!("ask the primary, datanode {}", self.config.primary),
+        )
     }
 }

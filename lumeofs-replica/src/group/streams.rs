@@ -32,15 +32,23 @@ impl<P: Payload> Group<P> {
     /// A stream that [`Effect::Open`] asked for is there.
     pub fn on_stream_open(&mut self, to: NodeId, stream: StreamId, now: Duration) {
         let config = self.config.clone();
-        let Some(member) = self.member(to, stream) else { return };
+        let Some(member) = self.member(to, stream) else {
+            return;
+        };
         member.phase = Phase::Attaching;
         (member.heard, member.progress) = (now, now);
-        self.effects.push(Effect::Send { to, stream, message: ToMember::Attach { config } });
+        self.effects.push(Effect::Send {
+            to,
+            stream,
+            message: ToMember::Attach { config },
+        });
     }
 
     /// It could not be opened, or it broke.
     pub fn on_stream_closed(&mut self, to: NodeId, stream: StreamId, now: Duration) {
-        let Some(member) = self.member(to, stream) else { return };
+        let Some(member) = self.member(to, stream) else {
+            return;
+        };
         member.stream = None;
         member.phase = Phase::Down;
         member.reopen_at = now + REOPEN_AFTER;
@@ -51,18 +59,39 @@ impl<P: Payload> Group<P> {
     }
 
     /// A member's message on such a stream.
-    pub fn on_answer(&mut self, from: NodeId, stream: StreamId, answer: ToPrimary<P>, now: Duration) {
-        let Some(member) = self.member(from, stream) else { return };
+    pub fn on_answer(
+        &mut self,
+        from: NodeId,
+        stream: StreamId,
+        answer: ToPrimary<P>,
+        now: Duration,
+    ) {
+        let Some(member) = self.member(from, stream) else {
+            return;
+        };
         member.heard = now;
         match answer {
-            ToPrimary::Attached { complete, last, tail_from, applied, durable } => {
+            ToPrimary::Attached {
+                complete,
+                last,
+                tail_from,
+                applied,
+                durable,
+            } => {
                 if !matches!(member.phase, Phase::Attaching) {
                     return;
                 }
                 member.sync_sent = Sequence(0);
-                (member.applied, member.durable) =
-                    if complete { (applied, durable) } else { (Sequence(0), Sequence(0)) };
-                member.phase = Phase::Attached(Attached { complete, last, tail_from });
+                (member.applied, member.durable) = if complete {
+                    (applied, durable)
+                } else {
+                    (Sequence(0), Sequence(0))
+                };
+                member.phase = Phase::Attached(Attached {
+                    complete,
+                    last,
+                    tail_from,
+                });
                 self.settle(now);
                 self.primary_tick(now);
             }
@@ -103,7 +132,9 @@ impl<P: Payload> Group<P> {
                 }
             }
             ToPrimary::Listed { chunks, end } => {
-                self.catch_up_step(from, stream, now, |catch_up| catch_up.on_listed(chunks, end));
+                self.catch_up_step(from, stream, now, |catch_up| {
+                    catch_up.on_listed(chunks, end)
+                });
             }
             ToPrimary::Copied => {
                 self.catch_up_step(from, stream, now, CatchUp::on_copied);
@@ -123,14 +154,21 @@ impl<P: Payload> Group<P> {
     fn fail_stream(&mut self, to: NodeId, stream: StreamId, now: Duration) {
         self.effects.push(Effect::Close { to, stream });
         self.on_stream_closed(to, stream, now);
-        if let Some(member) = self.primary.as_mut().and_then(|primary| primary.members.get_mut(&to)) {
+        if let Some(member) = self
+            .primary
+            .as_mut()
+            .and_then(|primary| primary.members.get_mut(&to))
+        {
             member.reopen_at = now + REOPEN_AFTER * 3;
         }
     }
 
     fn fetching_from(&self) -> Option<NodeId> {
         let members = &self.primary.as_ref()?.members;
-        members.iter().find(|(_, m)| matches!(m.phase, Phase::Fetching(_))).map(|(node, _)| *node)
+        members
+            .iter()
+            .find(|(_, m)| matches!(m.phase, Phase::Fetching(_)))
+            .map(|(node, _)| *node)
     }
 
     /// Decides about attached members, and begins to serve when all in-sync members agree.
@@ -147,10 +185,15 @@ impl<P: Payload> Group<P> {
         for (node, stream, attached) in attached {
             self.settle_member(node, stream, attached, now);
         }
-        let Some(primary) = &mut self.primary else { return };
-        let agreed = self.config.in_sync.iter().filter(|node| **node != self.me).all(|node| {
-            primary.members.get(node).is_some_and(Member::is_live)
-        });
+        let Some(primary) = &mut self.primary else {
+            return;
+        };
+        let agreed = self
+            .config
+            .in_sync
+            .iter()
+            .filter(|node| **node != self.me)
+            .all(|node| primary.members.get(node).is_some_and(Member::is_live));
         if !primary.serving && agreed {
             primary.serving = true;
             self.effects.push(Effect::Changed);
@@ -161,7 +204,8 @@ impl<P: Payload> Group<P> {
         let (mine, theirs) = (self.last, attached.last);
         let known = attached.complete && self.config.is_in_sync(node);
         if known && theirs.sequence > mine.sequence {
-            let reachable = attached.tail_from <= mine.sequence.next() && theirs.epoch >= mine.epoch;
+            let reachable =
+                attached.tail_from <= mine.sequence.next() && theirs.epoch >= mine.epoch;
             if self.is_serving() || !reachable {
                 return self.start_catch_up(node, stream, now);
             }
@@ -170,8 +214,14 @@ impl<P: Payload> Group<P> {
                     member.phase = Phase::Fetching(attached);
                     member.progress = now;
                 }
-                let message = ToMember::Tail { after: mine.sequence };
-                self.effects.push(Effect::Send { to: node, stream, message });
+                let message = ToMember::Tail {
+                    after: mine.sequence,
+                };
+                self.effects.push(Effect::Send {
+                    to: node,
+                    stream,
+                    message,
+                });
             }
             return;
         }
@@ -183,14 +233,24 @@ impl<P: Payload> Group<P> {
         let missing: Vec<_> = self.tail.after(theirs.sequence).cloned().collect();
         self.go_live(node, stream, now);
         for entry in missing {
-            let message = ToMember::Op { entry, committed, sync: false };
-            self.effects.push(Effect::Send { to: node, stream, message });
+            let message = ToMember::Op {
+                entry,
+                committed,
+                sync: false,
+            };
+            self.effects.push(Effect::Send {
+                to: node,
+                stream,
+                message,
+            });
         }
         self.send_syncs();
     }
 
     pub(super) fn go_live(&mut self, node: NodeId, stream: StreamId, now: Duration) {
-        let Some(member) = self.member(node, stream) else { return };
+        let Some(member) = self.member(node, stream) else {
+            return;
+        };
         member.phase = Phase::Live;
         member.trouble = None;
         member.progress = now;
@@ -201,7 +261,9 @@ impl<P: Payload> Group<P> {
     fn start_catch_up(&mut self, node: NodeId, stream: StreamId, now: Duration) {
         let position = self.last;
         let config = &self.config;
-        let Some(primary) = &mut self.primary else { return };
+        let Some(primary) = &mut self.primary else {
+            return;
+        };
         // One recorded in-sync member at a time: while its chunks are being replaced it could not lead,
         // and there must always be another that can.
         let busy = primary.members.iter().any(|(other, member)| {
@@ -211,13 +273,19 @@ impl<P: Payload> Group<P> {
             return;
         }
         // While a tail is being fetched the own history still grows by what others already have.
-        let Some(member) = primary.members.get_mut(&node) else { return };
+        let Some(member) = primary.members.get_mut(&node) else {
+            return;
+        };
         let (catch_up, message) = CatchUp::start(position);
         member.phase = Phase::CatchingUp(Box::new(catch_up));
         (member.applied, member.durable) = (Sequence(0), Sequence(0));
         member.trouble.get_or_insert(now);
         member.progress = now;
-        self.effects.push(Effect::Send { to: node, stream, message });
+        self.effects.push(Effect::Send {
+            to: node,
+            stream,
+            message,
+        });
         self.catch_up_step(node, stream, now, CatchUp::next_step);
     }
 
@@ -230,20 +298,33 @@ impl<P: Payload> Group<P> {
         step: impl FnOnce(&mut CatchUp<P>) -> Vec<super::catchup::Step<P>>,
     ) {
         let (last, starts) = (self.last, self.note.starts.clone());
-        let Some(member) = self.member(node, stream) else { return };
-        let Phase::CatchingUp(catch_up) = &mut member.phase else { return };
+        let Some(member) = self.member(node, stream) else {
+            return;
+        };
+        let Phase::CatchingUp(catch_up) = &mut member.phase else {
+            return;
+        };
         member.progress = now;
         let steps = step(catch_up);
         for step in steps {
             let message = match step {
                 super::catchup::Step::Send(message) => message,
                 super::catchup::Step::List { after } => {
-                    let work = crate::Work::ListOwn { member: node, stream, after };
+                    let work = crate::Work::ListOwn {
+                        member: node,
+                        stream,
+                        after,
+                    };
                     self.effects.push(Effect::Work(work));
                     continue;
                 }
                 super::catchup::Step::Read { chunk, offset } => {
-                    let work = crate::Work::ReadPiece { member: node, stream, chunk, offset };
+                    let work = crate::Work::ReadPiece {
+                        member: node,
+                        stream,
+                        chunk,
+                        offset,
+                    };
                     self.effects.push(Effect::Work(work));
                     continue;
                 }
@@ -253,7 +334,11 @@ impl<P: Payload> Group<P> {
                     writers: self.writers.recent(4096),
                 },
             };
-            self.effects.push(Effect::Send { to: node, stream, message });
+            self.effects.push(Effect::Send {
+                to: node,
+                stream,
+                message,
+            });
         }
     }
 
@@ -266,7 +351,9 @@ impl<P: Payload> Group<P> {
         end: bool,
         now: Duration,
     ) {
-        self.catch_up_step(member, stream, now, |catch_up| catch_up.on_own_list(chunks, end));
+        self.catch_up_step(member, stream, now, |catch_up| {
+            catch_up.on_own_list(chunks, end)
+        });
     }
 
     /// A piece of a chunk, read in the store's order, for a catch-up.
@@ -282,7 +369,9 @@ impl<P: Payload> Group<P> {
 
     fn finished(&mut self, node: NodeId, stream: StreamId, last: Sequence, now: Duration) {
         let in_sync = self.config.is_in_sync(node);
-        let Some(member) = self.member(node, stream) else { return };
+        let Some(member) = self.member(node, stream) else {
+            return;
+        };
         if !matches!(&member.phase, Phase::CatchingUp(catch_up) if catch_up.is_done()) {
             return;
         }

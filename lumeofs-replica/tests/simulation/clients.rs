@@ -14,9 +14,11 @@ use lumeofs_replica::{Admission, ReadEnd, ReadStart, WriteRequest, Writer};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-const CLIENTS: usize = 4;
-const CHUNKS: u64 = 6;
-const BLOCKS: u64 = 6;
+const CLIENTS: usize = 8;
+const CHUNKS: u64 = 20;
+const BLOCKS: u64 = 8;
+/// Chunks of which only the comparison of all stores is checked.
+const OTHERS: u64 = 20;
 
 /// What is known of a block.
 #[derive(Clone, Debug, Default)]
@@ -32,9 +34,29 @@ struct Block {
 
 #[derive(Clone, Debug)]
 enum Doing {
-    Write { node: usize, chunk: u64, first: u64, numbers: Vec<u64>, durable: bool },
-    Sync { node: usize, upto: BTreeMap<(u64, u64), u64> },
-    Read { node: usize, reader: lumeofs_replica::ReadStart, chunk: u64, block: u64, shown: u64, floor: u64, era: u64, barrier: Sequence },
+    Write {
+        node: usize,
+        chunk: u64,
+        first: u64,
+        numbers: Vec<u64>,
+        request: WriteRequest<Vec<u8>>,
+    },
+    /// An operation whose effect only the comparison of all stores checks.
+    Other { node: usize },
+    Sync {
+        node: usize,
+        upto: BTreeMap<(u64, u64), u64>,
+    },
+    Read {
+        node: usize,
+        reader: lumeofs_replica::ReadStart,
+        chunk: u64,
+        block: u64,
+        shown: u64,
+        floor: u64,
+        era: u64,
+        barrier: Sequence,
+    },
 }
 
 #[derive(Clone, Debug, Default)]
@@ -44,7 +66,8 @@ struct Client {
     doing: Option<Doing>,
     /// Waits for a change at this node.
     waits: Option<usize>,
-    last: Version,
+    /// A block to write next: the one whose write got no answer.
+    again: Option<(u64, u64)>,
 }
 
 #[derive(Default)]
@@ -55,6 +78,10 @@ pub(crate) struct Clients {
     next: u64,
     era: u64,
     wake: Vec<usize>,
+    /// Blocks written of late.
+    hot: Vec<(u64, u64)>,
+    /// Packets of requests that nobody waits for any longer.
+    ghosts: Vec<WriteRequest<Vec<u8>>>,
     pub(crate) acknowledged: usize,
     pub(crate) secondary_reads: usize,
     pub(crate) reads: usize,
@@ -63,7 +90,11 @@ pub(crate) struct Clients {
 
 impl Clients {
     pub(crate) fn new(rng: SplitMix64) -> Self {
-        Self { rng: Some(rng), clients: vec![Client::default(); CLIENTS], ..Self::default() }
+        Self {
+            rng: Some(rng),
+            clients: vec![Client::default(); CLIENTS],
+            ..Self::default()
+        }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -76,7 +107,10 @@ impl Clients {
 
     /// Takes itself back after it acted on the world; replies that came meanwhile are in `self`.
     pub(crate) fn absorb(&mut self, acted: Self) {
-        assert!(self.clients.is_empty(), "nothing replies while a client acts");
+        assert!(
+            self.clients.is_empty(),
+            "nothing replies while a client acts"
+        );
         *self = acted;
     }
 
@@ -132,7 +166,8 @@ impl Clients {
         let ticket = self.next;
         self.clients[at].ticket = ticket;
         let started = match self.rng().below(10) {
-            0..=4 => self.write(world, at, node),
+            0..=3 => self.write(world, at, node),
+            4 => self.other(world, at, node),
             5 => self.sync(world, at, node),
             _ => self.read(world, at, node),
         };
@@ -154,12 +189,18 @@ impl Clients {
 
     fn write(&mut self, world: &mut World, at: usize, node: usize) -> bool {
         let epoch = self.epoch(world);
-        let chunk = self.rng().below(CHUNKS);
         // Blocks of a client: those whose number leaves its own remainder.
-        let first = self.rng().below(BLOCKS - 1);
-        let first = if (first + chunk) as usize % CLIENTS == at { first } else { first + 1 };
-        if (first + chunk) as usize % CLIENTS != at {
-            return false;
+        let random = (self.rng().below(CHUNKS), 0);
+        let (chunk, first) = match self.clients[at].again.take() {
+            Some(place) => place,
+            None => (
+                random.0,
+                (CLIENTS as u64 + at as u64 - random.0 % CLIENTS as u64) % CLIENTS as u64,
+            ),
+        };
+        self.hot.push((chunk, first));
+        if self.hot.len() > 6 {
+            self.hot.remove(0);
         }
         let block = self.blocks.entry((chunk, first)).or_default();
         block.tried += 1;
@@ -171,7 +212,10 @@ impl Clients {
         let request = WriteRequest {
             ticket: client.ticket,
             epoch,
-            writer: Writer { session: at as u64 + 1, generation: client.generation },
+            writer: Writer {
+                session: at as u64 + 1,
+                generation: client.generation,
+            },
             op: ChunkOp::Write {
                 chunk: ChunkId(chunk + 1),
                 offset,
@@ -181,34 +225,117 @@ impl Clients {
             data: bytes,
             durable,
         };
-        client.doing = Some(Doing::Write { node, chunk, first, numbers, durable });
+        let doing = Doing::Write {
+            node,
+            chunk,
+            first,
+            numbers,
+            request: request.clone(),
+        };
+        client.doing = Some(doing);
         // The world must be able to reply while it is asked.
+        let admission = self.ask(world, node, |core, now| core.write(&request, now));
+        self.admitted(at, admission)
+    }
+
+    fn other(&mut self, world: &mut World, at: usize, node: usize) -> bool {
+        let epoch = self.epoch(world);
+        let block = BLOCK_SIZE as u64;
+        let chunk = ChunkId(100 + self.rng().below(OTHERS));
+        let (offset, len) = (
+            self.rng().below(6) * block,
+            (1 + self.rng().below(4)) * block,
+        );
+        let truncations = self.rng().below(4) as u32;
+        let kind = self.rng().below(20);
+        let bytes = if kind < 12 {
+            data(&vec![self.next; (len / block) as usize])
+        } else {
+            Vec::new()
+        };
+        let op = match kind {
+            0..=11 => {
+                let checksums = block_checksums(offset, &bytes);
+                ChunkOp::Write {
+                    chunk,
+                    offset,
+                    truncations,
+                    checksums,
+                }
+            }
+            12..=15 => ChunkOp::Zero {
+                chunk,
+                offset,
+                len,
+                truncations,
+            },
+            16..=18 => ChunkOp::Truncate {
+                chunk,
+                len: offset,
+                truncations,
+            },
+            _ if chunk > ChunkId(100 + OTHERS / 2) => ChunkOp::Delete { chunk },
+            _ => ChunkOp::Zero {
+                chunk,
+                offset: 0,
+                len,
+                truncations,
+            },
+        };
+        let client = &mut self.clients[at];
+        let writer = Writer {
+            session: at as u64 + 1,
+            generation: client.generation,
+        };
+        let request = WriteRequest {
+            ticket: client.ticket,
+            epoch,
+            writer,
+            op,
+            data: bytes,
+            durable: false,
+        };
+        client.doing = Some(Doing::Other { node });
         let admission = self.ask(world, node, |core, now| core.write(&request, now));
         self.admitted(at, admission)
     }
 
     fn sync(&mut self, world: &mut World, at: usize, node: usize) -> bool {
         let epoch = self.epoch(world);
-        let after = self.clients[at].last;
+        // One sync for each epoch of unsynced writes, the oldest first: the newest one's place alone
+        // would say nothing about those before it.
         let own = |&(chunk, first): &(u64, u64)| (first + chunk) as usize % CLIENTS == at;
-        let upto = self
-            .blocks
-            .iter()
-            .filter(|(place, _)| own(place))
-            .filter_map(|(place, block)| Some((*place, block.unsynced.last()?.0)))
-            .collect();
+        let unsynced = |blocks: &BTreeMap<(u64, u64), Block>| -> Vec<((u64, u64), u64, Version)> {
+            let own = blocks.iter().filter(|(place, _)| own(place));
+            own.flat_map(|(place, block)| block.unsynced.iter().map(|(n, v)| (*place, *n, *v)))
+                .collect()
+        };
+        let all = unsynced(&self.blocks);
+        let epoch_of_oldest = all.iter().map(|(_, _, version)| version.epoch).min();
+        let oldest = all
+            .into_iter()
+            .filter(|(_, _, version)| Some(version.epoch) == epoch_of_oldest);
+        let mut upto = BTreeMap::new();
+        let mut after = Version::default();
+        for (place, number, version) in oldest {
+            after = after.max(version);
+            let most = upto.entry(place).or_insert(number);
+            *most = number.max(*most);
+        }
         self.clients[at].doing = Some(Doing::Sync { node, upto });
         let ticket = self.clients[at].ticket;
-        let admission = self.ask(world, node, |core, now| core.sync(ticket, epoch, after, now));
+        let admission = self.ask(world, node, |core, now| {
+            core.sync(ticket, epoch, after, now)
+        });
         if let Some(Admission::Refused(error)) = &admission
             && error.code == Code::LostTail
         {
             // Told honestly; what is lost may be forgotten.
             self.lost_tails += 1;
-            self.clients[at].last = Version::default();
-            let places: Vec<_> = self.blocks.keys().copied().filter(own).collect();
-            for place in places {
-                self.blocks.get_mut(&place).expect("just listed").unsynced.clear();
+            for (_, block) in self.blocks.iter_mut().filter(|(place, _)| own(place)) {
+                block
+                    .unsynced
+                    .retain(|(_, version)| Some(version.epoch) != epoch_of_oldest);
             }
         }
         self.admitted(at, admission)
@@ -245,22 +372,48 @@ impl Clients {
         ticket: u64,
         result: FsResult<Version>,
     ) -> Option<usize> {
-        let at = self.clients.iter().position(|client| client.ticket == ticket)?;
+        let at = self
+            .clients
+            .iter()
+            .position(|client| client.ticket == ticket)?;
         let doing = self.clients[at].doing.take()?;
         match (doing, result) {
-            (Doing::Write { chunk, first, numbers, durable, .. }, Ok(version)) => {
+            (
+                Doing::Write {
+                    chunk,
+                    first,
+                    numbers,
+                    request,
+                    ..
+                },
+                Ok(version),
+            ) => {
                 self.acknowledged += 1;
-                self.clients[at].last = version;
                 for (index, number) in numbers.into_iter().enumerate() {
-                    let block = self.blocks.get_mut(&(chunk, first + index as u64)).expect("tried");
+                    let block = self
+                        .blocks
+                        .get_mut(&(chunk, first + index as u64))
+                        .expect("tried");
                     block.floor = block.floor.max(number);
                     block.unsynced.push((number, version));
-                    if durable {
+                    if request.durable {
                         block.synced = block.synced.max(number);
                     }
                 }
             }
-            (Doing::Write { .. }, Err(_)) => self.clients[at].generation += 1,
+            (
+                Doing::Write {
+                    chunk,
+                    first,
+                    request,
+                    ..
+                },
+                Err(_),
+            ) => {
+                self.clients[at].generation += 1;
+                self.clients[at].again = Some((chunk, first));
+                self.ghosts.push(request);
+            }
             (Doing::Sync { upto, .. }, Ok(_)) => {
                 for (place, number) in upto {
                     let block = self.blocks.get_mut(&place).expect("tried");
@@ -269,7 +422,11 @@ impl Clients {
                     block.unsynced.retain(|(unsynced, _)| *unsynced > number);
                 }
             }
-            (Doing::Sync { .. }, Err(_)) => {}
+            (Doing::Sync { .. }, Err(_)) | (Doing::Other { .. }, Ok(_)) => {}
+            (Doing::Other { .. }, Err(error)) => {
+                // A refusal of the operation itself is an answer like any other.
+                self.clients[at].generation += u32::from(error.code == Code::StaleEpoch);
+            }
             (doing @ Doing::Read { .. }, _) => self.clients[at].doing = Some(doing),
         }
         Some(at)
@@ -283,8 +440,20 @@ impl Clients {
         }
         match client.doing.take() {
             None => (None, None),
-            Some(Doing::Write { node, .. }) => {
+            Some(Doing::Write {
+                node,
+                chunk,
+                first,
+                request,
+                ..
+            }) => {
                 // It may still happen; a retry goes with a higher generation (D3).
+                client.generation += 1;
+                client.again = Some((chunk, first));
+                self.ghosts.push(request);
+                (Some(at), Some(node))
+            }
+            Some(Doing::Other { node }) => {
                 client.generation += 1;
                 (Some(at), Some(node))
             }
@@ -297,10 +466,19 @@ impl Clients {
 
     fn read(&mut self, world: &mut World, at: usize, node: usize) -> bool {
         let epoch = self.epoch(world);
-        let (chunk, block) = (self.rng().below(CHUNKS), self.rng().below(BLOCKS));
-        let floor = self.blocks.get(&(chunk, block)).map_or(0, |block| block.floor);
-        let start = world.with(node, |core, now| core.read_start(epoch, ChunkId(chunk + 1), now));
-        let Some(reader @ ReadStart::Read(_)) = start else { return false };
+        let random = (self.rng().below(CHUNKS), self.rng().below(BLOCKS));
+        let hot = self.rng().below(8) as usize;
+        let (chunk, block) = self.hot.get(hot).copied().unwrap_or(random);
+        let floor = self
+            .blocks
+            .get(&(chunk, block))
+            .map_or(0, |block| block.floor);
+        let start = world.with(node, |core, now| {
+            core.read_start(epoch, ChunkId(chunk + 1), now)
+        });
+        let Some(reader @ ReadStart::Read(_)) = start else {
+            return false;
+        };
         let store = &world.nodes[node].store.now;
         let shown = store
             .chunks
@@ -311,19 +489,37 @@ impl Clients {
         let barrier = world.with(node, |core, _| core.read_barrier(ChunkId(chunk + 1)));
         let barrier = barrier.unwrap_or_default();
         let era = self.era;
-        self.clients[at].doing =
-            Some(Doing::Read { node, reader, chunk, block, shown, floor, era, barrier });
+        self.clients[at].doing = Some(Doing::Read {
+            node,
+            reader,
+            chunk,
+            block,
+            shown,
+            floor,
+            era,
+            barrier,
+        });
         self.finish_read(world, at);
         true
     }
 
     fn finish_read(&mut self, world: &mut World, at: usize) {
-        let Some(Doing::Read { node, reader, chunk, block, shown, floor, era, barrier }) =
-            self.clients[at].doing.clone()
+        let Some(Doing::Read {
+            node,
+            reader,
+            chunk,
+            block,
+            shown,
+            floor,
+            era,
+            barrier,
+        }) = self.clients[at].doing.clone()
         else {
             return;
         };
-        let ReadStart::Read(reader) = reader else { return };
+        let ReadStart::Read(reader) = reader else {
+            return;
+        };
         match world.with(node, |core, now| core.read_end(reader, barrier, now)) {
             Some(ReadEnd::Wait) => {
                 self.clients[at].waits = Some(node);
@@ -341,7 +537,10 @@ impl Clients {
                     );
                     known.floor = known.floor.max(shown);
                 }
-                assert!(shown <= known.tried, "chunk {chunk} block {block} shows {shown}, never written");
+                assert!(
+                    shown <= known.tried,
+                    "chunk {chunk} block {block} shows {shown}, never written"
+                );
             }
             Some(ReadEnd::Refused(_)) | None => {}
         }
@@ -349,11 +548,20 @@ impl Clients {
         self.wake.push(at);
     }
 
+    /// A packet that a client has long given up, which reaches a primary late.
+    pub(crate) fn ghost(&mut self) -> Option<WriteRequest<Vec<u8>>> {
+        let at = self.rng().below(8) as usize;
+        (at < self.ghosts.len()).then(|| self.ghosts.swap_remove(at))
+    }
+
     /// After everything converged: what must be there is there.
     pub(crate) fn check_final(&self, world: &World) {
         for (&(chunk, block), known) in &self.blocks {
             let contents = world.nodes[0].store.now.chunks.get(&ChunkId(chunk + 1));
-            let shown = contents.and_then(|contents| contents.blocks.get(&block)).copied().unwrap_or(0);
+            let shown = contents
+                .and_then(|contents| contents.blocks.get(&block))
+                .copied()
+                .unwrap_or(0);
             assert!(
                 shown >= known.floor,
                 "chunk {chunk} block {block} shows {shown}, acknowledged: {} (synced: {})",

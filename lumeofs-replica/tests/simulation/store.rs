@@ -70,7 +70,8 @@ impl Chunk {
         match op {
             ChunkOp::Write { offset, .. } => self.put(*offset, data),
             ChunkOp::Zero { offset, len, .. } => {
-                self.blocks.retain(|block, _| !(offset / BLOCK..(offset + len) / BLOCK).contains(block));
+                self.blocks
+                    .retain(|block, _| !(offset / BLOCK..(offset + len) / BLOCK).contains(block));
             }
             ChunkOp::Truncate { len, .. } => self.blocks.retain(|block, _| *block < len / BLOCK),
             ChunkOp::Delete { .. } => self.blocks.clear(),
@@ -83,12 +84,20 @@ impl Contents {
         match change {
             Change::Apply(entry) => return self.apply(entry),
             Change::Patch(entry) => {
-                self.chunks.entry(entry.op.chunk()).or_default().change(&entry.op, &entry.data);
+                self.chunks
+                    .entry(entry.op.chunk())
+                    .or_default()
+                    .change(&entry.op, &entry.data);
             }
             Change::Copy(CopyStep::Begin { chunk }) => {
                 self.chunks.insert(*chunk, Chunk::default());
             }
-            Change::Copy(CopyStep::Piece { chunk, offset, data, .. }) => {
+            Change::Copy(CopyStep::Piece {
+                chunk,
+                offset,
+                data,
+                ..
+            }) => {
                 self.chunks.get_mut(chunk).unwrap().put(*offset, data);
             }
             Change::Copy(CopyStep::End { state }) => {
@@ -163,7 +172,12 @@ impl Store {
 
     /// Power goes: any beginning of what was not synced is kept.
     pub(crate) fn crash(&mut self, rng: &mut SplitMix64) {
-        let kept = rng.below(self.log.len() as u64 + 1) as usize;
+        let all = self.log.len() as u64;
+        let kept = if rng.percent(50) {
+            0
+        } else {
+            rng.below(all + 1) as usize
+        };
         self.now = self.synced.clone();
         let log = std::mem::take(&mut self.log);
         for change in log.iter().take(kept) {
@@ -173,24 +187,57 @@ impl Store {
     }
 
     pub(crate) fn list(&self, after: Option<ChunkId>, max: usize) -> (Vec<ChunkState>, bool) {
-        let above = self.now.chunks.iter().filter(|(id, _)| after.is_none_or(|after| **id > after));
-        let list: Vec<_> = above.map(|(id, chunk)| state(*id, chunk)).take(max).collect();
+        let above = self
+            .now
+            .chunks
+            .iter()
+            .filter(|(id, _)| after.is_none_or(|after| **id > after));
+        let list: Vec<_> = above
+            .map(|(id, chunk)| state(*id, chunk))
+            .take(max)
+            .collect();
         let end = list.len() < max;
         (list, end)
     }
 
     pub(crate) fn piece(&self, id: ChunkId, offset: u64) -> Piece<Vec<u8>> {
         let chunk = &self.now.chunks[&id];
-        let first = chunk.blocks.range(offset / BLOCK..).next().map(|(block, _)| *block);
+        let first = chunk
+            .blocks
+            .range(offset / BLOCK..)
+            .next()
+            .map(|(block, _)| *block);
         let Some(first) = first else {
             let end = Some(state(id, chunk));
-            return Piece { chunk: id, offset, checksums: Vec::new(), data: Vec::new(), end };
+            let (checksums, data, truncations) = (Vec::new(), Vec::new(), chunk.truncations);
+            return Piece {
+                chunk: id,
+                offset,
+                checksums,
+                data,
+                truncations,
+                end,
+            };
         };
-        let run = (first..first + PIECE_BLOCKS).map_while(|block| chunk.blocks.get(&block).copied());
+        let run =
+            (first..first + PIECE_BLOCKS).map_while(|block| chunk.blocks.get(&block).copied());
         let run: Vec<u64> = run.collect();
         let next = first + run.len() as u64;
-        let end = chunk.blocks.range(next..).next().is_none().then(|| state(id, chunk));
-        Piece { chunk: id, offset: first * BLOCK, checksums: Vec::new(), data: data(&run), end }
+        let end = chunk
+            .blocks
+            .range(next..)
+            .next()
+            .is_none()
+            .then(|| state(id, chunk));
+        let (offset, data, truncations) = (first * BLOCK, data(&run), chunk.truncations);
+        Piece {
+            chunk: id,
+            offset,
+            checksums: Vec::new(),
+            data,
+            truncations,
+            end,
+        }
     }
 }
 
@@ -198,7 +245,10 @@ fn state(id: ChunkId, chunk: &Chunk) -> ChunkState {
     ChunkState {
         chunk: id,
         version: chunk.version,
-        len: chunk.blocks.last_key_value().map_or(0, |(block, _)| (block + 1) * BLOCK),
+        len: chunk
+            .blocks
+            .last_key_value()
+            .map_or(0, |(block, _)| (block + 1) * BLOCK),
         truncations: chunk.truncations,
         deleted: chunk.deleted,
     }

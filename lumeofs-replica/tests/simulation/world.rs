@@ -4,10 +4,10 @@ use crate::clients::Clients;
 use crate::store::Store;
 use lumeofs_base::limits::BEACON_INTERVAL;
 use lumeofs_base::rng::SplitMix64;
-use lumeofs_base::{Code, Epoch, FsError, GroupConfig, GroupId, NodeId};
+use lumeofs_base::{ChunkId, Code, Epoch, FsError, GroupConfig, GroupId, NodeId};
 use lumeofs_replica::{
     BeaconAnswer, BeaconItem, CopyStep, Effect, Group, Local, PeerState, Role, StreamId, ToMember,
-    ToPrimary, Work,
+    ToPrimary, Work, WriteRequest,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -21,26 +21,66 @@ enum Event {
     Tick(usize),
     Beacons(usize),
     Work(usize, u32),
-    Durable(usize, u32, lumeofs_base::Sequence, usize),
-    Connect { from: usize, to: usize, stream: StreamId },
+    Durable(usize, u32, lumeofs_base::Sequence),
+    Connect {
+        from: usize,
+        to: usize,
+        stream: StreamId,
+    },
     Deliver(StreamId),
     DeliverAnswer(StreamId),
     /// The end of a stream reaches its opener, or the other side.
-    Closed { stream: StreamId, opener: bool },
-    Beacon { from: usize, to: usize, item: BeaconItem, sent: Duration },
-    BeaconAnswer { from: usize, to: usize, answer: BeaconAnswer, sent: Duration, answered: Duration },
-    Reset { at: usize, from: usize },
-    Ask { from: usize, to: usize },
-    State { to: usize, state: PeerState },
-    Proposal { from: usize, expected: Epoch, config: GroupConfig, restart: bool },
-    Proposed { to: usize, config: GroupConfig },
+    Closed {
+        stream: StreamId,
+        opener: bool,
+    },
+    Beacon {
+        from: usize,
+        to: usize,
+        item: BeaconItem,
+        sent: Duration,
+    },
+    BeaconAnswer {
+        from: usize,
+        to: usize,
+        answer: BeaconAnswer,
+        sent: Duration,
+        answered: Duration,
+    },
+    Reset {
+        at: usize,
+        from: usize,
+    },
+    Ask {
+        from: usize,
+        to: usize,
+    },
+    State {
+        to: usize,
+        state: PeerState,
+    },
+    Proposal {
+        from: usize,
+        expected: Epoch,
+        config: GroupConfig,
+        restart: bool,
+    },
+    Proposed {
+        to: usize,
+        config: GroupConfig,
+    },
     Fetch(usize),
-    Config { to: usize, config: GroupConfig },
+    Config {
+        to: usize,
+        config: GroupConfig,
+    },
     Heartbeat(usize),
     Restart(usize),
     Fault,
     Client(usize),
     ClientLate(usize, u64),
+    Ghost,
+    Crash(usize),
 }
 
 pub(crate) struct Node {
@@ -81,6 +121,9 @@ pub(crate) struct World {
     pub(crate) restarts: usize,
     pub(crate) takeovers: usize,
     pub(crate) catch_ups: usize,
+    pub(crate) patches: usize,
+    pub(crate) skips: usize,
+    pub(crate) pieces: usize,
 }
 
 fn id(index: usize) -> NodeId {
@@ -121,6 +164,9 @@ impl World {
             restarts: 0,
             takeovers: 0,
             catch_ups: 0,
+            patches: 0,
+            skips: 0,
+            pieces: 0,
             rng,
         };
         for index in 0..members {
@@ -140,6 +186,7 @@ impl World {
             world.at(ms(70 + index as u64 * 13), Event::Heartbeat(index));
         }
         world.at(ms(4000), Event::Fault);
+        world.at(ms(1000), Event::Ghost);
         for client in 0..world.clients.count() {
             world.at(ms(500), Event::Client(client));
         }
@@ -148,7 +195,8 @@ impl World {
 
     fn at(&mut self, time: Duration, event: Event) {
         self.next_event += 1;
-        self.events.push(Reverse((time.max(self.now), self.next_event)));
+        self.events
+            .push(Reverse((time.max(self.now), self.next_event)));
         self.bodies.insert(self.next_event, event);
     }
 
@@ -175,7 +223,10 @@ impl World {
         state.incarnation += 1;
         state.work.clear();
         state.working = false;
-        let local = Local { last: state.store.now.last, note: state.store.now.note.clone() };
+        let local = Local {
+            last: state.store.now.last,
+            note: state.store.now.note.clone(),
+        };
         let nonce = (node as u64 + 1) << 16 | u64::from(state.incarnation);
         state.core = Some(Group::new(id(node), self.config.clone(), local, nonce, now));
         self.carry_out(node);
@@ -197,7 +248,14 @@ impl World {
         }
         for other in 0..self.nodes.len() {
             if other != node && !self.is_cut(node, other) {
-                self.after(100, 50_000, Event::Reset { at: other, from: node });
+                self.after(
+                    100,
+                    50_000,
+                    Event::Reset {
+                        at: other,
+                        from: node,
+                    },
+                );
             }
         }
         self.clients.on_crash(node);
@@ -205,7 +263,9 @@ impl World {
 
     /// A stream ends: what is on its way is lost, each side hears of it in its own time.
     fn end_stream(&mut self, stream: StreamId) {
-        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let Some(state) = self.streams.get_mut(&stream) else {
+            return;
+        };
         if !std::mem::replace(&mut state.open, false) {
             return;
         }
@@ -214,8 +274,22 @@ impl World {
         // A cut hides the end until TCP gives up.
         let (from, to) = (state.from, state.to);
         let late = if self.is_cut(from, to) { 5_000_000 } else { 0 };
-        self.after(late + 10, late + 100_000, Event::Closed { stream, opener: true });
-        self.after(late + 10, late + 100_000, Event::Closed { stream, opener: false });
+        self.after(
+            late + 10,
+            late + 100_000,
+            Event::Closed {
+                stream,
+                opener: true,
+            },
+        );
+        self.after(
+            late + 10,
+            late + 100_000,
+            Event::Closed {
+                stream,
+                opener: false,
+            },
+        );
     }
 
     /// Gives a core an event and carries out its effects.
@@ -231,7 +305,9 @@ impl World {
     }
 
     fn carry_out(&mut self, node: usize) {
-        let Some(core) = &mut self.nodes[node].core else { return };
+        let Some(core) = &mut self.nodes[node].core else {
+            return;
+        };
         let complete = core.peer_state().complete;
         for effect in core.take_effects() {
             match effect {
@@ -239,8 +315,13 @@ impl World {
                     self.nodes[node].work.push_back(work);
                     self.schedule_work(node);
                 }
-                Effect::Send { stream, message, .. } => {
+                Effect::Send {
+                    stream, message, ..
+                } => {
                     self.catch_ups += usize::from(matches!(message, ToMember::Done { .. }));
+                    self.patches += usize::from(matches!(message, ToMember::Patch { .. }));
+                    self.skips += usize::from(matches!(message, ToMember::Skip { .. }));
+                    self.pieces += usize::from(matches!(message, ToMember::Copy(_)));
                     if let Some(state) = self.streams.get_mut(&stream).filter(|state| state.open) {
                         state.messages.push_back(message);
                         self.after(20, 2000, Event::Deliver(stream));
@@ -253,7 +334,15 @@ impl World {
                     }
                 }
                 Effect::Open { to, stream } => {
-                    self.after(50, 3000, Event::Connect { from: node, to: index(to), stream });
+                    self.after(
+                        50,
+                        3000,
+                        Event::Connect {
+                            from: node,
+                            to: index(to),
+                            stream,
+                        },
+                    );
                 }
                 Effect::Close { stream, .. } | Effect::Hangup { stream } => self.end_stream(stream),
                 Effect::Reply { ticket, result } => {
@@ -262,13 +351,25 @@ impl World {
                 }
                 Effect::Propose { expected, config } => {
                     let restart = !complete && config.primary == id(node);
-                    let proposal = Event::Proposal { from: node, expected, config, restart };
+                    let proposal = Event::Proposal {
+                        from: node,
+                        expected,
+                        config,
+                        restart,
+                    };
                     if !self.rng.percent(5) || self.is_quiet() {
                         self.after(300, 30_000, proposal);
                     }
                 }
                 Effect::Ask { node: to } => {
-                    self.after(50, 3000, Event::Ask { from: node, to: index(to) });
+                    self.after(
+                        50,
+                        3000,
+                        Event::Ask {
+                            from: node,
+                            to: index(to),
+                        },
+                    );
                 }
                 Effect::Refresh => self.after(300, 20_000, Event::Fetch(node)),
                 Effect::BeaconNow => self.send_beacons(node),
@@ -292,7 +393,9 @@ impl World {
 
     fn do_work(&mut self, node: usize) {
         self.nodes[node].working = false;
-        let Some(work) = self.nodes[node].work.pop_front() else { return };
+        let Some(work) = self.nodes[node].work.pop_front() else {
+            return;
+        };
         let fails = !self.is_quiet() && self.rng.below(20_000) == 0;
         let store = &mut self.nodes[node].store;
         if fails && !matches!(work, Work::ListOwn { .. } | Work::ReadPiece { .. }) {
@@ -305,9 +408,15 @@ impl World {
         match work {
             Work::Apply { entry } => {
                 let outcome = store.apply(&entry);
-                self.with(node, |core, now| core.on_applied(entry.version, outcome, now));
+                self.with(node, |core, now| {
+                    core.on_applied(entry.version, outcome, now)
+                });
             }
-            Work::Follow { entry, partial, stream } => {
+            Work::Follow {
+                entry,
+                partial,
+                stream,
+            } => {
                 if partial {
                     store.patch(&entry);
                 } else {
@@ -321,13 +430,24 @@ impl World {
             }
             Work::Sync { upto } => {
                 let incarnation = self.nodes[node].incarnation;
-                self.after(200, 8000, Event::Durable(node, incarnation, upto, 0));
+                self.after(200, 8000, Event::Durable(node, incarnation, upto));
             }
-            Work::ListOwn { member, stream, after } => {
+            Work::ListOwn {
+                member,
+                stream,
+                after,
+            } => {
                 let (chunks, end) = store.list(after, 3);
-                self.with(node, |core, now| core.on_own_list(member, stream, chunks, end, now));
+                self.with(node, |core, now| {
+                    core.on_own_list(member, stream, chunks, end, now)
+                });
             }
-            Work::ReadPiece { member, stream, chunk, offset } => {
+            Work::ReadPiece {
+                member,
+                stream,
+                chunk,
+                offset,
+            } => {
                 let piece = store.piece(chunk, offset);
                 self.with(node, |core, now| core.on_piece(member, stream, piece, now));
             }
@@ -356,9 +476,20 @@ impl World {
     fn send_beacons(&mut self, node: usize) {
         for to in (0..self.nodes.len()).filter(|to| *to != node) {
             let sent = self.clock(node);
-            let Some(core) = &mut self.nodes[node].core else { return };
+            let Some(core) = &mut self.nodes[node].core else {
+                return;
+            };
             if let Some(item) = core.beacon(id(to), sent) {
-                self.after(50, 3000, Event::Beacon { from: node, to, item, sent });
+                self.after(
+                    50,
+                    3000,
+                    Event::Beacon {
+                        from: node,
+                        to,
+                        item,
+                        sent,
+                    },
+                );
             }
         }
     }
@@ -384,8 +515,41 @@ impl World {
             let event = self.bodies.remove(&number).unwrap();
             self.handle(event);
             self.check_one_primary();
+            if number % 16 == 0 {
+                self.check_equal_histories();
+            }
         }
         self.now = end;
+    }
+
+    /// Members with the same history have the same contents.
+    fn check_equal_histories(&self) {
+        let complete = |node: &&Node| {
+            node.core.as_ref().is_some_and(|core| {
+                core.peer_state().complete && node.store.now.last.sequence.get() > 0
+            })
+        };
+        let mut by_last: BTreeMap<lumeofs_base::Version, &Node> = BTreeMap::new();
+        for node in self.nodes.iter().filter(complete) {
+            let contents = &node.store.now;
+            let other = by_last.entry(contents.last).or_insert(node);
+            if other.store.now.chunks != contents.chunks {
+                let differ =
+                    |id: &ChunkId| other.store.now.chunks.get(id) != contents.chunks.get(id);
+                let ids: Vec<_> = contents.chunks.keys().filter(|id| differ(id)).collect();
+                let show = |node: &Node| {
+                    ids.iter()
+                        .map(|id| node.store.now.chunks.get(id).cloned())
+                        .collect::<Vec<_>>()
+                };
+                panic!(
+                    "equal histories up to {:?}, chunks differ: {ids:?}: {:?} {:?}",
+                    contents.last,
+                    show(node),
+                    show(other)
+                );
+            }
+        }
     }
 
     fn check_one_primary(&self) {
@@ -413,7 +577,7 @@ impl World {
                     self.do_work(node);
                 }
             }
-            Event::Durable(node, incarnation, upto, _) => {
+            Event::Durable(node, incarnation, upto) => {
                 if self.nodes[node].incarnation == incarnation && self.is_up(node) {
                     self.nodes[node].store.sync();
                     self.with(node, |core, now| core.on_durable(upto, now));
@@ -423,18 +587,35 @@ impl World {
             Event::Deliver(stream) => self.deliver(stream),
             Event::DeliverAnswer(stream) => self.deliver_answer(stream),
             Event::Closed { stream, opener } => self.closed(stream, opener),
-            Event::Beacon { from, to, item, sent } => {
+            Event::Beacon {
+                from,
+                to,
+                item,
+                sent,
+            } => {
                 if self.is_cut(from, to) || !self.is_up(to) || !self.is_up(from) {
                     return;
                 }
                 let answered = self.clock(to);
                 let answer = self.with(to, |core, _| core.on_beacon(id(from), item, answered));
                 if let Some(answer) = answer {
-                    let event = Event::BeaconAnswer { from: to, to: from, answer, sent, answered };
+                    let event = Event::BeaconAnswer {
+                        from: to,
+                        to: from,
+                        answer,
+                        sent,
+                        answered,
+                    };
                     self.after(50, 3000, event);
                 }
             }
-            Event::BeaconAnswer { from, to, answer, sent, answered } => {
+            Event::BeaconAnswer {
+                from,
+                to,
+                answer,
+                sent,
+                answered,
+            } => {
                 if !self.is_cut(from, to) {
                     self.with(to, |core, now| {
                         core.on_beacon_answer(id(from), answer, sent, answered, now);
@@ -455,7 +636,12 @@ impl World {
             Event::State { to, state } => {
                 self.with(to, |core, now| core.on_peer_state(state, now));
             }
-            Event::Proposal { from, expected, config, restart } => {
+            Event::Proposal {
+                from,
+                expected,
+                config,
+                restart,
+            } => {
                 self.decide(from, expected, config, restart);
             }
             Event::Proposed { to, config } => {
@@ -481,6 +667,24 @@ impl World {
             }
             Event::Fault => self.fault(),
             Event::Client(client) => self.client(client),
+            Event::Ghost => {
+                let primary = index(self.config.primary);
+                if let Some(request) = self.clients.ghost() {
+                    // The epoch was refreshed on the way, by a secondary that handed it on.
+                    let request = WriteRequest {
+                        epoch: self.config.epoch,
+                        ..request
+                    };
+                    self.with(primary, |core, now| core.write(&request, now));
+                }
+                self.after(5_000, 300_000, Event::Ghost);
+            }
+            Event::Crash(node) => {
+                if self.is_up(node) && !self.is_quiet() {
+                    self.crash_node(node);
+                    self.after(500_000, 9_000_000, Event::Restart(node));
+                }
+            }
             Event::ClientLate(client, ticket) => {
                 let (late, node) = self.clients.on_late(client, ticket);
                 if let Some(node) = node {
@@ -496,46 +700,73 @@ impl World {
             return;
         }
         if self.is_cut(from, to) || !self.is_up(to) {
-            let failed = Event::Closed { stream, opener: true };
+            let failed = Event::Closed {
+                stream,
+                opener: true,
+            };
             let incarnations = (self.nodes[from].incarnation, 0);
             let (messages, answers) = Default::default();
-            let state = Stream { from, to, incarnations, open: false, messages, answers };
+            let state = Stream {
+                from,
+                to,
+                incarnations,
+                open: false,
+                messages,
+                answers,
+            };
             self.streams.insert(stream, state);
             return self.after(10, 1_000_000, failed);
         }
         let incarnations = (self.nodes[from].incarnation, self.nodes[to].incarnation);
         let (messages, answers) = Default::default();
-        let state = Stream { from, to, incarnations, open: true, messages, answers };
+        let state = Stream {
+            from,
+            to,
+            incarnations,
+            open: true,
+            messages,
+            answers,
+        };
         self.streams.insert(stream, state);
         self.with(from, |core, now| core.on_stream_open(id(to), stream, now));
     }
 
     fn deliver(&mut self, stream: StreamId) {
-        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let Some(state) = self.streams.get_mut(&stream) else {
+            return;
+        };
         let (from, to) = (state.from, state.to);
         if self.is_cut(from, to) {
             return self.after(20_000, 200_000, Event::Deliver(stream));
         }
         let state = self.streams.get_mut(&stream).expect("just there");
         if let Some(message) = state.messages.pop_front() {
-            self.with(to, |core, now| core.on_message(id(from), stream, message, now));
+            self.with(to, |core, now| {
+                core.on_message(id(from), stream, message, now)
+            });
         }
     }
 
     fn deliver_answer(&mut self, stream: StreamId) {
-        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let Some(state) = self.streams.get_mut(&stream) else {
+            return;
+        };
         let (from, to) = (state.from, state.to);
         if self.is_cut(from, to) {
             return self.after(20_000, 200_000, Event::DeliverAnswer(stream));
         }
         let state = self.streams.get_mut(&stream).expect("just there");
         if let Some(answer) = state.answers.pop_front() {
-            self.with(from, |core, now| core.on_answer(id(to), stream, answer, now));
+            self.with(from, |core, now| {
+                core.on_answer(id(to), stream, answer, now)
+            });
         }
     }
 
     fn closed(&mut self, stream: StreamId, opener: bool) {
-        let Some(state) = self.streams.get(&stream) else { return };
+        let Some(state) = self.streams.get(&stream) else {
+            return;
+        };
         let (from, to, incarnations) = (state.from, state.to, state.incarnations);
         if opener && self.nodes[from].incarnation == incarnations.0 {
             self.with(from, |core, now| core.on_stream_closed(id(to), stream, now));
@@ -553,6 +784,13 @@ impl World {
             && config.in_sync.contains(&config.primary);
         if expected == self.config.epoch && valid {
             self.takeovers += usize::from(config.primary != self.config.primary);
+            let grown = config
+                .in_sync
+                .iter()
+                .any(|node| !self.config.is_in_sync(*node));
+            if grown && self.rng.percent(20) {
+                self.after(10, 40_000, Event::Crash(from));
+            }
             self.config = config;
             if restart {
                 self.restarts += 1;
@@ -584,7 +822,11 @@ impl World {
                 self.crash_node(node);
                 // Sometimes back before anybody noticed, sometimes for long.
                 let quick = self.rng.percent(50);
-                let (least, most) = if quick { (1_000, 300_000) } else { (500_000, 9_000_000) };
+                let (least, most) = if quick {
+                    (1_000, 300_000)
+                } else {
+                    (500_000, 9_000_000)
+                };
                 self.after(least, most, Event::Restart(node));
             }
             3 if self.rng.percent(30) => {
@@ -595,19 +837,34 @@ impl World {
                     self.after(100_000, 5_000_000, Event::Restart(node));
                 }
             }
-            4..=5 if node != other => {
+            4 if node != other => {
                 self.cut.insert((node.min(other), node.max(other)));
             }
+            5 if node != other => self.cut_and_reset(node, &[other]),
             6 => {
-                for other in (0..self.nodes.len()).filter(|other| *other != node) {
-                    self.cut.insert((node.min(other), node.max(other)));
+                let others: Vec<usize> = (0..self.nodes.len())
+                    .filter(|other| *other != node)
+                    .collect();
+                if self.rng.percent(30) {
+                    // It lives on alone while all others lose power.
+                    for &other in &others {
+                        if self.is_up(other) {
+                            self.crash_node(other);
+                        }
+                        self.after(1_000, 400_000, Event::Restart(other));
+                    }
                 }
+                self.cut_and_reset(node, &others);
             }
             7 => self.cut.clear(),
             8 => self.controller_down = !self.controller_down,
             9 => {
-                let open: Vec<StreamId> =
-                    self.streams.iter().filter(|(_, s)| s.open).map(|(id, _)| *id).collect();
+                let open: Vec<StreamId> = self
+                    .streams
+                    .iter()
+                    .filter(|(_, s)| s.open)
+                    .map(|(id, _)| *id)
+                    .collect();
                 if !open.is_empty() {
                     let chosen = open[self.rng.below(open.len() as u64) as usize];
                     self.end_stream(chosen);
@@ -628,9 +885,46 @@ impl World {
         self.at(next, Event::Fault);
     }
 
+    /// Cuts a node off; half of the time connections are reset, which one side notices first.
+    fn cut_and_reset(&mut self, node: usize, others: &[usize]) {
+        let reset = self.rng.percent(50);
+        for &other in others {
+            let streams: Vec<StreamId> = self
+                .streams
+                .iter()
+                .filter(|(_, s)| {
+                    s.open && [(s.from, s.to), (s.to, s.from)].contains(&(node, other))
+                })
+                .map(|(id, _)| *id)
+                .collect();
+            if reset {
+                streams
+                    .into_iter()
+                    .for_each(|stream| self.end_stream(stream));
+                self.after(
+                    10,
+                    100_000,
+                    Event::Reset {
+                        at: other,
+                        from: node,
+                    },
+                );
+                self.after(
+                    10,
+                    100_000,
+                    Event::Reset {
+                        at: node,
+                        from: other,
+                    },
+                );
+            }
+            self.cut.insert((node.min(other), node.max(other)));
+        }
+    }
+
     fn client(&mut self, client: usize) {
         let mut clients = std::mem::take(&mut self.clients);
-        let stop = self.now >= self.faults_until + ms(12_000);
+        let stop = self.now >= self.faults_until + ms(6_000);
         if let Some((ticket, wait)) = clients.act(self, client, stop) {
             self.at(self.now + wait, Event::ClientLate(client, ticket));
         }
@@ -654,14 +948,22 @@ impl World {
     /// Why the group is not as it should be after all faults have ended.
     pub(crate) fn converged(&self) -> Result<(), String> {
         let states: Vec<_> = (0..self.nodes.len())
-            .map(|node| self.nodes[node].core.as_ref().map(|core| core.state(self.clock(node))))
+            .map(|node| {
+                self.nodes[node]
+                    .core
+                    .as_ref()
+                    .map(|core| core.state(self.clock(node)))
+            })
             .collect();
         let fail = |what: &str| Err(format!("{what}: {:?} {states:#?}", self.config));
         if self.config.in_sync.len() != self.config.members.len() {
             return fail("not all in sync");
         }
         let primary = index(self.config.primary);
-        if states[primary].as_ref().is_none_or(|state| state.lease_left.is_zero()) {
+        if states[primary]
+            .as_ref()
+            .is_none_or(|state| state.lease_left.is_zero())
+        {
             return fail("the primary has no lease");
         }
         for node in &self.nodes[1..] {

@@ -133,6 +133,14 @@ impl<F: Clone> Core<F> {
         self.fill_tail_chore().or_else(|| self.spare_chore())
     }
 
+    /// Whether [`Core::next_chore`] has something to give out: waking the keeper for nothing would cost more
+    /// than appending a small record.
+    pub(crate) fn has_chore(&self) -> bool {
+        !self.keeping.retired.is_empty()
+            || !self.keeping.paused
+                && (self.tail_to_fill().is_some() || self.spare_to_fill().is_some())
+    }
+
     /// As [`Core::next_chore`], but nothing that only serves later records.
     pub(crate) fn next_retirement(&mut self) -> Option<Chore<F>> {
         if self.keeping.retired.is_empty() {
@@ -168,38 +176,49 @@ impl<F: Clone> Core<F> {
         tail.filled.min(tail.header.capacity).saturating_sub(used)
     }
 
-    fn fill_tail_chore(&mut self) -> Option<Chore<F>> {
+    /// The last segment, if it lacks prepared bytes.
+    fn tail_to_fill(&self) -> Option<&Segment<F>> {
         let ahead = self.tail_ahead();
         let tail = self.live.back().filter(|_| self.next.is_some())?;
         let needed = tail.filled < self.keeping.tail_needed;
-        if tail.filled >= tail.header.capacity || (ahead >= WAL_FILL_AHEAD_BYTES && !needed) {
-            return None;
-        }
+        let full = tail.filled >= tail.header.capacity;
+        (!full && (ahead < WAL_FILL_AHEAD_BYTES || needed)).then_some(tail)
+    }
+
+    fn fill_tail_chore(&mut self) -> Option<Chore<F>> {
+        let tail = self.tail_to_fill()?;
         let len = (WAL_FILL_PIECE_BYTES as u64).min(tail.header.capacity - tail.filled);
-        self.keeping.filling = Some((Filling::Tail(tail.header.generation), tail.filled + len));
-        Some(Chore::Fill {
+        let chore = Chore::Fill {
             file: tail.file.clone(),
             offset: tail.filled,
             len,
-        })
+        };
+        let filling = Filling::Tail(tail.header.generation);
+        self.keeping.filling = Some((filling, tail.filled + len));
+        Some(chore)
     }
 
-    fn spare_chore(&mut self) -> Option<Chore<F>> {
-        let capacity = self.config.segment_bytes;
+    /// The place of the best spare if even that lacks prepared bytes, `None` inside if there is no spare.
+    fn spare_to_fill(&self) -> Option<Option<usize>> {
         let ahead = WAL_FILL_AHEAD_BYTES.saturating_sub(self.tail_ahead());
-        let wanted = ahead.max(self.keeping.spare_needed).min(capacity);
+        let wanted = ahead
+            .max(self.keeping.spare_needed)
+            .min(self.config.segment_bytes);
         if wanted < BLOCK {
             return None;
         }
-        let Some(best) = self.keeping.best_spare() else {
+        let best = self.keeping.best_spare();
+        let lacks = best.is_none_or(|best| self.keeping.spares[best].filled < wanted);
+        lacks.then_some(best)
+    }
+
+    fn spare_chore(&mut self) -> Option<Chore<F>> {
+        let Some(best) = self.spare_to_fill()? else {
             return Some(Chore::CreateSpare);
         };
-        let filled = self.keeping.spares[best].filled;
-        if filled >= wanted {
-            return None;
-        }
         let spare = self.keeping.spares.swap_remove(best);
-        let len = (WAL_FILL_PIECE_BYTES as u64).min(capacity - filled);
+        let filled = spare.filled;
+        let len = (WAL_FILL_PIECE_BYTES as u64).min(self.config.segment_bytes - filled);
         let chore = Chore::Fill {
             file: spare.file.clone(),
             offset: filled,

@@ -1,6 +1,7 @@
 //! Processes of a development cluster: started, found again, ended.
 
 use super::layout::{Layout, Node};
+use crate::output;
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::Read as _;
@@ -92,10 +93,10 @@ pub(crate) fn ask_to_end(layout: &Layout, name: &str) -> anyhow::Result<()> {
 /// Waits until a process has ended; kills it after `limit`.
 pub(crate) fn wait_for_end(layout: &Layout, name: &str, limit: Duration) -> anyhow::Result<()> {
     if !ended_within(layout, name, limit) {
-        eprintln!(
+        output::note(format_args!(
             "{name} did not end within {} s: killing it",
             limit.as_secs()
-        );
+        ));
         signal(layout, name, Signal::KILL)?;
         if !ended_within(layout, name, limit) {
             bail!("{name} does not end, not even when killed");
