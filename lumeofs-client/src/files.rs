@@ -5,7 +5,7 @@ use crate::data::write::How;
 use crate::link::{Asker, Link};
 use crate::opens::Entered;
 use lumeofs_base::{Attr, FsResult, InodeId};
-use lumeofs_meta::op::{Query, SetAttr};
+use lumeofs_meta::op::SetAttr;
 
 impl Link {
     /// Counts an open, known to the leader when this returns.
@@ -24,24 +24,23 @@ impl Link {
 
 impl Client {
     /// Counts one more open of a regular file; the first one is known to the leader before this
-    /// returns, so that the file outlives its last name.
-    pub fn open(&self, cx: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<Attr> {
+    /// returns, so that the file outlives its last name. With `truncate` it is empty then and its attributes
+    /// are returned.
+    pub fn open(&self, cx: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<Option<Attr>> {
         let asker = self.link.asker(&cx);
         self.link.open(&asker, ino)?;
-        let result = if truncate {
-            let set = SetAttr {
-                size: Some(0),
-                ..SetAttr::default()
-            };
-            self.link.set_attr(&asker, ino, set)
-        } else {
-            let attr = self.link.query_attr(&asker, ino, &Query::GetAttr { ino });
-            attr.and_then(|attr| self.link.fresh(&asker, attr))
+        if !truncate {
+            return Ok(None);
+        }
+        let set = SetAttr {
+            size: Some(0),
+            ..SetAttr::default()
         };
+        let result = self.link.set_attr(&asker, ino, set);
         if result.is_err() {
             self.release(ino);
         }
-        result
+        result.map(Some)
     }
 
     /// Counts one open less. Never waits: the last one is reported in the background.

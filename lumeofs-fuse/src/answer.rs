@@ -87,7 +87,11 @@ answers! {
     }
     ReplyOpen(self, value: Opened) {
         match value {
-            Opened::File => self.opened(FileHandle(0), OPEN),
+            Opened::File { writable: true } => self.opened(FileHandle(0), OPEN),
+            // Its close has nothing to report, so the kernel need not ask.
+            Opened::File { writable: false } => {
+                self.opened(FileHandle(0), OPEN | FopenFlags::FOPEN_NOFLUSH);
+            }
             Opened::Directory(handle) => self.opened(FileHandle(handle), FopenFlags::empty()),
         }
     }
@@ -96,8 +100,8 @@ answers! {
 /// What was opened. Files need no handle: the client counts opens per inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Opened {
-    /// A file.
-    File,
+    /// A file, for writing or for reading only.
+    File { writable: bool },
     /// A directory with its handle.
     Directory(u64),
 }

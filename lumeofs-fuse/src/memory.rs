@@ -374,7 +374,7 @@ impl Backend for Memory {
             free_bytes: 1 << 39,
         })
     }
-    fn open(&self, _: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<Attr> {
+    fn open(&self, _: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<Option<Attr>> {
         let mut state = self.state.lock();
         if truncate {
             state.node(ino)?.data.clear();
@@ -382,7 +382,7 @@ impl Backend for Memory {
         }
         let node = state.node(ino)?;
         node.opens += 1;
-        Ok(node.attr.clone())
+        Ok(truncate.then(|| node.attr.clone()))
     }
     fn release(&self, ino: InodeId) {
         let mut state = self.state.lock();

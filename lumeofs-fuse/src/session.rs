@@ -101,6 +101,9 @@ impl Mounted {
         let ended = self.session.join();
         self.backend.close();
         match ended {
+            // What the kernel says when the connection was taken down under a waiting thread: `umount -f`, or
+            // the end of an unmount that another thread has already answered.
+            Ok(Err(error)) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
             Ok(result) => result.context("the FUSE session failed"),
             Err(_) => bail!("the FUSE session panicked"),
         }

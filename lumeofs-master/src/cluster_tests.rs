@@ -82,6 +82,25 @@ fn a_killed_leader_is_replaced_at_once_and_catches_up_when_it_returns() {
 }
 
 #[test]
+fn a_leader_that_is_restarted_is_replaced_at_once_though_the_others_believe_in_it() {
+    let mut cluster = Cluster::start(3);
+    let mut client = Client::connect(&cluster);
+    client.mutate(1, mkdir("a")).unwrap();
+    let old = cluster.metadata_leader();
+    let term = cluster.raft(old).term;
+    cluster.kill(old);
+    cluster.restart(old);
+    let restarted = Instant::now();
+    client.mutate(2, mkdir("b")).unwrap();
+    let took = restarted.elapsed();
+    eprintln!("a leader acknowledged {took:?} after the restart of the old one");
+    assert!(took < REPLACED_WITHIN, "{took:?}");
+    // What the old leader had not yet on its disk, the others may have: its term is over.
+    assert!(cluster.raft(cluster.metadata_leader()).term > term);
+    client.query(lookup("a")).unwrap();
+}
+
+#[test]
 fn a_mutation_that_is_sent_again_answers_as_the_first_time_also_at_another_leader() {
     let mut cluster = Cluster::start(3);
     let mut client = Client::connect(&cluster);

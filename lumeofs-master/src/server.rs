@@ -25,8 +25,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Interceptor;
 use tonic::{Request, Status};
 
-/// Threads of the runtime: two groups and their clients seldom have more to do at once.
-const WORKER_THREADS: usize = 1;
+/// Threads of the runtime: two groups and their clients seldom have more to do at once. A single thread would
+/// spend 5 % less on a command, but answer queries 15 % later.
+const WORKER_THREADS: usize = 2;
 /// How long the end of open connections and tasks is waited for.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -333,9 +333,6 @@ fn halves(stream: TcpStream) -> io::Result<(FrameSender, FrameReceiver)> {
 pub fn tune(stream: &impl std::os::fd::AsFd) -> io::Result<()> {
     let socket = socket2::SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
-    if std::env::var_os("XCC").is_some() {
-        socket.set_tcp_congestion(b"cubic").ok();
-    }
     socket.set_tcp_user_timeout(Some(Duration::from_secs(5)))?;
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(2))

@@ -101,8 +101,11 @@ impl Core {
     /// only root keeps suid and sgid.
     pub(crate) fn open(&self, cx: Context<'_>, ino: InodeId, flags: i32) -> FsResult<Opened> {
         let truncate = flags & libc::O_TRUNC != 0;
-        let attr = self.backend.open(cx, ino, truncate)?;
-        if truncate && cx.caller.uid != 0 && attr.mode & SUID_SGID != 0 {
+        let emptied = self.backend.open(cx, ino, truncate)?;
+        if let Some(attr) = emptied
+            && cx.caller.uid != 0
+            && attr.mode & SUID_SGID != 0
+        {
             let cleared = SetAttr {
                 mode: Some(attr.mode & !SUID_SGID),
                 ..SetAttr::default()
@@ -112,7 +115,9 @@ impl Core {
                 return Err(error);
             }
         }
-        Ok(Opened::File)
+        Ok(Opened::File {
+            writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
+        })
     }
 
     /// Never waits.

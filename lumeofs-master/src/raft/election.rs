@@ -1,5 +1,5 @@
-//! The fast election (rule R2): a leader whose process is gone is replaced at once, not after
-//! openraft's time-outs for a silent one.
+//! The fast election (rule R2): a leader whose process is gone, or was restarted and so leads no more, is
+//! replaced at once, not after openraft's time-outs for a silent one.
 //!
 //! openraft's voters refuse each other while they believe in the old leader, unless they have asked
 //! for an election themselves. So every survivor asks, at its own pace, until a leader is known.
@@ -16,18 +16,36 @@ use tokio::time::{Instant, sleep};
 const LOOK: Duration = Duration::from_millis(25);
 /// Pause between two attempts to win the first election of a new group.
 const FOUND_PACE: Duration = Duration::from_millis(200);
+/// Attempts of a restarted leader.
+const OWN_TRIES: usize = 10;
 
 /// Asks for votes in a new group until it has its first leader: the other masters may be starting
 /// just now.
 pub(super) async fn found(raft: Raft, server: Arc<RaftServer>) {
-    let metrics = raft.server_metrics();
-    while metrics.borrow().current_leader.is_none() {
+    while has_no_leader(&raft) {
         server.elect();
         sleep(FOUND_PACE).await;
     }
 }
 
-/// Runs for ever: asks for elections whenever the known leader's process is gone.
+/// Asks for votes after a restart of the leader: nobody else knows yet that it leads no more. If that does
+/// not help soon, a quorum is missing, and openraft's time-outs go on.
+pub(super) async fn replace_own(raft: Raft, server: Arc<RaftServer>) {
+    let mut tries = 0;
+    while tries < OWN_TRIES && has_no_leader(&raft) {
+        sleep(LOOK).await;
+        if has_no_leader(&raft) && server.elect() {
+            tries += 1;
+            sleep(FOUND_PACE).await;
+        }
+    }
+}
+
+fn has_no_leader(raft: &Raft) -> bool {
+    raft.server_metrics().borrow().current_leader.is_none()
+}
+
+/// Runs for ever: asks for elections whenever the known leader is gone.
 pub(super) async fn run(
     group: RaftGroupId,
     raft: Raft,
@@ -44,7 +62,9 @@ pub(super) async fn run(
         sleep(LOOK).await;
         let leader = metrics.borrow().current_leader;
         let next = match (leader, replacing) {
-            (Some(leader), _) if leader == me || !presence.is_gone(leader) => {
+            (Some(leader), _)
+                if leader == me || !(presence.is_gone(leader) || server.has_resigned(leader)) =>
+            {
                 replacing = None;
                 continue;
             }
@@ -58,7 +78,7 @@ pub(super) async fn run(
             continue;
         }
         if server.elect() {
-            tracing::info!(%group, gone = next.0, "leader's process is gone, asking for votes");
+            tracing::info!(%group, gone = next.0, "the leader is gone, asking for votes");
             replacing = Some((next.0, Instant::now() + pace));
         }
     }

@@ -42,6 +42,8 @@ const ELECTION_MS: [(u64, u64); 5] = [
 ];
 /// Pause before a checkpoint that found no room is tried again.
 const FULL_PAUSE: Duration = Duration::from_secs(2);
+/// openraft's figures change several times with each entry; what watches them looks no more often than this.
+const LOOK: Duration = Duration::from_millis(100);
 /// A refresh of the lease is asked for when this much of it has passed.
 const LEASE_REFRESH_AFTER: Duration = Duration::from_millis(200);
 /// A leader that no quorum has answered for so long sends its clients away.
@@ -141,7 +143,12 @@ impl Group {
         let state_machine = StateMachine::new(store.clone(), log.clone(), machine);
         let raft_config = Arc::new(raft_config(config.name, config.rank).validate()?);
         let raft = Raft::new(me, raft_config, network, log.clone(), state_machine).await?;
-        let server = Arc::new(RaftServer::new(config.group, raft.clone(), store.clone()));
+        let server = Arc::new(RaftServer::new(
+            config.group,
+            raft.clone(),
+            store.clone(),
+            log.clone(),
+        ));
         let mut tasks = JoinSet::new();
         tasks.spawn(election::run(
             config.group,
@@ -151,6 +158,9 @@ impl Group {
             me,
             config.rank,
         ));
+        if log.has_resigned() {
+            tasks.spawn(election::replace_own(raft.clone(), server.clone()));
+        }
         tasks.spawn(checkpoints(raft.clone(), store.clone(), config.rank));
         tasks.spawn(purges(raft.clone(), log.clone()));
         tasks.spawn(stop_when_broken(config.name, raft.clone()));
@@ -428,6 +438,7 @@ async fn purges(raft: Raft, log: LogStore) {
     let mut metrics = raft.metrics();
     let mut seen = None;
     while metrics.changed().await.is_ok() {
+        sleep(LOOK).await;
         let (snapshot, purged) = {
             let metrics = metrics.borrow_and_update();
             (metrics.snapshot, metrics.purged)
@@ -472,5 +483,6 @@ async fn stop_when_broken(name: &'static str, raft: Raft) {
             tracing::error!(group = name, "Raft group panicked, stopping the process");
             std::process::abort();
         }
+        sleep(LOOK).await;
     }
 }

@@ -148,12 +148,12 @@ impl LogIndex {
                 .is_some_and(|vote| vote.committed && vote.leader_id == leader)
     }
 
-    /// After a restart: gives up the leadership of `me`, which then was only a candidate in that term.
-    pub(super) fn resign(&mut self, me: u64) {
-        if let Some(vote) = &mut self.state.vote
-            && vote.leader_id.node_id == me
-        {
-            vote.committed = false;
+    /// After a restart: gives up the leadership of `me`, which then was only a candidate in that term. Says
+    /// whether there was one.
+    pub(super) fn resign(&mut self, me: u64) -> bool {
+        match &mut self.state.vote {
+            Some(vote) if vote.leader_id.node_id == me => std::mem::take(&mut vote.committed),
+            _ => false,
         }
     }
 
@@ -284,10 +284,8 @@ mod tests {
         let leader = id(5).leader_id;
         index.state.vote = Some(Vote::new_committed(1, 1));
         assert!(index.leads(1, leader) && !index.leads(2, leader));
-        index.resign(2);
-        assert!(index.leads(1, leader));
-        index.resign(1);
-        assert!(!index.leads(1, leader));
+        assert!(!index.resign(2) && index.leads(1, leader));
+        assert!(index.resign(1) && !index.leads(1, leader));
         assert_eq!(index.state.vote, Some(Vote::new(1, 1)));
     }
 

@@ -41,6 +41,8 @@ struct Shared {
     index: Mutex<LogIndex>,
     /// This member.
     me: u64,
+    /// It led when the log was closed.
+    resigned: bool,
     /// The member is about to end.
     closing: AtomicBool,
 }
@@ -54,11 +56,12 @@ impl LogStore {
             index.replay(lsn, log_record::decode(bytes)?, bytes.len() as u32)
         })?;
         index.check()?;
-        index.resign(me);
+        let resigned = index.resign(me);
         Ok(Self(Arc::new(Shared {
             wal,
             index: Mutex::new(index),
             me,
+            resigned,
             closing: AtomicBool::new(false),
         })))
     }
@@ -67,6 +70,11 @@ impl LogStore {
     /// bytes stay.
     pub(super) fn purgeable(&self, entries_min: u64, bytes_min: u64) -> Option<u64> {
         self.0.index.lock().purgeable(entries_min, bytes_min)
+    }
+
+    /// Whether this member led when the log was closed.
+    pub(super) fn has_resigned(&self) -> bool {
+        self.0.resigned
     }
 
     /// Whether nothing was ever written to it.
@@ -78,6 +86,11 @@ impl LogStore {
     /// Index of the last entry that was cut off at the front.
     pub(super) fn purged(&self) -> Option<u64> {
         self.0.index.lock().state.purged.map(|id| id.index)
+    }
+
+    /// Id of the last entry.
+    pub(super) fn last(&self) -> Option<LogId> {
+        self.0.index.lock().last()
     }
 
     /// Id of the newest entry that is known to be committed.

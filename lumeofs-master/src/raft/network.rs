@@ -43,6 +43,8 @@ const BACKOFF: Duration = Duration::from_millis(100);
 /// entries carry it along, else the next heartbeat does. Only followers of the metadata group can wait for it; those
 /// of the controller group show the cluster map to clients.
 const COMMIT_DELAY: Duration = Duration::from_millis(20);
+/// How long an election is left to a better candidate: time for two attempts of the slowest one.
+const LEAVE_TO_BETTER: Duration = Duration::from_millis(1100);
 /// Time for one piece of a snapshot.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a follower to make a whole snapshot durable and to install it.
@@ -330,6 +332,18 @@ pub(crate) struct RaftServer {
     /// When the last append was received, on the monotonic clock; before the first one: when the
     /// process started.
     heard: Mutex<Duration>,
+    /// What has been seen of others that ask for votes.
+    candidates: Mutex<Candidates>,
+    log: LogStore,
+}
+
+#[derive(Default)]
+struct Candidates {
+    /// The leader that has asked for votes since its last append: it was restarted and leads no more.
+    resigned: Option<u64>,
+    /// Until then the election is left to one with a longer log. It could never win against somebody with
+    /// a shorter one who is ahead of its term again each time that it asks.
+    left_to_better_until: Duration,
 }
 
 /// A snapshot that a connection is receiving.
@@ -337,12 +351,14 @@ pub(crate) struct RaftServer {
 pub(crate) struct Receiving(Option<Incoming>);
 
 impl RaftServer {
-    pub(super) fn new(group: RaftGroupId, raft: Raft, store: Arc<Store>) -> Self {
+    pub(super) fn new(group: RaftGroupId, raft: Raft, store: Arc<Store>, log: LogStore) -> Self {
         Self {
             group,
             raft,
             store,
             heard: Mutex::new(SystemClock.monotonic()),
+            candidates: Mutex::default(),
+            log,
         }
     }
 
@@ -357,6 +373,7 @@ impl RaftServer {
         let first = poll_fn(|context| {
             let mut heard = self.heard.lock();
             *heard = SystemClock.monotonic();
+            self.candidates.lock().resigned = None;
             Poll::Ready(append.as_mut().poll(context))
         });
         match first.await {
@@ -365,11 +382,35 @@ impl RaftServer {
         }
     }
 
-    /// Asks for an election unless an append was heard within [`RAFT_ELECT_AFTER`]. Returns whether
-    /// it did.
+    /// Whether the leader `leader` was restarted and leads no more.
+    pub(super) fn has_resigned(&self, leader: u64) -> bool {
+        self.candidates.lock().resigned == Some(leader)
+    }
+
+    /// Draws conclusions from somebody's asking for votes: no leader does that, though we may believe in it
+    /// still, and one with a longer log is more likely to win than we are.
+    fn note_candidate(&self, request: &VoteRequest<u64>) {
+        let leader = self.raft.server_metrics().borrow().current_leader;
+        let mut candidates = self.candidates.lock();
+        if leader == Some(request.vote.leader_id.node_id) {
+            candidates.resigned = leader;
+        }
+        if request.last_log_id > self.log.last() {
+            candidates.left_to_better_until = SystemClock.monotonic() + LEAVE_TO_BETTER;
+        }
+    }
+
+    /// Asks for an election unless an append was heard within [`RAFT_ELECT_AFTER`] or there is a better
+    /// candidate. Returns whether it did.
     pub(super) fn elect(&self) -> bool {
+        let now = SystemClock.monotonic();
+        // The first time it must ask in any case: a voter that still believes in a leader grants nothing.
+        let believes = self.raft.server_metrics().borrow().current_leader.is_some();
+        if !believes && now < self.candidates.lock().left_to_better_until {
+            return false;
+        }
         let heard = self.heard.lock();
-        if SystemClock.monotonic().saturating_sub(*heard) < RAFT_ELECT_AFTER {
+        if now.saturating_sub(*heard) < RAFT_ELECT_AFTER {
             return false;
         }
         // Queueing does not wait. A failure means that the group is stopping.
@@ -395,7 +436,9 @@ impl RaftServer {
                 ))
             }
             Op::RaftVote => {
-                let answer = self.raft.vote(decode(&ask.body)?).await;
+                let request: VoteRequest<u64> = decode(&ask.body)?;
+                self.note_candidate(&request);
+                let answer = self.raft.vote(request).await;
                 Ok(message(
                     self.group,
                     &answer.map_err(|error| stopped(error.to_string()))?,
