@@ -165,12 +165,17 @@ impl FsError {
 
     /// A disk error: ENOSPC and EROFS keep their meaning, all else is EIO.
     pub fn from_disk(error: &std::io::Error, what: impl fmt::Display) -> Self {
-        let code = match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Code::NoSpace,
-            std::io::ErrorKind::ReadOnlyFilesystem => Code::ReadOnly,
-            _ => Code::Io,
+        let (code, way_out) = match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                (Code::NoSpace, "")
+            }
+            std::io::ErrorKind::ReadOnlyFilesystem => (
+                Code::ReadOnly,
+                ": see in the kernel's log why, then remount it for writing",
+            ),
+            _ => (Code::Io, ""),
         };
-        Self::new(code, format!("{what}: {error}"))
+        Self::new(code, format!("{what}: {error}{way_out}"))
     }
 
     /// A network error: the peer's answer, if there was one, is unknown.

@@ -23,8 +23,12 @@ pub(crate) struct Superblock {
 impl Superblock {
     /// Locks the directory, and marks it as this node's if it is new.
     pub(crate) fn open(dir: &Path, identity: &Identity) -> Result<Self> {
-        std::fs::create_dir_all(dir)
-            .with_context(|| format!("create data directory {}", dir.display()))?;
+        std::fs::create_dir_all(dir).map_err(|error| {
+            FsError::from_disk(
+                &error,
+                format_args!("create data directory {}", dir.display()),
+            )
+        })?;
         let path = dir.join("superblock");
         let mut file = File::options()
             .read(true)
@@ -32,7 +36,7 @@ impl Superblock {
             .create(true)
             .truncate(false)
             .open(&path)
-            .with_context(|| format!("open {}", path.display()))?;
+            .map_err(|error| FsError::from_disk(&error, format_args!("open {}", path.display())))?;
         let refused = |code, text: String| {
             let text = format!("data directory {} {text}", dir.display());
             Err(FsError::new(code, text).into())

@@ -316,12 +316,16 @@ impl Drop for Incoming {
 /// Opens the store and checks every page of it: redb itself takes pages as they come, and one that is
 /// damaged would turn into wrong metadata or a panic at any later time.
 fn whole(path: &Path) -> Result<Database, redb::Error> {
-    // redb panics on some damage; as that ends the process anyway, it can at least say why.
+    // redb panics on some damage; that must end the process, but can say what to do.
     let usual = Arc::new(std::panic::take_hook());
     let (shown, inner) = (path.display().to_string(), usual.clone());
+    let checks = std::thread::current().id();
     std::panic::set_hook(Box::new(move |panic| {
-        inner(panic);
+        if std::thread::current().id() != checks {
+            return inner(panic);
+        }
         tracing::error!("metadata store {shown} is damaged; {WAY_OUT}");
+        std::process::exit(1);
     }));
     let checked = create(path).and_then(|mut database| match database.check_integrity()? {
         true => Ok(database),
