@@ -15,6 +15,11 @@ pub(crate) fn note(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
+/// Replaces the last line of a terminal's standard error.
+pub(crate) fn status(text: impl std::fmt::Display) {
+    let _ = write!(std::io::stderr(), "\r\x1b[K{text}");
+}
+
 /// Whether an error only says that nobody reads on, as behind `| head`: nothing to complain about.
 pub(crate) fn is_closed(error: &anyhow::Error) -> bool {
     let broken = |error: &std::io::Error| error.kind() == ErrorKind::BrokenPipe;
