@@ -4,6 +4,8 @@ mod groups;
 #[cfg(test)]
 mod tests;
 
+pub use groups::are_lacking;
+
 use crate::keys;
 use crate::record::{Policy, PolicyValues, decode, encode};
 use crate::tables::Tables;
@@ -32,8 +34,7 @@ pub enum ControllerCommand {
     },
     /// A datanode reports for duty: adds it or updates its address, zone and space.
     Register(NodeInfo),
-    /// Makes replica groups once enough datanodes are there; ignored if groups exist or datanodes
-    /// are too few.
+    /// Makes replica groups for datanodes that have none, once there are enough of them.
     FormGroups,
     /// Replaces a group's configuration if its epoch is still `expected`. The new configuration's
     /// epoch must be the one after it.
@@ -152,11 +153,9 @@ fn form_groups(tables: &mut dyn Tables, index: u64) {
     let Some(values) = policy(tables).set else {
         return;
     };
-    if !rows::<GroupConfig>(tables, keys::all::GROUPS).is_empty() {
-        return;
-    }
     let nodes: Vec<NodeInfo> = rows(tables, keys::all::NODES);
-    let formed = groups::form(&nodes, values.replicas as usize);
+    let groups: Vec<GroupConfig> = rows(tables, keys::all::GROUPS);
+    let formed = groups::form(&nodes, &groups, values.replicas as usize);
     for config in &formed {
         tables.put(&keys::group(config.group), encode(config));
     }

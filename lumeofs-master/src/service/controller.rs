@@ -80,8 +80,8 @@ impl ControllerService {
             .find(|id| !known.contains(id))
     }
 
-    /// Runs for ever: while this master leads, sets the policies of a new cluster, forms its replica
-    /// groups once there are enough datanodes, and records which masters took part.
+    /// Runs for ever: while this master leads, sets the policies of a new cluster, forms replica groups
+    /// for its datanodes once there are enough, and records which masters took part.
     pub(crate) async fn found_cluster(self: Arc<Self>, init: ControllerCommand) {
         let mut tried_with = 0;
         loop {
@@ -96,7 +96,9 @@ impl ControllerService {
             let command = if is_new {
                 tried_with = 0;
                 init.clone()
-            } else if map.groups.is_empty() && map.nodes.len() != tried_with {
+            } else if map.nodes.len() != tried_with
+                && controller::are_lacking(&map.nodes, &map.groups)
+            {
                 tried_with = map.nodes.len();
                 ControllerCommand::FormGroups
             } else if let Some(master) = newcomer {

@@ -4,44 +4,78 @@ use lumeofs_base::limits::PRIMARIES_PER_DATANODE;
 use lumeofs_base::{Code, Epoch, FsError, FsResult, GroupConfig, GroupId, NodeId, NodeInfo};
 use std::collections::BTreeMap;
 
-/// Makes the first groups of a cluster: every node is primary of [`PRIMARIES_PER_DATANODE`] of
-/// them, and the other members are drawn evenly, from different zones as far as there are enough.
+/// Whether a datanode is not the first member of enough groups.
+pub fn are_lacking(nodes: &[NodeInfo], groups: &[GroupConfig]) -> bool {
+    let homes = homes(groups);
+    nodes
+        .iter()
+        .any(|node| homes.get(&node.id) < Some(&PRIMARIES_PER_DATANODE))
+}
+
+/// Makes the groups that datanodes lack: every node is to be the first member, and so primary, of
+/// [`PRIMARIES_PER_DATANODE`], and the other members are drawn evenly, from different zones as far as there are enough.
 /// Empty if there are fewer than `replicas` nodes.
-pub(super) fn form(nodes: &[NodeInfo], replicas: usize) -> Vec<GroupConfig> {
+pub(super) fn form(
+    nodes: &[NodeInfo],
+    groups: &[GroupConfig],
+    replicas: usize,
+) -> Vec<GroupConfig> {
     let replicas = replicas.max(1);
     if nodes.len() < replicas {
         return Vec::new();
     }
+    let homes = homes(groups);
     let mut uses: BTreeMap<NodeId, usize> = BTreeMap::new();
-    (0..nodes.len() * PRIMARIES_PER_DATANODE)
-        .map(|number| {
-            let members = members(nodes, number, replicas, &uses);
+    for member in groups.iter().flat_map(|config| &config.members) {
+        *uses.entry(*member).or_default() += 1;
+    }
+    let last = groups.iter().map(|config| config.group.get()).max();
+    let mut formed = Vec::new();
+    for round in 0..PRIMARIES_PER_DATANODE {
+        for (first, node) in nodes.iter().enumerate() {
+            if homes.get(&node.id).is_some_and(|count| *count > round) {
+                continue;
+            }
+            let members = members(nodes, first, round, replicas, &uses);
             for member in &members {
                 *uses.entry(*member).or_default() += 1;
             }
-            GroupConfig {
-                group: GroupId(u32::try_from(number + 1).expect("groups are few")),
+            let number = u32::try_from(formed.len() + 1).expect("groups are few");
+            formed.push(GroupConfig {
+                group: GroupId(last.unwrap_or(0) + number),
                 epoch: Epoch(1),
                 primary: members[0],
                 in_sync: members.clone(),
                 members,
-            }
-        })
-        .collect()
+            });
+        }
+    }
+    formed
 }
 
-/// Members of the group with this number, primary first.
+/// Of how many groups each datanode is the first member.
+fn homes(groups: &[GroupConfig]) -> BTreeMap<NodeId, usize> {
+    let mut homes = BTreeMap::new();
+    for config in groups {
+        if let Some(first) = config.members.first() {
+            *homes.entry(*first).or_default() += 1;
+        }
+    }
+    homes
+}
+
+/// Members of a group whose first one is `nodes[first]`.
 fn members(
     nodes: &[NodeInfo],
-    number: usize,
+    first: usize,
+    round: usize,
     replicas: usize,
     uses: &BTreeMap<NodeId, usize>,
 ) -> Vec<NodeId> {
-    let first = number % nodes.len();
     let mut chosen = vec![&nodes[first]];
     while chosen.len() < replicas {
         // The turn begins elsewhere in each round, so that the same primary gets other partners.
-        let turn = first + 1 + number / nodes.len();
+        let turn = first + 1 + round;
         let next = (0..nodes.len())
             .map(|step| (step, &nodes[(turn + step) % nodes.len()]))
             .filter(|(_, node)| chosen.iter().all(|other| other.id != node.id))

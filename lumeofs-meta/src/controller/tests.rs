@@ -151,16 +151,24 @@ fn members_lie_in_different_zones_where_there_are_enough() {
 }
 
 #[test]
-fn groups_are_formed_once_and_not_too_early() {
+fn groups_are_formed_once_a_node_and_not_too_early() {
     let mut fixture = Fixture::formed(3, &["a", "b"]);
     assert_eq!(fixture.map().groups, []);
     fixture.run(ControllerCommand::Register(node(3, "c")));
     fixture.run(ControllerCommand::FormGroups);
     let groups = fixture.map().groups;
     assert_eq!(groups.len(), 12);
-    fixture.run(ControllerCommand::Register(node(4, "d")));
     fixture.run(ControllerCommand::FormGroups);
     assert_eq!(fixture.map().groups, groups);
+    fixture.run(ControllerCommand::Register(node(4, "d")));
+    fixture.run(ControllerCommand::FormGroups);
+    let more = fixture.map().groups;
+    assert_eq!(more[..12], groups);
+    assert_eq!(more.len(), 16);
+    for (id, config) in (13..).zip(&more[12..]) {
+        assert_eq!((config.group, config.primary), (GroupId(id), NodeId(4)));
+        assert_eq!(config.members.iter().collect::<BTreeSet<_>>().len(), 3);
+    }
     let mut without_policy = Fixture::default();
     without_policy.run(ControllerCommand::Register(node(1, "a")));
     without_policy.run(ControllerCommand::FormGroups);
