@@ -2,6 +2,7 @@
 
 mod harness;
 
+use crate::raft::cut::Step;
 use harness::{Client, Cluster, name_of, wait_for};
 use lumeofs_base::{Code, InodeId};
 use lumeofs_meta::op::{Mutation, NewNode, Query, Reply};
@@ -242,6 +243,36 @@ fn a_follower_that_lags_behind_the_log_gets_a_snapshot() {
         client.query(lookup(&name_of(number))).unwrap();
     }
     client.mutate(41, mkdir("after")).unwrap();
+}
+
+#[test]
+fn a_follower_that_dies_while_it_installs_a_snapshot_starts_again_and_catches_up() {
+    let mut cluster = Cluster::start(3);
+    let mut client = Client::connect(&cluster);
+    let mut sequence = 0;
+    let mut make = |count: u64, client: &mut Client| {
+        for _ in 0..count {
+            sequence += 1;
+            client.mutate(sequence, mkdir(&name_of(sequence))).unwrap();
+        }
+    };
+    make(5, &mut client);
+    let leader = cluster.metadata_leader();
+    let follower = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
+    for step in [Step::Received, Step::InPlace] {
+        cluster.kill(follower);
+        make(40, &mut client);
+        cluster.compact(cluster.metadata_leader());
+        cluster.cut_installation(follower, step);
+        cluster.restart(follower);
+        cluster.kill_in_installation(follower);
+        make(5, &mut client);
+        cluster.restart(follower);
+        let leader = cluster.metadata_leader();
+        wait_for("the follower to catch up", || {
+            cluster.metadata_rows(follower) == cluster.metadata_rows(leader)
+        });
+    }
 }
 
 #[test]

@@ -27,4 +27,6 @@ pub(crate) use overlay::Overlay;
 pub(crate) use presence::Presence;
 pub(crate) use proposer::{Proposed, Proposer};
 pub(crate) use store::Store;
+#[cfg(test)]
+pub(crate) use store::cut;
 pub(crate) use types::{Applied, EntryOrigin, Machine, Term};

@@ -1,6 +1,7 @@
 //! Masters, each in a runtime of its own, and a small client.
 
 use crate::config::MasterConfig;
+use crate::raft::cut;
 use crate::server::Master;
 use crate::superblock::Superblock;
 use lumeofs_base::{ClusterMap, Code, FsError, FsResult, NodeId, NodeKind};
@@ -17,6 +18,7 @@ use lumeofs_proto::frame::Op;
 use lumeofs_proto::meta::{MetaReply, MetaRequest, OpenReport, SessionReply, SessionRequest};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -133,6 +135,34 @@ impl Cluster {
         } = self.running.remove(&id).unwrap();
         runtime.shutdown_timeout(Duration::from_secs(5));
         drop((master, superblock));
+    }
+
+    /// The next installation of a snapshot on this master's metadata stops at a step.
+    pub(super) fn cut_installation(&self, id: u64, step: cut::Step) {
+        cut::await_step(&self.metadata_store(id), step);
+    }
+
+    /// Ends a master as a crash would, in the middle of an installation.
+    pub(super) fn kill_in_installation(&mut self, id: u64) {
+        let store = self.metadata_store(id);
+        wait_for("the installation to get there", || cut::is_reached(&store));
+        // What openraft does without waiting for it.
+        std::thread::sleep(Duration::from_millis(300));
+        let Running {
+            runtime,
+            master,
+            superblock,
+        } = self.running.remove(&id).unwrap();
+        runtime.shutdown_background();
+        let held = master.metadata_group().watch_store();
+        drop((master, superblock));
+        std::thread::sleep(Duration::from_millis(100));
+        cut::release(&store);
+        wait_for("its files to be closed", || held.strong_count() == 0);
+    }
+
+    fn metadata_store(&self, id: u64) -> PathBuf {
+        self.dirs[&id].path().join("metadata/store.redb")
     }
 
     /// Ends a master in order.

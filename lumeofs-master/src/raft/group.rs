@@ -132,6 +132,7 @@ impl Group {
             )
         })?;
         check_whole(&log, &store, &shown)?;
+        log.stand_behind(store.clone()).await?;
         let lease = Arc::new(Lease::default());
         let network = Network::new(
             config.group,
@@ -213,6 +214,12 @@ impl Group {
     /// Applied state.
     pub(crate) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Says when everything of this member is gone.
+    #[cfg(test)]
+    pub(crate) fn watch_store(&self) -> std::sync::Weak<Store> {
+        Arc::downgrade(&self.store)
     }
 
     /// The receiving end for other members.

@@ -10,6 +10,7 @@
 use super::log_index::LogIndex;
 use super::log_record::{self, Record, State};
 use super::state_machine::blocking;
+use super::store::Store;
 use super::types::{Entry, LogId, StorageError, StorageIOError, TypeConfig, Vote, any};
 use lumeofs_base::disk::os::OsDisk;
 use lumeofs_base::{Code, FsError, FsResult};
@@ -20,17 +21,22 @@ use parking_lot::Mutex;
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 
 /// Bytes of entries in one append to a follower, at least one entry: fits a frame's header.
 const APPEND_BYTES_MAX: usize = 512 << 10;
 
 /// Pause before a full disk is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
+
+/// How long a purge waits for the installation of the snapshot that it belongs to.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How often it looks.
+const SAVE_LOOK: Duration = Duration::from_millis(100);
 
 /// A Raft log; clones share it.
 #[derive(Clone)]
@@ -45,6 +51,8 @@ struct Shared {
     resigned: bool,
     /// The member is about to end.
     closing: AtomicBool,
+    /// What it has saved may be purged here.
+    store: OnceLock<Arc<Store>>,
 }
 
 impl LogStore {
@@ -63,7 +71,64 @@ impl LogStore {
             me,
             resigned,
             closing: AtomicBool::new(false),
+            store: OnceLock::new(),
         })))
+    }
+
+    /// From now on nothing is purged that this store has not saved. Ends what a crash interrupted: a snapshot that was
+    /// installed stands for entries that are still here, or that never came.
+    pub(super) async fn stand_behind(&self, store: Arc<Store>) -> FsResult<()> {
+        let applied = store.applied();
+        let set = self.0.store.set(store);
+        assert!(set.is_ok(), "a log belongs to one store");
+        match applied {
+            Some(applied) if self.0.index.lock().is_replaced_by(applied) => {
+                self.purge_saved(applied).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until a crash would leave the entries up to `upto` in the store. openraft 0.9 purges the log as soon as
+    /// it has *asked* for the installation of a snapshot; ended there, this member would have neither.
+    async fn wait_saved(&self, upto: LogId) -> FsResult<()> {
+        let Some(store) = self.0.store.get() else {
+            return Ok(());
+        };
+        let begun = Instant::now();
+        while !store.has_saved(upto)? {
+            if self.0.closing.load(Ordering::Relaxed) {
+                return Err(FsError::new(Code::Unavailable, "stopping"));
+            }
+            if begun.elapsed() > SAVE_TIMEOUT {
+                let text = format!("entry {} is to be purged but was never saved", upto.index);
+                return Err(FsError::new(Code::Timeout, text));
+            }
+            // Also looks by itself: the signal may have come just before.
+            let _ = timeout(SAVE_LOOK, store.checkpointed.notified()).await;
+        }
+        Ok(())
+    }
+
+    /// Cuts off the entries up to `upto`, which are saved.
+    async fn purge_saved(&self, upto: LogId) -> FsResult<()> {
+        let (state_lsn, first_needed) = {
+            let mut index = self.0.index.lock();
+            index.purge(upto);
+            let state: State = index.state.clone();
+            let record = log_record::encode(&Record::State(state));
+            let lsn = match self.0.wal.append(&[&record]) {
+                Ok(lsn) => lsn,
+                // The log stays longer than it must; a later purge cuts it.
+                Err(error) if error.code == Code::NoSpace => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            (lsn, index.first_lsn().unwrap_or(lsn).min(lsn))
+        };
+        // The state restates what lies in the part that is cut off, so it must be on disk first.
+        self.durable(state_lsn).await?;
+        let shared = self.0.clone();
+        blocking(move || shared.wal.truncate_before(first_needed)).await
     }
 
     /// The highest index that may be purged while at least `entries_min` entries or `bytes_min`
@@ -323,25 +388,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
-        let (state_lsn, first_needed) = {
-            let mut index = self.0.index.lock();
-            index.purge(upto);
-            let state: State = index.state.clone();
-            let record = log_record::encode(&Record::State(state));
-            let lsn = match self.0.wal.append(&[&record]) {
-                Ok(lsn) => lsn,
-                // The log stays longer than it must; a later purge cuts it.
-                Err(error) if error.code == Code::NoSpace => return Ok(()),
-                Err(error) => return Err(write_failed(error).into()),
-            };
-            (lsn, index.first_lsn().unwrap_or(lsn).min(lsn))
-        };
-        // The state restates what lies in the part that is cut off, so it must be on disk first.
-        self.durable(state_lsn).await.map_err(write_failed)?;
-        let shared = self.0.clone();
-        blocking(move || shared.wal.truncate_before(first_needed))
-            .await
-            .map_err(|e| write_failed(e).into())
+        self.wait_saved(upto).await.map_err(write_failed)?;
+        let purged = self.purge_saved(upto).await;
+        purged.map_err(|error| write_failed(error).into())
     }
 }
 

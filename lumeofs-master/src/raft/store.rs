@@ -14,8 +14,8 @@ use redb::{Database, Durability, ReadableDatabase as _, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 
 /// Facts about the rows: format version and [`Position`].
@@ -60,8 +60,10 @@ pub(crate) struct Store {
     current: RwLock<Current>,
     /// Signalled when the active changes are over their limit.
     pub(super) full: Notify,
-    /// Signalled after each checkpoint.
+    /// Signalled after each checkpoint and installation, and when they have failed.
     pub(super) checkpointed: Notify,
+    /// Why nothing will be applied or installed any more.
+    failure: OnceLock<FsError>,
     limits: Limits,
     /// Numbers the files of received snapshots.
     received: AtomicU64,
@@ -106,6 +108,7 @@ impl Store {
             current: RwLock::new(current),
             full: Notify::new(),
             checkpointed: Notify::new(),
+            failure: OnceLock::new(),
             limits,
             received: AtomicU64::new(0),
         })
@@ -221,10 +224,31 @@ impl Store {
         Ok(position)
     }
 
+    /// Whether a crash would leave the entries up to `upto` applied. Fails if that cannot come any more.
+    pub(super) fn has_saved(&self, upto: LogId) -> FsResult<bool> {
+        if self.current.read().saved.applied.map(|id| id.index) >= Some(upto.index) {
+            return Ok(true);
+        }
+        self.failure
+            .get()
+            .map_or(Ok(false), |error| Err(error.clone()))
+    }
+
+    /// Applying or installing failed, and nobody will do it again.
+    pub(super) fn fail(&self, error: &FsError) {
+        // The first cause is the one to tell.
+        let _ = self.failure.set(error.clone());
+        self.checkpointed.notify_waiters();
+    }
+
     /// Replaces everything by a finished snapshot file.
     pub(super) fn install(&self, snapshot: Incoming, position: &Position) -> FsResult<()> {
         let mut database: MutexGuard<'_, Database> = self.database.lock();
+        #[cfg(test)]
+        cut::pass(&self.path, cut::Step::Received)?;
         let new = snapshot.finish(position, &self.path)?;
+        #[cfg(test)]
+        cut::pass(&self.path, cut::Step::InPlace)?;
         let base = Base::open(&new).map_err(|error| failed(&self.path, error))?;
         let old = {
             let mut current = self.current.write();
@@ -420,5 +444,59 @@ fn failed(path: &Path, error: redb::Error) -> FsError {
     match error {
         redb::Error::Io(error) => FsError::from_disk(&error, what),
         error => FsError::new(Code::Io, format!("{what}: {error}")),
+    }
+}
+
+/// Where tests stop an installation, as a crash would.
+#[cfg(test)]
+pub(crate) mod cut {
+    use super::{Code, FsError, FsResult, Path};
+    use parking_lot::Mutex;
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    /// A moment of an installation.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Step {
+        /// All rows are here, in a file of their own.
+        Received,
+        /// The file is the store's.
+        InPlace,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum State {
+        Awaited(Step),
+        Reached,
+        Released,
+    }
+
+    static CUTS: Mutex<BTreeMap<PathBuf, State>> = Mutex::new(BTreeMap::new());
+
+    /// The next installation of this store stops here.
+    pub(crate) fn await_step(store: &Path, step: Step) {
+        CUTS.lock().insert(store.to_owned(), State::Awaited(step));
+    }
+
+    /// Whether an installation stands there.
+    pub(crate) fn is_reached(store: &Path) -> bool {
+        CUTS.lock().get(store) == Some(&State::Reached)
+    }
+
+    /// Lets it fail.
+    pub(crate) fn release(store: &Path) {
+        CUTS.lock().insert(store.to_owned(), State::Released);
+    }
+
+    pub(super) fn pass(store: &Path, step: Step) -> FsResult<()> {
+        if CUTS.lock().get(store) != Some(&State::Awaited(step)) {
+            return Ok(());
+        }
+        CUTS.lock().insert(store.to_owned(), State::Reached);
+        while CUTS.lock().get(store) != Some(&State::Released) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Err(FsError::new(Code::Io, "the test ended this master"))
     }
 }
