@@ -154,8 +154,8 @@ fn a_deleted_file_lives_until_its_last_holder_lets_go() {
         session: client.session,
         opened,
         released,
-        complete: false,
         term: client.term,
+        ..Default::default()
     };
     // Another session cannot open it any more, but it is held by its creator.
     let report = open(&other, vec![attr.ino.get() + 1000], vec![]);
@@ -208,6 +208,48 @@ fn a_new_leader_purges_nothing_before_all_sessions_have_spoken() {
         session: client.session,
         released,
         term: reply.term,
+        ..Default::default()
+    };
+    client.report(report).unwrap();
+    wait_for("the purge", || {
+        client.query(Query::GetAttr { ino: attr.ino }).is_err()
+    });
+}
+
+#[test]
+fn a_list_of_open_files_may_come_in_parts() {
+    let mut cluster = Cluster::start(3);
+    let mut client = Client::connect(&cluster);
+    let Reply::Created { attr, .. } = client.mutate(1, create("f")).unwrap() else {
+        panic!("not created")
+    };
+    let name = b"f".to_vec();
+    let parent = InodeId::ROOT;
+    cluster.kill(cluster.metadata_leader());
+    client.mutate(2, Mutation::Unlink { parent, name }).unwrap();
+    let part = |client: &Client, opened, complete, term| OpenReport {
+        session: client.session,
+        opened,
+        complete,
+        part: true,
+        term,
+        ..Default::default()
+    };
+    // The end of a list whose beginning another leader heard says nothing.
+    let report = part(&client, vec![], true, client.term);
+    let term = client.report(report).unwrap().term;
+    assert_ne!(term, client.term);
+    // One that is gone does no harm: the file may have been deleted since.
+    let report = part(&client, vec![attr.ino.get(), 99 << 40], false, term);
+    client.report(report).unwrap();
+    let report = part(&client, vec![], true, term);
+    client.report(report).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    client.query(Query::GetAttr { ino: attr.ino }).unwrap();
+    let report = OpenReport {
+        session: client.session,
+        released: vec![attr.ino.get()],
+        term,
         ..Default::default()
     };
     client.report(report).unwrap();

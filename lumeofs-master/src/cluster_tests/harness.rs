@@ -4,7 +4,7 @@ use crate::config::MasterConfig;
 use crate::raft::cut;
 use crate::server::Master;
 use crate::superblock::Superblock;
-use lumeofs_base::{ClusterMap, Code, FsError, FsResult, NodeId, NodeKind};
+use lumeofs_base::{ChunkId, ClusterMap, Code, FsError, FsResult, NodeId, NodeKind};
 use lumeofs_meta::namespace;
 use lumeofs_meta::op::{Mutation, Query, Reply};
 use lumeofs_meta::tables::Tables as _;
@@ -277,7 +277,7 @@ impl Cluster {
         let group = self.running[&id].master.metadata_group();
         group
             .store()
-            .read(|tables| namespace::freed_chunks(tables, usize::MAX).len())
+            .read(|tables| namespace::freed_chunks_after(tables, ChunkId(0), usize::MAX).len())
     }
 
     pub(super) fn call_with_wrong_secret(&self) -> tonic::Status {

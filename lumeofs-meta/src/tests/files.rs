@@ -64,7 +64,7 @@ impl Fixture {
     }
 
     fn freed(&self) -> usize {
-        namespace::freed_chunks(&self.tables, usize::MAX).len()
+        namespace::freed_chunks_after(&self.tables, ChunkId(0), usize::MAX).len()
     }
 
     fn purge(&mut self, inos: &[InodeId]) -> Vec<InodeId> {
@@ -326,7 +326,7 @@ fn an_unlinked_file_lives_until_it_is_purged() {
     );
     assert_eq!(fixture.refused(publish(ino, 6, 0)), Code::Stale);
     assert_eq!(namespace::orphans(&fixture.tables, 9), []);
-    let freed = namespace::freed_chunks(&fixture.tables, 9);
+    let freed = namespace::freed_chunks_after(&fixture.tables, ChunkId(0), 9);
     assert_eq!(freed.len(), 1);
     fixture
         .internal(Internal::ChunksDeleted {
