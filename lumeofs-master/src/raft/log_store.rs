@@ -12,6 +12,7 @@ use super::log_record::{self, Record, State};
 use super::state_machine::blocking;
 use super::store::Store;
 use super::types::{Entry, LogId, StorageError, StorageIOError, TypeConfig, Vote, any};
+use lumeofs_base::disk::Disk;
 use lumeofs_base::disk::os::OsDisk;
 use lumeofs_base::{Code, FsError, FsResult};
 use lumeofs_wal::{Lsn, Wal, WalConfig};
@@ -58,8 +59,11 @@ struct Shared {
 impl LogStore {
     /// Opens or creates the log of the member `me` in a directory, which must exist.
     pub(super) fn open(dir: &Path, config: WalConfig, me: u64) -> FsResult<Self> {
+        Self::open_on(Arc::new(OsDisk::new(dir)), config, me)
+    }
+
+    fn open_on(disk: Arc<dyn Disk>, config: WalConfig, me: u64) -> FsResult<Self> {
         let mut index = LogIndex::default();
-        let disk = Arc::new(OsDisk::new(dir));
         let wal = Wal::open(disk, Path::new(""), config, &mut |lsn, bytes| {
             index.replay(lsn, log_record::decode(bytes)?, bytes.len() as u32)
         })?;
@@ -112,19 +116,31 @@ impl LogStore {
 
     /// Cuts off the entries up to `upto`, which are saved.
     async fn purge_saved(&self, upto: LogId) -> FsResult<()> {
-        let (state_lsn, first_needed) = {
-            let mut index = self.0.index.lock();
-            index.purge(upto);
-            let state: State = index.state.clone();
+        let (record, is_jump) = {
+            let index = self.0.index.lock();
+            let mut state: State = index.state.clone();
+            state.purged = state.purged.max(Some(upto));
             let record = log_record::encode(&Record::State(state));
-            let lsn = match self.0.wal.append(&[&record]) {
-                Ok(lsn) => lsn,
+            (record, index.is_replaced_by(upto))
+        };
+        let enter = |index: &mut LogIndex, lsn| {
+            index.purge(upto);
+            Ok((lsn, index.first_lsn().unwrap_or(lsn).min(lsn)))
+        };
+        let appended = if is_jump {
+            // The next entry will not be the next one of this log: without the record that says why, nobody
+            // could read it again.
+            self.append_record(&record, enter).await
+        } else {
+            let mut index = self.0.index.lock();
+            match self.0.wal.append(&[&record]) {
+                Ok(lsn) => enter(&mut index, lsn),
                 // The log stays longer than it must; a later purge cuts it.
                 Err(error) if error.code == Code::NoSpace => return Ok(()),
-                Err(error) => return Err(error),
-            };
-            (lsn, index.first_lsn().unwrap_or(lsn).min(lsn))
+                Err(error) => Err(error),
+            }
         };
+        let (state_lsn, first_needed) = appended?;
         // The state restates what lies in the part that is cut off, so it must be on disk first.
         self.durable(state_lsn).await?;
         let shared = self.0.clone();
@@ -400,4 +416,66 @@ fn read_failed(error: FsError) -> StorageError {
 
 fn write_failed(error: FsError) -> StorageIOError {
     StorageIOError::write_logs(any(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::types::LeaderId;
+    use super::*;
+    use lumeofs_base::disk::sim::SimDisk;
+    use openraft::EntryPayload;
+    use openraft::storage::RaftLogStorageExt as _;
+
+    fn id(index: u64) -> LogId {
+        LogId {
+            leader_id: LeaderId {
+                term: 1,
+                node_id: 1,
+            },
+            index,
+        }
+    }
+
+    fn entry(index: u64) -> Entry {
+        Entry {
+            log_id: id(index),
+            payload: EntryPayload::Blank,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_jump_over_entries_waits_for_space_as_the_log_could_not_be_read_without_it() {
+        let disk = SimDisk::new();
+        let config = WalConfig {
+            segment_bytes: 64 << 10,
+            ..WalConfig::default()
+        };
+        let open = || LogStore::open_on(Arc::new(disk.clone()), config, 2).unwrap();
+        let mut log = open();
+        log.blocking_append((1..=40).map(entry)).await.unwrap();
+        disk.set_capacity(0);
+        let filler = log_record::encode(&Record::Truncate { since: 41 });
+        let full = loop {
+            if let Err(error) = log.0.wal.append(&[&filler]) {
+                break error;
+            }
+        };
+        assert_eq!(full.code, Code::NoSpace);
+        // This one may be forgotten: the entries stay.
+        log.purge(id(10)).await.unwrap();
+        let mut jumping = log.clone();
+        let jump = tokio::spawn(async move { jumping.purge(id(100)).await });
+        sleep(FULL_RETRY * 2).await;
+        assert!(!jump.is_finished());
+        disk.set_capacity(None);
+        jump.await.unwrap().unwrap();
+        log.blocking_append([entry(101)]).await.unwrap();
+        drop(log);
+        let mut log = open();
+        let state = log.get_log_state().await.unwrap();
+        assert_eq!(
+            (state.last_purged_log_id, state.last_log_id),
+            (Some(id(100)), Some(id(101)))
+        );
+    }
 }
