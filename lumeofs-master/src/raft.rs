@@ -11,6 +11,8 @@ mod lease;
 mod log_index;
 mod log_record;
 mod log_store;
+#[cfg(test)]
+mod measure;
 mod network;
 mod overlay;
 mod presence;

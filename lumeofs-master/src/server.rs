@@ -64,6 +64,8 @@ pub(crate) struct Master {
     controller: Arc<Group>,
     metadata: Arc<Group>,
     presence: Arc<Presence>,
+    #[cfg(test)]
+    service: Arc<MetadataService>,
     /// Why this master may not take part.
     failure: tokio::sync::Mutex<mpsc::Receiver<anyhow::Error>>,
     /// Everything that serves or works in the background. Dropped: it ends.
@@ -143,7 +145,7 @@ impl Master {
         let admin = AdminService {
             controller: controller_service.clone(),
             controller_group: controller.clone(),
-            metadata: service,
+            metadata: service.clone(),
             masters,
         };
         let grpc = listener.serve(frames, &mut tasks);
@@ -171,6 +173,8 @@ impl Master {
             controller,
             metadata,
             presence,
+            #[cfg(test)]
+            service,
             failure: tokio::sync::Mutex::new(failure),
             tasks,
         })
@@ -188,6 +192,11 @@ impl Master {
     #[cfg(test)]
     pub(crate) fn metadata_group(&self) -> &Group {
         &self.metadata
+    }
+
+    #[cfg(test)]
+    pub(crate) fn service(&self) -> Arc<MetadataService> {
+        self.service.clone()
     }
 
     /// Stops serving, then Raft, and leaves checkpoints behind.

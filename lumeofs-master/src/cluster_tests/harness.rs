@@ -3,6 +3,7 @@
 use crate::config::MasterConfig;
 use crate::raft::cut;
 use crate::server::Master;
+use crate::service::MetadataService;
 use crate::superblock::Superblock;
 use lumeofs_base::{ChunkId, ClusterMap, Code, FsError, FsResult, NodeId, NodeKind};
 use lumeofs_meta::namespace;
@@ -18,7 +19,7 @@ use lumeofs_proto::frame::Op;
 use lumeofs_proto::meta::{MetaReply, MetaRequest, OpenReport, SessionReply, SessionRequest};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -58,6 +59,11 @@ pub(super) struct Cluster {
 
 impl Cluster {
     pub(super) fn start(count: u64) -> Self {
+        Self::start_in(count, &std::env::temp_dir())
+    }
+
+    /// With data below a directory.
+    pub(super) fn start_in(count: u64, base: &Path) -> Self {
         let log = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env());
         let _ = log.with_test_writer().try_init();
@@ -72,7 +78,7 @@ impl Cluster {
             credentials: Credentials::generate(),
             addresses: (1..).zip(addresses).collect(),
             dirs: (1..=count)
-                .map(|id| (id, tempfile::tempdir().unwrap()))
+                .map(|id| (id, TempDir::new_in(base).unwrap()))
                 .collect(),
             running: BTreeMap::new(),
             caller: Runtime::new().unwrap(),
@@ -189,6 +195,18 @@ impl Cluster {
 
     pub(super) fn leads(&self, id: u64) -> bool {
         self.running.contains_key(&id) && self.raft(id).role == "leader"
+    }
+
+    /// Runs something on a master's own threads.
+    pub(super) fn inside<T>(
+        &self,
+        id: u64,
+        work: impl AsyncFnOnce(Arc<MetadataService>) -> T,
+    ) -> T {
+        let Running {
+            runtime, master, ..
+        } = &self.running[&id];
+        runtime.block_on(work(master.service()))
     }
 
     /// Everything in a master's metadata.

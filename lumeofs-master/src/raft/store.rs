@@ -28,6 +28,9 @@ const INCOMING: &str = "incoming-";
 const FORMAT_VERSION: u8 = 1;
 /// Free space that the smallest checkpoint may take.
 const CHECKPOINT_ROOM_BYTES: u64 = 8 << 20;
+/// A snapshot that is being received is synced when so much of it is not: its end, which keeps the member from
+/// answering, is quick then.
+const INCOMING_UNSYNCED_BYTES_MAX: usize = 64 << 20;
 /// redb's page cache of one store.
 const CACHE_BYTES: usize = 64 << 20;
 
@@ -170,6 +173,12 @@ impl Store {
         }
     }
 
+    /// Whether a checkpoint is due.
+    #[cfg(test)]
+    pub(super) fn is_full(&self) -> bool {
+        self.is_over(&self.current.read(), 1)
+    }
+
     /// Whether there is anything that a checkpoint would write.
     pub(super) fn is_dirty(&self) -> bool {
         let current = self.current.read();
@@ -281,6 +290,8 @@ pub(super) enum Wait {
 pub(crate) struct Incoming {
     path: PathBuf,
     database: Option<Database>,
+    /// Bytes of rows that are not on disk yet.
+    unsynced_bytes: usize,
 }
 
 impl Incoming {
@@ -289,6 +300,7 @@ impl Incoming {
         Ok(Self {
             path: path.to_owned(),
             database: Some(database),
+            unsynced_bytes: 0,
         })
     }
 
@@ -297,22 +309,38 @@ impl Incoming {
         &mut self,
         rows: impl Iterator<Item = (&'a [u8], &'a [u8])>,
     ) -> FsResult<()> {
+        let mut bytes = self.unsynced_bytes;
+        let database = self.database.as_ref();
+        let database = database.expect("only finish and drop take it");
         let insert = || -> Result<(), redb::Error> {
-            let database = self
-                .database
-                .as_ref()
-                .expect("only finish and drop take it");
             let mut tx = database.begin_write()?;
-            tx.set_durability(Durability::None)?;
             {
                 let mut table = tx.open_table(ROWS)?;
                 for (key, value) in rows {
+                    bytes += key.len() + value.len();
                     table.insert(key, value)?;
                 }
             }
+            if bytes < INCOMING_UNSYNCED_BYTES_MAX {
+                tx.set_durability(Durability::None)?;
+            } else {
+                bytes = 0;
+            }
             Ok(tx.commit()?)
         };
-        insert().map_err(|error| failed(&self.path, error))
+        insert().map_err(|error| failed(&self.path, error))?;
+        self.unsynced_bytes = bytes;
+        Ok(())
+    }
+
+    /// Brings all rows to the disk.
+    pub(super) fn sync(&mut self) -> FsResult<()> {
+        let database = self.database.as_ref();
+        let database = database.expect("only finish and drop take it");
+        let commit = || -> Result<(), redb::Error> { Ok(database.begin_write()?.commit()?) };
+        commit().map_err(|error| failed(&self.path, error))?;
+        self.unsynced_bytes = 0;
+        Ok(())
     }
 
     /// Makes the file durable and puts it in the place of `target`.
