@@ -398,6 +398,41 @@ fn datanodes_register_and_groups_form_over_grpc() {
 }
 
 #[test]
+fn health_says_whether_somebody_answers_and_reflection_what() {
+    let mut cluster = Cluster::start(3);
+    let mut client = Client::connect(&cluster);
+    client.mutate(1, mkdir("a")).unwrap();
+    wait_for("all to serve", || {
+        cluster.ids().iter().all(|id| cluster.is_serving(*id))
+    });
+    let mut services = cluster.reflected_services(1);
+    services.sort();
+    assert_eq!(
+        services,
+        [
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "lumeofs.control.Admin",
+            "lumeofs.control.Controller"
+        ]
+    );
+    let leader = cluster.metadata_leader();
+    let others: Vec<_> = cluster
+        .ids()
+        .into_iter()
+        .filter(|id| *id != leader)
+        .collect();
+    cluster.kill(others[0]);
+    assert!(cluster.is_serving(others[1]));
+    cluster.kill(others[1]);
+    wait_for("the last one to see it", || !cluster.is_serving(leader));
+    cluster.restart(others[0]);
+    wait_for("a quorum to serve", || {
+        cluster.is_serving(leader) && cluster.is_serving(others[0])
+    });
+}
+
+#[test]
 fn chunks_of_deleted_files_are_deleted_at_their_primary() {
     let cluster = Cluster::start(1);
     let datanode = cluster.fake_datanode();

@@ -25,6 +25,13 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus as HealthStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -259,6 +266,38 @@ impl Cluster {
             .block_on(admin.status(StatusRequest {}))
             .unwrap()
             .into_inner()
+    }
+
+    /// What a master's health check says, to somebody who does not know the secret.
+    pub(super) fn is_serving(&self, id: u64) -> bool {
+        let mut health = HealthClient::new(self.channel(id));
+        let check = health.check(HealthCheckRequest::default());
+        let status = self.caller.block_on(check).unwrap().into_inner().status();
+        status == HealthStatus::Serving
+    }
+
+    /// The services that a master's reflection lists.
+    pub(super) fn reflected_services(&self, id: u64) -> Vec<String> {
+        let token = self.credentials.grpc_token();
+        let ask = ServerReflectionRequest {
+            message_request: Some(MessageRequest::ListServices(String::new())),
+            ..Default::default()
+        };
+        let mut reflection =
+            ServerReflectionClient::with_interceptor(self.channel(id), authorize(token));
+        let answer = self.caller.block_on(async {
+            let asked = tokio_stream::once(ask);
+            let answers = reflection.server_reflection_info(asked).await.unwrap();
+            answers.into_inner().message().await.unwrap().unwrap()
+        });
+        match answer.message_response.unwrap() {
+            MessageResponse::ListServicesResponse(list) => list
+                .service
+                .into_iter()
+                .map(|service| service.name)
+                .collect(),
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(super) fn status(&self) -> StatusReply {

@@ -254,6 +254,14 @@ impl Group {
         }
     }
 
+    /// Whether this member leads with a quorum, or knows who does.
+    pub(crate) fn can_serve(&self) -> bool {
+        match self.check_leads() {
+            Ok(_) => true,
+            Err(error) => matches!(error.code, Code::NotLeader(Some(_))),
+        }
+    }
+
     fn silence(&self, term: Term) -> Option<Duration> {
         let membership = self
             .raft
