@@ -65,6 +65,8 @@ pub const SESSION_WINDOW: u64 = 1024;
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a client shows that it lives.
 pub const SESSION_KEEPALIVE: Duration = Duration::from_secs(2);
+/// Inodes in each list of one report of open files; a longer list goes in parts.
+pub const OPENS_PER_REPORT_MAX: usize = 32_768;
 
 // Raft.
 /// Time between two heartbeats of a leader.
@@ -123,6 +125,8 @@ pub const WAL_FILL_PIECE_BYTES: usize = 1 << 20;
 pub const WAL_INLINE_BYTES_MAX: usize = 64 << 10;
 
 const _: () = assert!(CHUNK_SIZE_BYTES.is_multiple_of(BLOCK_SIZE as u64));
+// An inode id takes up to ten bytes on the wire.
+const _: () = assert!(OPENS_PER_REPORT_MAX * 2 * 10 < FRAME_HEADER_BYTES_MAX);
 const _: () = assert!(POOLED_BYTES_MIN.is_power_of_two() && POOLED_BYTES_MAX.is_power_of_two());
 const _: () = assert!(FRAME_PAYLOAD_BYTES_MAX <= POOLED_BYTES_MAX);
 const _: () = assert!(IO_BYTES_MAX.is_multiple_of(BLOCK_SIZE));

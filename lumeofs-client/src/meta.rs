@@ -101,7 +101,11 @@ impl Link {
 fn is_repeatable(mutation: &Mutation) -> bool {
     matches!(
         mutation,
-        Mutation::Allocate { .. } | Mutation::Publish { .. } | Mutation::TailClean { .. }
+        Mutation::Allocate { .. }
+            | Mutation::Publish { .. }
+            | Mutation::Extend { .. }
+            | Mutation::CutTail { .. }
+            | Mutation::TailClean { .. }
     )
 }
 

@@ -8,7 +8,7 @@ use crate::link::Link;
 use crate::pool::Host;
 use crate::retry::{Attempt, Next, retry};
 use crate::wait::{Halt, Patience, now};
-use lumeofs_base::limits::{REQUEST_TIMEOUT, SESSION_KEEPALIVE};
+use lumeofs_base::limits::{OPENS_PER_REPORT_MAX, REQUEST_TIMEOUT, SESSION_KEEPALIVE};
 use lumeofs_base::{Code, FsError, FsResult, InodeId, SessionId, entropy};
 use lumeofs_proto::frame::Op;
 use lumeofs_proto::meta::{OpenReport, SessionReply, SessionRequest};
@@ -151,8 +151,9 @@ impl Link {
             report,
             asked: None,
             hinted: false,
+            overtaken: false,
         };
-        match retry(patience, &mut call) {
+        let done = match retry(patience, &mut call) {
             Err(error) if error.code == Code::SessionExpired => {
                 self.renew_session(session, patience)?;
                 // The new session's restatement says all that the report would have said, and more.
@@ -161,6 +162,13 @@ impl Link {
                 retry(patience, &mut call)
             }
             other => other,
+        };
+        match done {
+            Ok(()) if call.overtaken => {
+                let what = "another leader came while the open files were stated";
+                Err(FsError::new(Code::Again, what))
+            }
+            done => done,
         }
     }
 
@@ -188,18 +196,43 @@ impl Link {
 
     fn restate(&self, patience: &Patience<'_>) -> FsResult<()> {
         self.session.restate.store(false, Ordering::SeqCst);
-        let opened = self.opens.restate().into_iter().map(InodeId::get).collect();
-        let report = OpenReport {
-            opened,
-            complete: true,
-            ..Default::default()
-        };
-        let result = self.report(report, patience);
+        let inos = self.opens.restate();
+        let result = self.state_all(&inos, patience);
         self.opens.restated();
         if result.is_err() {
             self.session.restate.store(true, Ordering::SeqCst);
         }
         result
+    }
+
+    /// States everything that is open, in parts if it is much. Fails if another leader or another session came
+    /// in between, which knows nothing of the parts before.
+    fn state_all(&self, inos: &[InodeId], patience: &Patience<'_>) -> FsResult<()> {
+        let (session, term) = (
+            self.window.session(),
+            self.session.term.load(Ordering::SeqCst),
+        );
+        let part = inos.len() > OPENS_PER_REPORT_MAX;
+        let mut rest = inos;
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(OPENS_PER_REPORT_MAX));
+            let report = OpenReport {
+                opened: now.iter().map(|ino| ino.get()).collect(),
+                complete: later.is_empty(),
+                part,
+                term,
+                ..Default::default()
+            };
+            self.report(report, patience)?;
+            if part && self.window.session() != session {
+                let what = "the session was replaced while its open files were stated";
+                return Err(FsError::new(Code::Again, what));
+            }
+            if later.is_empty() {
+                return Ok(());
+            }
+            rest = later;
+        }
     }
 
     fn report_releases(&self, patience: &Patience<'_>) {
@@ -280,6 +313,8 @@ struct ReportCall<'a, 'p> {
     report: OpenReport,
     asked: Option<Arc<Host>>,
     hinted: bool,
+    /// A part of a list was refused by another leader than that of the parts before.
+    overtaken: bool,
 }
 
 impl Attempt for ReportCall<'_, '_> {
@@ -290,7 +325,11 @@ impl Attempt for ReportCall<'_, '_> {
         let host = self.asked.insert(link.masters.target());
         let mut sent = 0;
         let mut make = || {
-            sent = link.session.term.load(Ordering::SeqCst);
+            sent = match self.report.part {
+                // With the parts before: it is for their leader or for none.
+                true => self.report.term,
+                false => link.session.term.load(Ordering::SeqCst),
+            };
             OpenReport {
                 term: sent,
                 ..self.report.clone()
@@ -300,6 +339,11 @@ impl Attempt for ReportCall<'_, '_> {
             link.masters
                 .once(host, self.patience, Op::Opens, REQUEST_TIMEOUT, &mut make)?;
         if reply.term == sent {
+            return Ok(());
+        }
+        if self.report.part {
+            link.session.learn_term(reply.term);
+            self.overtaken = true;
             return Ok(());
         }
         if self.report.complete {

@@ -1,7 +1,9 @@
 //! Whole masters in this process, over loopback: what clients see of crashes, elections and restarts.
 
 mod harness;
+mod measure;
 
+use crate::raft::cut::Step;
 use harness::{Client, Cluster, name_of, wait_for};
 use lumeofs_base::{Code, InodeId};
 use lumeofs_meta::op::{Mutation, NewNode, Query, Reply};
@@ -153,8 +155,8 @@ fn a_deleted_file_lives_until_its_last_holder_lets_go() {
         session: client.session,
         opened,
         released,
-        complete: false,
         term: client.term,
+        ..Default::default()
     };
     // Another session cannot open it any more, but it is held by its creator.
     let report = open(&other, vec![attr.ino.get() + 1000], vec![]);
@@ -216,6 +218,48 @@ fn a_new_leader_purges_nothing_before_all_sessions_have_spoken() {
 }
 
 #[test]
+fn a_list_of_open_files_may_come_in_parts() {
+    let mut cluster = Cluster::start(3);
+    let mut client = Client::connect(&cluster);
+    let Reply::Created { attr, .. } = client.mutate(1, create("f")).unwrap() else {
+        panic!("not created")
+    };
+    let name = b"f".to_vec();
+    let parent = InodeId::ROOT;
+    cluster.kill(cluster.metadata_leader());
+    client.mutate(2, Mutation::Unlink { parent, name }).unwrap();
+    let part = |client: &Client, opened, complete, term| OpenReport {
+        session: client.session,
+        opened,
+        complete,
+        part: true,
+        term,
+        ..Default::default()
+    };
+    // The end of a list whose beginning another leader heard says nothing.
+    let report = part(&client, vec![], true, client.term);
+    let term = client.report(report).unwrap().term;
+    assert_ne!(term, client.term);
+    // One that is gone does no harm: the file may have been deleted since.
+    let report = part(&client, vec![attr.ino.get(), 99 << 40], false, term);
+    client.report(report).unwrap();
+    let report = part(&client, vec![], true, term);
+    client.report(report).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    client.query(Query::GetAttr { ino: attr.ino }).unwrap();
+    let report = OpenReport {
+        session: client.session,
+        released: vec![attr.ino.get()],
+        term,
+        ..Default::default()
+    };
+    client.report(report).unwrap();
+    wait_for("the purge", || {
+        client.query(Query::GetAttr { ino: attr.ino }).is_err()
+    });
+}
+
+#[test]
 fn a_follower_that_lags_behind_the_log_gets_a_snapshot() {
     let mut cluster = Cluster::start(3);
     let mut client = Client::connect(&cluster);
@@ -242,6 +286,36 @@ fn a_follower_that_lags_behind_the_log_gets_a_snapshot() {
         client.query(lookup(&name_of(number))).unwrap();
     }
     client.mutate(41, mkdir("after")).unwrap();
+}
+
+#[test]
+fn a_follower_that_dies_while_it_installs_a_snapshot_starts_again_and_catches_up() {
+    let mut cluster = Cluster::start(3);
+    let mut client = Client::connect(&cluster);
+    let mut sequence = 0;
+    let mut make = |count: u64, client: &mut Client| {
+        for _ in 0..count {
+            sequence += 1;
+            client.mutate(sequence, mkdir(&name_of(sequence))).unwrap();
+        }
+    };
+    make(5, &mut client);
+    let leader = cluster.metadata_leader();
+    let follower = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
+    for step in [Step::Received, Step::InPlace] {
+        cluster.kill(follower);
+        make(40, &mut client);
+        cluster.compact(cluster.metadata_leader());
+        cluster.cut_installation(follower, step);
+        cluster.restart(follower);
+        cluster.kill_in_installation(follower);
+        make(5, &mut client);
+        cluster.restart(follower);
+        let leader = cluster.metadata_leader();
+        wait_for("the follower to catch up", || {
+            cluster.metadata_rows(follower) == cluster.metadata_rows(leader)
+        });
+    }
 }
 
 #[test]
@@ -321,6 +395,41 @@ fn datanodes_register_and_groups_form_over_grpc() {
     assert_eq!((status.nodes.len(), status.raft.len()), (3, 2));
     let error = cluster.call_with_wrong_secret();
     assert_eq!(error.code(), tonic::Code::Unauthenticated);
+}
+
+#[test]
+fn health_says_whether_somebody_answers_and_reflection_what() {
+    let mut cluster = Cluster::start(3);
+    let mut client = Client::connect(&cluster);
+    client.mutate(1, mkdir("a")).unwrap();
+    wait_for("all to serve", || {
+        cluster.ids().iter().all(|id| cluster.is_serving(*id))
+    });
+    let mut services = cluster.reflected_services(1);
+    services.sort();
+    assert_eq!(
+        services,
+        [
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "lumeofs.control.Admin",
+            "lumeofs.control.Controller"
+        ]
+    );
+    let leader = cluster.metadata_leader();
+    let others: Vec<_> = cluster
+        .ids()
+        .into_iter()
+        .filter(|id| *id != leader)
+        .collect();
+    cluster.kill(others[0]);
+    assert!(cluster.is_serving(others[1]));
+    cluster.kill(others[1]);
+    wait_for("the last one to see it", || !cluster.is_serving(leader));
+    cluster.restart(others[0]);
+    wait_for("a quorum to serve", || {
+        cluster.is_serving(leader) && cluster.is_serving(others[0])
+    });
 }
 
 #[test]

@@ -7,6 +7,8 @@
 mod cluster_tests;
 mod config;
 mod join;
+#[cfg(test)]
+mod memory;
 mod raft;
 mod room;
 mod server;

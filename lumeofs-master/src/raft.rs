@@ -11,6 +11,8 @@ mod lease;
 mod log_index;
 mod log_record;
 mod log_store;
+#[cfg(test)]
+mod measure;
 mod network;
 mod overlay;
 mod presence;
@@ -27,4 +29,6 @@ pub(crate) use overlay::Overlay;
 pub(crate) use presence::Presence;
 pub(crate) use proposer::{Proposed, Proposer};
 pub(crate) use store::Store;
+#[cfg(test)]
+pub(crate) use store::cut;
 pub(crate) use types::{Applied, EntryOrigin, Machine, Term};

@@ -95,6 +95,8 @@ fn grows(mutation: &Mutation) -> bool {
         | Mutation::SetAttr { .. }
         | Mutation::RemoveXattr { .. }
         | Mutation::Publish { .. }
+        | Mutation::Extend { .. }
+        | Mutation::CutTail { .. }
         | Mutation::TailClean { .. } => false,
     }
 }

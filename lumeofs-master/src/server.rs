@@ -5,8 +5,8 @@ use crate::join::Admission;
 use crate::raft::{Group, GroupConfig, Presence, Proposer};
 use crate::room::Room;
 use crate::service::{
-    AdminService, ControllerGrpc, ControllerMachine, ControllerService, FrameService, Listener,
-    MetadataMachine, MetadataService, Opens, Placement, Sessions,
+    AdminService, ControllerGrpc, ControllerMachine, ControllerService, FrameService, Health,
+    Listener, MetadataMachine, MetadataService, Opens, Placement, Sessions,
 };
 use crate::superblock::Superblock;
 use anyhow::{Context as _, Result};
@@ -23,7 +23,9 @@ use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Status};
+use tonic_health::pb::health_server::HealthServer;
 
 /// Threads of the runtime: two groups and their clients seldom have more to do at once. A single thread would
 /// spend 5 % less on a command, but answer queries 15 % later.
@@ -64,6 +66,8 @@ pub(crate) struct Master {
     controller: Arc<Group>,
     metadata: Arc<Group>,
     presence: Arc<Presence>,
+    #[cfg(test)]
+    service: Arc<MetadataService>,
     /// Why this master may not take part.
     failure: tokio::sync::Mutex<mpsc::Receiver<anyhow::Error>>,
     /// Everything that serves or works in the background. Dropped: it ends.
@@ -143,15 +147,25 @@ impl Master {
         let admin = AdminService {
             controller: controller_service.clone(),
             controller_group: controller.clone(),
-            metadata: service,
+            metadata: service.clone(),
             masters,
         };
+        let (reporter, health_server) = tonic_health::server::health_reporter();
+        let health = Health {
+            reporter,
+            admission: admission.clone(),
+            groups: [controller.clone(), metadata.clone()],
+        };
+        // It begins with a yes of its own.
+        health.look().await;
+        tasks.spawn(health.watch());
         let grpc = listener.serve(frames, &mut tasks);
         let token = Token(config.identity.credentials.clone());
         tasks.spawn(serve_grpc(
             grpc,
             ControllerGrpc(controller_service),
             admin,
+            health_server,
             token,
         ));
         tracing::info!(
@@ -171,6 +185,8 @@ impl Master {
             controller,
             metadata,
             presence,
+            #[cfg(test)]
+            service,
             failure: tokio::sync::Mutex::new(failure),
             tasks,
         })
@@ -188,6 +204,11 @@ impl Master {
     #[cfg(test)]
     pub(crate) fn metadata_group(&self) -> &Group {
         &self.metadata
+    }
+
+    #[cfg(test)]
+    pub(crate) fn service(&self) -> Arc<MetadataService> {
+        self.service.clone()
     }
 
     /// Stops serving, then Raft, and leaves checkpoints behind.
@@ -220,8 +241,14 @@ async fn serve_grpc(
     incoming: mpsc::Receiver<TcpStream>,
     controller: ControllerGrpc,
     admin: AdminService,
+    health: HealthServer<impl tonic_health::pb::health_server::Health>,
     token: Token,
 ) {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(lumeofs_proto::CONTROL_DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("descriptors of the build are sound");
     let incoming = ReceiverStream::new(incoming).map(Ok::<_, std::io::Error>);
     let served = tonic::transport::Server::builder()
         .max_frame_size(1 << 20)
@@ -229,7 +256,9 @@ async fn serve_grpc(
             controller,
             token.clone(),
         ))
-        .add_service(AdminServer::with_interceptor(admin, token))
+        .add_service(AdminServer::with_interceptor(admin, token.clone()))
+        .add_service(health)
+        .add_service(InterceptedService::new(reflection, token))
         .serve_with_incoming(incoming)
         .await;
     if let Err(error) = served {

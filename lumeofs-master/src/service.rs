@@ -4,6 +4,7 @@
 mod admin;
 mod controller;
 mod frames;
+mod health;
 mod listener;
 mod machines;
 mod metadata;
@@ -16,6 +17,7 @@ mod sessions;
 pub(crate) use admin::AdminService;
 pub(crate) use controller::{ControllerGrpc, ControllerService};
 pub(crate) use frames::FrameService;
+pub(crate) use health::Health;
 pub(crate) use listener::Listener;
 pub(crate) use machines::{ControllerMachine, MetadataMachine};
 pub(crate) use metadata::MetadataService;

@@ -149,13 +149,22 @@ pub fn orphans_after(tables: &impl Tables, after: InodeId, limit: usize) -> Vec<
     found
 }
 
-/// At most `limit` chunks that no file has any more and that their group must delete. They stay in
-/// the queue until a `ChunksDeleted` names them.
-pub fn freed_chunks(tables: &impl Tables, limit: usize) -> Vec<(ChunkId, GroupId)> {
+/// At most `limit` chunks that no file has any more and that their group must delete, by id, beginning after a
+/// chunk: so that those of a group that does not answer do not hide the others. They stay in the queue until a
+/// `ChunksDeleted` names them.
+pub fn freed_chunks_after(
+    tables: &impl Tables,
+    after: ChunkId,
+    limit: usize,
+) -> Vec<(ChunkId, GroupId)> {
     let mut found = Vec::new();
-    scan(tables, keys::all::FREED, limit, |key, value| {
-        found.push((ChunkId(keys::first(key)), decode(value)));
-    });
+    if limit > 0 {
+        let from = keys::freed(ChunkId(after.0.saturating_add(1)));
+        tables.scan(&from, &keys::all::FREED.end, &mut |key, value| {
+            found.push((ChunkId(keys::first(key)), decode(value)));
+            found.len() < limit
+        });
+    }
     found
 }
 

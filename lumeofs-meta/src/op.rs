@@ -189,6 +189,20 @@ pub enum Mutation {
     /// The bytes past the size in the last chunk were cut off for this truncation number.
     /// -> [`Reply::Attr`]
     TailClean { ino: InodeId, truncations: u32 },
+    /// As [`Mutation::Publish`], where `from` is the first byte that was written, which may lie past the size:
+    /// `u64::MAX` if none was. Bytes that nobody wrote become part of the file then, so it also fails with
+    /// `StaleWrite` if a session that has ended may have left something there: [`Mutation::CutTail`] ends that.
+    /// -> [`Reply::Attr`]
+    Extend {
+        ino: InodeId,
+        from: u64,
+        size: u64,
+        truncations: u32,
+        clear_suid: bool,
+    },
+    /// If a session that has ended may have left bytes past the size: a truncation to the present size, whatever
+    /// that is. Else nothing. -> [`Reply::Attr`]
+    CutTail { ino: InodeId },
 }
 
 /// Commands that no session numbers: they come from the leader itself or are idempotent.

@@ -52,7 +52,15 @@ pub(crate) fn run(tx: &mut Tx<'_>, caller: &Caller, mutation: &Mutation) -> Outc
             size,
             truncations,
             clear_suid,
-        } => data::publish(tx, caller, *ino, *size, *truncations, *clear_suid),
+        } => data::publish(tx, caller, *ino, 0, *size, *truncations, *clear_suid),
+        Mutation::Extend {
+            ino,
+            from,
+            size,
+            truncations,
+            clear_suid,
+        } => data::publish(tx, caller, *ino, *from, *size, *truncations, *clear_suid),
+        Mutation::CutTail { ino } => data::cut_tail(tx, caller, *ino),
         Mutation::Append {
             ino,
             len,

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Version of everything below.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// Counters of the whole group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub(crate) struct State {
     pub(crate) bytes: u64,
     /// Bytes of a file in one chunk.
     pub(crate) chunk_size: u64,
+    /// Sessions that have ended. Each may have left bytes past the size of any file (D11).
+    pub(crate) sessions_ended: u64,
 }
 
 /// An inode with what only the master knows of it.
@@ -43,6 +45,9 @@ pub(crate) struct Inode {
     pub(crate) xattr_list_bytes: u32,
     /// Target of a symlink.
     pub(crate) target: Vec<u8>,
+    /// [`State::sessions_ended`] when nothing lay past the size but what live sessions were writing, or was about to
+    /// be cut off.
+    pub(crate) sessions_ended: u64,
 }
 
 impl Inode {

@@ -39,6 +39,7 @@ pub(crate) fn close(tx: &mut Tx<'_>, id: SessionId) -> Outcome {
     let Some(session) = tx.remove_session(id) else {
         return Ok(Reply::Done);
     };
+    tx.state.sessions_ended += 1;
     tx.tables.delete(&keys::nonce(session.nonce));
     let mut outcomes = Vec::new();
     tx.tables.scan(

@@ -12,7 +12,7 @@ use crate::op::{
     Batch, Caller, Command, Internal, Mutation, NewNode, Outcome, Query, RenameMode, Reply,
 };
 use crate::tables::MemoryTables;
-use lumeofs_base::{Attr, Code, GroupId, InodeId, SessionId, Timestamp};
+use lumeofs_base::{Attr, ChunkId, Code, GroupId, InodeId, SessionId, Timestamp};
 
 /// A namespace with one session and a log that can be replayed.
 struct Fixture {

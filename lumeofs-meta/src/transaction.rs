@@ -46,6 +46,7 @@ impl<'a> Tx<'a> {
             inodes: 0,
             bytes: 0,
             chunk_size: CHUNK_SIZE_BYTES,
+            sessions_ended: 0,
         });
         let mut tx = Self {
             tables,
@@ -132,7 +133,13 @@ impl<'a> Tx<'a> {
             chunk_rows: 0,
             xattr_list_bytes: 0,
             target: Vec::new(),
+            sessions_ended: self.state.sessions_ended,
         }
+    }
+
+    /// Whether bytes may lie past the size that a session wrote and did not publish before it ended.
+    pub(crate) fn has_suspect_tail(&self, inode: &Inode) -> bool {
+        inode.chunk_rows > 0 && inode.sessions_ended != self.state.sessions_ended
     }
 
     /// The next inode id of a slot.

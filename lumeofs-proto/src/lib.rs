@@ -31,5 +31,8 @@ pub mod control {
     include!(concat!(env!("OUT_DIR"), "/lumeofs.control.rs"));
 }
 
+/// What [`control`] looks like, as gRPC's reflection hands it out: an encoded `FileDescriptorSet`.
+pub const CONTROL_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/control.bin"));
+
 /// Highest wire version that this build speaks.
 pub const WIRE_VERSION: u16 = 1;

@@ -2,6 +2,9 @@
 //!
 //! The leader frees the chunks past the new size and marks the tail as unclean; whoever truncated, or
 //! wants to grow the file next, has the last chunk cut at its group and then clears the mark.
+//!
+//! Growing over a gap is refused as well while a session that ended may have left bytes past the size; to the
+//! leader and to the groups what ends that is a truncation to the present size.
 
 use crate::data::primaries::{GroupOp, first_error};
 use crate::data::write::{again, note_unsynced};
@@ -9,7 +12,7 @@ use crate::inodes::Inode;
 use crate::link::{Asker, Link};
 use lumeofs_base::limits::FILE_SIZE_BYTES_MAX;
 use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId};
-use lumeofs_meta::op::{Mutation, Query, SetAttr};
+use lumeofs_meta::op::{Mutation, SetAttr};
 use lumeofs_proto::data::ChunkRequest;
 use lumeofs_proto::frame::Op;
 use std::sync::Arc;
@@ -63,7 +66,7 @@ impl Link {
         let attr = again(asker, ino, || {
             match self.overtake_mtime(asker, ino, &inode, &mutation) {
                 Ok(attr) => Ok(Some(attr)),
-                // It grows, and the tail is unclean.
+                // It grows, and past its end there may be something.
                 Err(error) if error.code == Code::StaleWrite => {
                     self.clean_tail_if_needed(asker, ino, &inode)?;
                     Ok(None)
@@ -85,14 +88,14 @@ impl Link {
         }
     }
 
-    /// Cleans the tail as the leader describes it now.
+    /// Has the tail cut off if it is unclean, or may be since some session ended.
     pub(crate) fn clean_tail_if_needed(
         &self,
         asker: &Asker<'_>,
         ino: InodeId,
         inode: &Inode,
     ) -> FsResult<()> {
-        let attr = self.query_attr(asker, ino, &Query::GetAttr { ino })?;
+        let attr = self.mutate_attr(asker, ino, &Mutation::CutTail { ino })?;
         inode.learn(&attr, &[]);
         if !attr.tail_unclean {
             return Ok(());

@@ -210,16 +210,23 @@ impl Link {
         if end > attr.size && attr.tail_unclean {
             attr = self.clean_tail(asker, ino, inode, attr)?;
         }
-        let size = if end > attr.size { end } else { 0 };
-        let truncations = attr.truncations;
-        let publish = Mutation::Publish {
+        let grows = end > attr.size;
+        // All that is new is a gap.
+        let publish = Mutation::Extend {
             ino,
-            size,
-            truncations,
+            from: u64::MAX,
+            size: if grows { end } else { 0 },
+            truncations: attr.truncations,
             clear_suid: false,
         };
-        let attr = self.mutate_attr(asker, ino, &publish)?;
-        inode.learn(&attr, &[]);
-        Ok(())
+        let published = self.mutate_attr(asker, ino, &publish);
+        match &published {
+            Ok(attr) => inode.learn(attr, &[]),
+            Err(error) if grows && error.code == Code::StaleWrite => {
+                self.clean_tail_if_needed(asker, ino, inode)?;
+            }
+            Err(_) => {}
+        }
+        published.map(drop)
     }
 }

@@ -49,8 +49,9 @@ impl Link {
         }
         let inode = self.inodes.get(ino);
         let _held = inode.ranges.own(range.clone(), &asker.patience)?;
+        let mut refused = false;
         let attr = again(asker, ino, || {
-            self.write_once(asker, ino, &inode, &range, data, how)
+            self.write_once(asker, ino, &inode, &range, data, how, &mut refused)
         })?;
         Ok(Written { offset, attr })
     }
@@ -77,7 +78,12 @@ impl Link {
         })
     }
 
-    /// One attempt at a write. `None`: the file was truncated meanwhile.
+    /// One attempt at a write. `None`: the file was truncated meanwhile, or its publication was `refused`, as it is
+    /// too if a lost writer's bytes may lie between the old size and the range.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one step of a write, not an interface"
+    )]
     fn write_once(
         &self,
         asker: &Asker<'_>,
@@ -86,11 +92,15 @@ impl Link {
         range: &Range<u64>,
         data: &[u8],
         how: How,
+        refused: &mut bool,
     ) -> FsResult<Option<Attr>> {
         let (first, last) = span(range, self.chunk_size());
+        if *refused {
+            self.clean_tail_if_needed(asker, ino, inode)?;
+        }
         let remembered = inode
             .known(first, last)
-            .filter(|known| !known.attr.tail_unclean);
+            .filter(|known| !known.attr.tail_unclean && !*refused);
         let is_remembered = remembered.is_some();
         let known = match remembered {
             Some(known) => known,
@@ -137,11 +147,22 @@ impl Link {
         }
         let size = if grows { range.end } else { 0 };
         let truncations = known.attr.truncations;
-        let publish = Mutation::Publish {
-            ino,
-            size,
-            truncations,
-            clear_suid: how.clear_suid,
+        let clear_suid = how.clear_suid;
+        let publish = if range.start > known.attr.size {
+            Mutation::Extend {
+                ino,
+                from: range.start,
+                size,
+                truncations,
+                clear_suid,
+            }
+        } else {
+            Mutation::Publish {
+                ino,
+                size,
+                truncations,
+                clear_suid,
+            }
         };
         // What is published includes the time of all writes before.
         let dirty = self.inodes.take_dirty(ino, inode);
@@ -155,6 +176,7 @@ impl Link {
                 Ok(Some(attr))
             }
             Err(error) if error.code == Code::StaleWrite => {
+                *refused = true;
                 inode.unlearn();
                 Ok(None)
             }

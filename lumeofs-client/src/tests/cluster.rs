@@ -326,7 +326,7 @@ impl World {
                 let report: OpenReport = frame.decode()?;
                 let mut state = self.state.lock();
                 let (session, term) = (report.session, state.term);
-                if report.term == term || report.complete {
+                if report.term == term || (report.complete && !report.part) {
                     state.reports.push(report);
                 }
                 Answer::Session(SessionReply {

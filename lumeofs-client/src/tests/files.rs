@@ -3,7 +3,7 @@
 use super::cluster::{Answer, CHUNK, Cluster, cx};
 use crate::client::{Client, Range};
 use lumeofs_base::{Code, FsError, InodeId};
-use lumeofs_meta::op::{Mutation, NewNode, SetAttr};
+use lumeofs_meta::op::{Command, Internal, Mutation, NewNode, SetAttr};
 use lumeofs_proto::data::{ChunkReply, ChunkRequest};
 use lumeofs_proto::frame::Op;
 use parking_lot::{Condvar, Mutex};
@@ -92,6 +92,55 @@ fn truncated_bytes_do_not_come_back() {
     a.setattr(cx(), ino, truncate(600)).unwrap();
     let read = get(&b, ino, 0, 2000);
     assert_eq!((read.len(), &read[4..9]), (600, &[7, b'y', b'z', 0, 0][..]));
+}
+
+#[test]
+fn bytes_of_a_writer_that_died_before_it_told_do_not_show_up_in_a_gap() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client();
+    type Grow = fn(&Client, InodeId);
+    let ways: [(&str, Grow); 5] = [
+        ("write", |client, ino| put(client, ino, 399, b"x")),
+        ("truncate", |client, ino| {
+            client.setattr(cx(), ino, truncate(400)).unwrap();
+        }),
+        ("fallocate", |client, ino| {
+            let range = Range::Allocate { keep_size: false };
+            client.allocate(cx(), ino, 100, 300, range).unwrap();
+        }),
+        ("zero", |client, ino| {
+            let range = Range::Zero { keep_size: false };
+            client.allocate(cx(), ino, 350, 50, range).unwrap();
+        }),
+        ("append", |client, ino| {
+            let data = [0; 300];
+            let written = client.write(cx(), ino, 0, &data, true, false, false);
+            assert_eq!(written.unwrap().offset, 100);
+        }),
+    ];
+    for (name, grow) in ways {
+        let ino = file(&client, name);
+        put(&client, ino, 0, &[7; 100]);
+        let doomed = cluster.client();
+        cluster.masters[0].once(Op::Mutate, |_, _| Answer::Fail(Code::Io.into()));
+        let lost = doomed.write(cx(), ino, 50, &[9; 500], false, false, false);
+        assert_eq!(lost.unwrap_err().code, Code::Io);
+        let session = doomed.link.window.session();
+        let close = Internal::CloseSession { session };
+        cluster.world.command(Command::Internal(close)).unwrap();
+        grow(&client, ino);
+        let read = get(&client, ino, 0, 1000);
+        assert_eq!(read.len(), 400, "{name}");
+        // It was under way inside the file; that it had an effect there is right.
+        assert_eq!(&read[50..100], [9; 50]);
+        assert!(read[100..399].iter().all(|byte| *byte == 0), "{name}");
+        // The next one needs nothing more.
+        let before = cluster.world.state.lock().mutations.len();
+        put(&client, ino, 900, b"y");
+        let after = cluster.world.state.lock().mutations.len();
+        let writes = if name == "append" { 6 } else { 1 };
+        assert!(after - before <= writes, "{name}: {}", after - before);
+    }
 }
 
 #[test]

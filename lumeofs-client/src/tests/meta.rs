@@ -2,6 +2,8 @@
 
 use super::cluster::{Answer, Cluster, World, cx};
 use crate::client::{Context, OnOutage};
+use crate::wait::{Halt, Patience};
+use lumeofs_base::limits::OPENS_PER_REPORT_MAX;
 use lumeofs_base::{Code, InodeId, NodeId};
 use lumeofs_meta::op::{Command, Internal, Mutation, NewNode};
 use lumeofs_proto::frame::Op;
@@ -227,6 +229,48 @@ fn a_new_leader_hears_of_open_files_and_of_releases() {
             .iter()
             .any(|report| report.released == [attr.ino.get()] && report.term == 2)
     });
+}
+
+#[test]
+fn a_long_list_of_open_files_is_stated_in_parts_to_one_leader() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client();
+    let count = OPENS_PER_REPORT_MAX as u64 * 2 + 10;
+    let halt = Halt::default();
+    let patience = Patience::background(&halt, None);
+    let seen = client.link.opens.restatements(&patience).unwrap();
+    for ino in 1..=count {
+        assert!(client.link.opens.created(InodeId(ino << 40), seen));
+    }
+    let state = &cluster.world.state;
+    // A third leader comes between the first part and the second.
+    let mut parts = 0;
+    cluster.masters[0].hook(move |frame, world| {
+        if frame.fixed.op == Op::Opens {
+            parts += 1;
+            if parts == 2 {
+                world.state.lock().term = 3;
+            }
+        }
+        None
+    });
+    state.lock().term = 2;
+    let parts_of = |term| {
+        let state = state.lock();
+        let of_term = state.reports.iter().filter(|report| report.term == term);
+        of_term.cloned().collect::<Vec<_>>()
+    };
+    until("the whole list", || {
+        parts_of(3).iter().any(|report| report.complete)
+    });
+    assert_eq!(parts_of(2).len(), 1);
+    let parts = parts_of(3);
+    let complete: Vec<_> = parts.iter().map(|part| part.complete).collect();
+    assert_eq!(complete, [false, false, true]);
+    assert!(parts.iter().all(|part| part.part));
+    let mut inos: Vec<_> = parts.into_iter().flat_map(|part| part.opened).collect();
+    inos.sort_unstable();
+    assert!(inos.into_iter().eq((1..=count).map(|ino| ino << 40)));
 }
 
 #[test]

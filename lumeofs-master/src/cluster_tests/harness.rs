@@ -1,9 +1,11 @@
 //! Masters, each in a runtime of its own, and a small client.
 
 use crate::config::MasterConfig;
+use crate::raft::cut;
 use crate::server::Master;
+use crate::service::MetadataService;
 use crate::superblock::Superblock;
-use lumeofs_base::{ClusterMap, Code, FsError, FsResult, NodeId, NodeKind};
+use lumeofs_base::{ChunkId, ClusterMap, Code, FsError, FsResult, NodeId, NodeKind};
 use lumeofs_meta::namespace;
 use lumeofs_meta::op::{Mutation, Query, Reply};
 use lumeofs_meta::tables::Tables as _;
@@ -17,11 +19,19 @@ use lumeofs_proto::frame::Op;
 use lumeofs_proto::meta::{MetaReply, MetaRequest, OpenReport, SessionReply, SessionRequest};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus as HealthStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -56,6 +66,11 @@ pub(super) struct Cluster {
 
 impl Cluster {
     pub(super) fn start(count: u64) -> Self {
+        Self::start_in(count, &std::env::temp_dir())
+    }
+
+    /// With data below a directory.
+    pub(super) fn start_in(count: u64, base: &Path) -> Self {
         let log = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env());
         let _ = log.with_test_writer().try_init();
@@ -70,7 +85,7 @@ impl Cluster {
             credentials: Credentials::generate(),
             addresses: (1..).zip(addresses).collect(),
             dirs: (1..=count)
-                .map(|id| (id, tempfile::tempdir().unwrap()))
+                .map(|id| (id, TempDir::new_in(base).unwrap()))
                 .collect(),
             running: BTreeMap::new(),
             caller: Runtime::new().unwrap(),
@@ -135,6 +150,34 @@ impl Cluster {
         drop((master, superblock));
     }
 
+    /// The next installation of a snapshot on this master's metadata stops at a step.
+    pub(super) fn cut_installation(&self, id: u64, step: cut::Step) {
+        cut::await_step(&self.metadata_store(id), step);
+    }
+
+    /// Ends a master as a crash would, in the middle of an installation.
+    pub(super) fn kill_in_installation(&mut self, id: u64) {
+        let store = self.metadata_store(id);
+        wait_for("the installation to get there", || cut::is_reached(&store));
+        // What openraft does without waiting for it.
+        std::thread::sleep(Duration::from_millis(300));
+        let Running {
+            runtime,
+            master,
+            superblock,
+        } = self.running.remove(&id).unwrap();
+        runtime.shutdown_background();
+        let held = master.metadata_group().watch_store();
+        drop((master, superblock));
+        std::thread::sleep(Duration::from_millis(100));
+        cut::release(&store);
+        wait_for("its files to be closed", || held.strong_count() == 0);
+    }
+
+    fn metadata_store(&self, id: u64) -> PathBuf {
+        self.dirs[&id].path().join("metadata/store.redb")
+    }
+
     /// Ends a master in order.
     pub(super) fn stop(&mut self, id: u64) {
         let Running {
@@ -159,6 +202,18 @@ impl Cluster {
 
     pub(super) fn leads(&self, id: u64) -> bool {
         self.running.contains_key(&id) && self.raft(id).role == "leader"
+    }
+
+    /// Runs something on a master's own threads.
+    pub(super) fn inside<T>(
+        &self,
+        id: u64,
+        work: impl AsyncFnOnce(Arc<MetadataService>) -> T,
+    ) -> T {
+        let Running {
+            runtime, master, ..
+        } = &self.running[&id];
+        runtime.block_on(work(master.service()))
     }
 
     /// Everything in a master's metadata.
@@ -213,6 +268,38 @@ impl Cluster {
             .into_inner()
     }
 
+    /// What a master's health check says, to somebody who does not know the secret.
+    pub(super) fn is_serving(&self, id: u64) -> bool {
+        let mut health = HealthClient::new(self.channel(id));
+        let check = health.check(HealthCheckRequest::default());
+        let status = self.caller.block_on(check).unwrap().into_inner().status();
+        status == HealthStatus::Serving
+    }
+
+    /// The services that a master's reflection lists.
+    pub(super) fn reflected_services(&self, id: u64) -> Vec<String> {
+        let token = self.credentials.grpc_token();
+        let ask = ServerReflectionRequest {
+            message_request: Some(MessageRequest::ListServices(String::new())),
+            ..Default::default()
+        };
+        let mut reflection =
+            ServerReflectionClient::with_interceptor(self.channel(id), authorize(token));
+        let answer = self.caller.block_on(async {
+            let asked = tokio_stream::once(ask);
+            let answers = reflection.server_reflection_info(asked).await.unwrap();
+            answers.into_inner().message().await.unwrap().unwrap()
+        });
+        match answer.message_response.unwrap() {
+            MessageResponse::ListServicesResponse(list) => list
+                .service
+                .into_iter()
+                .map(|service| service.name)
+                .collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub(super) fn status(&self) -> StatusReply {
         self.status_of(1)
     }
@@ -247,7 +334,7 @@ impl Cluster {
         let group = self.running[&id].master.metadata_group();
         group
             .store()
-            .read(|tables| namespace::freed_chunks(tables, usize::MAX).len())
+            .read(|tables| namespace::freed_chunks_after(tables, ChunkId(0), usize::MAX).len())
     }
 
     pub(super) fn call_with_wrong_secret(&self) -> tonic::Status {

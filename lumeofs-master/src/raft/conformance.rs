@@ -17,6 +17,7 @@ use openraft::storage::{RaftLogStorage as _, RaftLogStorageExt as _, RaftStateMa
 use openraft::testing::{StoreBuilder, Suite};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A state machine that writes each batch under its index.
@@ -264,4 +265,73 @@ async fn an_installed_snapshot_replaces_everything_and_survives_a_restart() {
         .collect();
     left.sort();
     assert_eq!(left, ["log", "store.redb"]);
+}
+
+#[tokio::test]
+async fn a_log_is_purged_only_behind_what_the_store_has_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path(), Limits::default());
+    let mut machine = machine(dir.path(), &store);
+    {
+        let mut log = open_log(dir.path());
+        log.stand_behind(store.clone()).await.unwrap();
+        let entries = || (1..=40).map(|index| entry(index, 3));
+        log.blocking_append(entries()).await.unwrap();
+        machine.apply(entries().take(30)).await.unwrap();
+        let mut purging = log.clone();
+        let purge = tokio::spawn(async move { purging.purge(id(30)).await });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!purge.is_finished() && log.purged().is_none());
+        store.checkpoint().unwrap();
+        purge.await.unwrap().unwrap();
+        assert_eq!(log.purged(), Some(30));
+        // One that cannot come any more is not waited for.
+        store.fail(&lumeofs_base::Code::NoSpace.into());
+        assert!(log.purge(id(35)).await.is_err());
+    }
+    let mut log = open_log(dir.path());
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!(
+        (state.last_purged_log_id, state.last_log_id),
+        (Some(id(30)), Some(id(40)))
+    );
+}
+
+#[tokio::test]
+async fn a_log_that_a_snapshot_has_overtaken_goes_on_behind_it() {
+    let of_later_leader = |index| LogId {
+        leader_id: LeaderId {
+            term: 3,
+            node_id: 3,
+        },
+        index,
+    };
+    // The log is shorter than the snapshot, or another one: it must not look newer either.
+    for (there, next) in [(20, 31), (50, 31)] {
+        let dir = tempfile::tempdir().unwrap();
+        let entries = (1..=there).map(|index| Entry {
+            log_id: of_later_leader(index),
+            ..entry(index, 3)
+        });
+        let mut log = open_log(dir.path());
+        log.blocking_append(entries).await.unwrap();
+        drop(log);
+        let store = store(dir.path(), Limits::default());
+        let mut machine = machine(dir.path(), &store);
+        machine
+            .apply((1..=30).map(|index| entry(index, 3)))
+            .await
+            .unwrap();
+        store.checkpoint().unwrap();
+        let mut log = open_log(dir.path());
+        log.stand_behind(store).await.unwrap();
+        log.blocking_append([entry(next, 3)]).await.unwrap();
+        drop(log);
+        let mut log = open_log(dir.path());
+        let state = log.get_log_state().await.unwrap();
+        assert_eq!(
+            (state.last_purged_log_id, state.last_log_id),
+            (Some(id(30)), Some(id(31)))
+        );
+    }
 }

@@ -132,6 +132,7 @@ impl Group {
             )
         })?;
         check_whole(&log, &store, &shown)?;
+        log.stand_behind(store.clone()).await?;
         let lease = Arc::new(Lease::default());
         let network = Network::new(
             config.group,
@@ -215,6 +216,12 @@ impl Group {
         &self.store
     }
 
+    /// Says when everything of this member is gone.
+    #[cfg(test)]
+    pub(crate) fn watch_store(&self) -> std::sync::Weak<Store> {
+        Arc::downgrade(&self.store)
+    }
+
     /// The receiving end for other members.
     pub(crate) fn server(&self) -> &RaftServer {
         &self.server
@@ -244,6 +251,14 @@ impl Group {
         match self.silence(leadership.term) {
             Some(silence) if silence > QUORUM_SILENCE_MAX => Err(not_leader(None)),
             _ => Ok(leadership),
+        }
+    }
+
+    /// Whether this member leads with a quorum, or knows who does.
+    pub(crate) fn can_serve(&self) -> bool {
+        match self.check_leads() {
+            Ok(_) => true,
+            Err(error) => matches!(error.code, Code::NotLeader(Some(_))),
         }
     }
 

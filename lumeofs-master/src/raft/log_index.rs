@@ -115,8 +115,24 @@ impl LogIndex {
         }
     }
 
-    /// Removes the entries up to `upto`, inclusive.
+    /// Whether a snapshot up to `upto` stands for entries that are not those of this log.
+    pub(super) fn is_replaced_by(&self, upto: LogId) -> bool {
+        let last = self.last().map(|id| id.index);
+        last < Some(upto.index) || self.differs_at(upto)
+    }
+
+    fn differs_at(&self, id: LogId) -> bool {
+        let at = id.index.checked_sub(self.first);
+        at.and_then(|at| self.slots.get(at as usize))
+            .is_some_and(|slot| slot.leader_id != id.leader_id)
+    }
+
+    /// Removes the entries up to `upto`, inclusive; all of them, if `upto` itself is another entry here: then
+    /// what follows is of no use either.
     pub(super) fn purge(&mut self, upto: LogId) {
+        if self.differs_at(upto) {
+            self.truncate(self.first);
+        }
         while self.first <= upto.index && !self.slots.is_empty() {
             self.slots.pop_front();
             self.first += 1;
@@ -265,6 +281,24 @@ mod tests {
         assert_eq!((index.last(), index.first_lsn()), (Some(id(30)), None));
         assert!(index.push(id(31), Lsn(1), 1).is_ok());
         assert!(index.push(id(33), Lsn(2), 1).is_err());
+    }
+
+    #[test]
+    fn a_purge_up_to_an_entry_of_another_leader_leaves_nothing() {
+        let other = |index| LogId {
+            leader_id: LeaderId {
+                term: 2,
+                node_id: 3,
+            },
+            index,
+        };
+        let mut index = filled(5..20);
+        assert!(!index.is_replaced_by(id(12)) && index.is_replaced_by(id(20)));
+        assert!(index.is_replaced_by(other(12)));
+        index.purge(other(12));
+        assert_eq!((index.last(), index.first_lsn()), (Some(other(12)), None));
+        assert!(!index.is_replaced_by(other(12)));
+        index.push(other(13), Lsn(1), 1).unwrap();
     }
 
     #[test]

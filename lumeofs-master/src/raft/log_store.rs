@@ -10,7 +10,9 @@
 use super::log_index::LogIndex;
 use super::log_record::{self, Record, State};
 use super::state_machine::blocking;
+use super::store::Store;
 use super::types::{Entry, LogId, StorageError, StorageIOError, TypeConfig, Vote, any};
+use lumeofs_base::disk::Disk;
 use lumeofs_base::disk::os::OsDisk;
 use lumeofs_base::{Code, FsError, FsResult};
 use lumeofs_wal::{Lsn, Wal, WalConfig};
@@ -20,17 +22,22 @@ use parking_lot::Mutex;
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 
 /// Bytes of entries in one append to a follower, at least one entry: fits a frame's header.
 const APPEND_BYTES_MAX: usize = 512 << 10;
 
 /// Pause before a full disk is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
+
+/// How long a purge waits for the installation of the snapshot that it belongs to.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How often it looks.
+const SAVE_LOOK: Duration = Duration::from_millis(100);
 
 /// A Raft log; clones share it.
 #[derive(Clone)]
@@ -45,13 +52,18 @@ struct Shared {
     resigned: bool,
     /// The member is about to end.
     closing: AtomicBool,
+    /// What it has saved may be purged here.
+    store: OnceLock<Arc<Store>>,
 }
 
 impl LogStore {
     /// Opens or creates the log of the member `me` in a directory, which must exist.
     pub(super) fn open(dir: &Path, config: WalConfig, me: u64) -> FsResult<Self> {
+        Self::open_on(Arc::new(OsDisk::new(dir)), config, me)
+    }
+
+    fn open_on(disk: Arc<dyn Disk>, config: WalConfig, me: u64) -> FsResult<Self> {
         let mut index = LogIndex::default();
-        let disk = Arc::new(OsDisk::new(dir));
         let wal = Wal::open(disk, Path::new(""), config, &mut |lsn, bytes| {
             index.replay(lsn, log_record::decode(bytes)?, bytes.len() as u32)
         })?;
@@ -63,7 +75,76 @@ impl LogStore {
             me,
             resigned,
             closing: AtomicBool::new(false),
+            store: OnceLock::new(),
         })))
+    }
+
+    /// From now on nothing is purged that this store has not saved. Ends what a crash interrupted: a snapshot that was
+    /// installed stands for entries that are still here, or that never came.
+    pub(super) async fn stand_behind(&self, store: Arc<Store>) -> FsResult<()> {
+        let applied = store.applied();
+        let set = self.0.store.set(store);
+        assert!(set.is_ok(), "a log belongs to one store");
+        match applied {
+            Some(applied) if self.0.index.lock().is_replaced_by(applied) => {
+                self.purge_saved(applied).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until a crash would leave the entries up to `upto` in the store. openraft 0.9 purges the log as soon as
+    /// it has *asked* for the installation of a snapshot; ended there, this member would have neither.
+    async fn wait_saved(&self, upto: LogId) -> FsResult<()> {
+        let Some(store) = self.0.store.get() else {
+            return Ok(());
+        };
+        let begun = Instant::now();
+        while !store.has_saved(upto)? {
+            if self.0.closing.load(Ordering::Relaxed) {
+                return Err(FsError::new(Code::Unavailable, "stopping"));
+            }
+            if begun.elapsed() > SAVE_TIMEOUT {
+                let text = format!("entry {} is to be purged but was never saved", upto.index);
+                return Err(FsError::new(Code::Timeout, text));
+            }
+            // Also looks by itself: the signal may have come just before.
+            let _ = timeout(SAVE_LOOK, store.checkpointed.notified()).await;
+        }
+        Ok(())
+    }
+
+    /// Cuts off the entries up to `upto`, which are saved.
+    async fn purge_saved(&self, upto: LogId) -> FsResult<()> {
+        let (record, is_jump) = {
+            let index = self.0.index.lock();
+            let mut state: State = index.state.clone();
+            state.purged = state.purged.max(Some(upto));
+            let record = log_record::encode(&Record::State(state));
+            (record, index.is_replaced_by(upto))
+        };
+        let enter = |index: &mut LogIndex, lsn| {
+            index.purge(upto);
+            Ok((lsn, index.first_lsn().unwrap_or(lsn).min(lsn)))
+        };
+        let appended = if is_jump {
+            // The next entry will not be the next one of this log: without the record that says why, nobody
+            // could read it again.
+            self.append_record(&record, enter).await
+        } else {
+            let mut index = self.0.index.lock();
+            match self.0.wal.append(&[&record]) {
+                Ok(lsn) => enter(&mut index, lsn),
+                // The log stays longer than it must; a later purge cuts it.
+                Err(error) if error.code == Code::NoSpace => return Ok(()),
+                Err(error) => Err(error),
+            }
+        };
+        let (state_lsn, first_needed) = appended?;
+        // The state restates what lies in the part that is cut off, so it must be on disk first.
+        self.durable(state_lsn).await?;
+        let shared = self.0.clone();
+        blocking(move || shared.wal.truncate_before(first_needed)).await
     }
 
     /// The highest index that may be purged while at least `entries_min` entries or `bytes_min`
@@ -323,25 +404,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
-        let (state_lsn, first_needed) = {
-            let mut index = self.0.index.lock();
-            index.purge(upto);
-            let state: State = index.state.clone();
-            let record = log_record::encode(&Record::State(state));
-            let lsn = match self.0.wal.append(&[&record]) {
-                Ok(lsn) => lsn,
-                // The log stays longer than it must; a later purge cuts it.
-                Err(error) if error.code == Code::NoSpace => return Ok(()),
-                Err(error) => return Err(write_failed(error).into()),
-            };
-            (lsn, index.first_lsn().unwrap_or(lsn).min(lsn))
-        };
-        // The state restates what lies in the part that is cut off, so it must be on disk first.
-        self.durable(state_lsn).await.map_err(write_failed)?;
-        let shared = self.0.clone();
-        blocking(move || shared.wal.truncate_before(first_needed))
-            .await
-            .map_err(|e| write_failed(e).into())
+        self.wait_saved(upto).await.map_err(write_failed)?;
+        let purged = self.purge_saved(upto).await;
+        purged.map_err(|error| write_failed(error).into())
     }
 }
 
@@ -351,4 +416,66 @@ fn read_failed(error: FsError) -> StorageError {
 
 fn write_failed(error: FsError) -> StorageIOError {
     StorageIOError::write_logs(any(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::types::LeaderId;
+    use super::*;
+    use lumeofs_base::disk::sim::SimDisk;
+    use openraft::EntryPayload;
+    use openraft::storage::RaftLogStorageExt as _;
+
+    fn id(index: u64) -> LogId {
+        LogId {
+            leader_id: LeaderId {
+                term: 1,
+                node_id: 1,
+            },
+            index,
+        }
+    }
+
+    fn entry(index: u64) -> Entry {
+        Entry {
+            log_id: id(index),
+            payload: EntryPayload::Blank,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_jump_over_entries_waits_for_space_as_the_log_could_not_be_read_without_it() {
+        let disk = SimDisk::new();
+        let config = WalConfig {
+            segment_bytes: 64 << 10,
+            ..WalConfig::default()
+        };
+        let open = || LogStore::open_on(Arc::new(disk.clone()), config, 2).unwrap();
+        let mut log = open();
+        log.blocking_append((1..=40).map(entry)).await.unwrap();
+        disk.set_capacity(0);
+        let filler = log_record::encode(&Record::Truncate { since: 41 });
+        let full = loop {
+            if let Err(error) = log.0.wal.append(&[&filler]) {
+                break error;
+            }
+        };
+        assert_eq!(full.code, Code::NoSpace);
+        // This one may be forgotten: the entries stay.
+        log.purge(id(10)).await.unwrap();
+        let mut jumping = log.clone();
+        let jump = tokio::spawn(async move { jumping.purge(id(100)).await });
+        sleep(FULL_RETRY * 2).await;
+        assert!(!jump.is_finished());
+        disk.set_capacity(None);
+        jump.await.unwrap().unwrap();
+        log.blocking_append([entry(101)]).await.unwrap();
+        drop(log);
+        let mut log = open();
+        let state = log.get_log_state().await.unwrap();
+        assert_eq!(
+            (state.last_purged_log_id, state.last_log_id),
+            (Some(id(100)), Some(id(101)))
+        );
+    }
 }

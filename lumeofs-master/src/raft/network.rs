@@ -45,8 +45,8 @@ const BACKOFF: Duration = Duration::from_millis(100);
 const COMMIT_DELAY: Duration = Duration::from_millis(20);
 /// How long an election is left to a better candidate: time for two attempts of the slowest one.
 const LEAVE_TO_BETTER: Duration = Duration::from_millis(1100);
-/// Time for one piece of a snapshot.
-const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for one piece of a snapshot. Now and then a piece waits until those before it are on the disk.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time for a follower to make a whole snapshot durable and to install it.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -478,8 +478,10 @@ impl RaftServer {
                 Ok(message(self.group, &()))
             }
             Part::End { vote, meta } => {
-                let incoming = receiving.0.take().ok_or_else(unexpected)?;
+                let mut incoming = receiving.0.take().ok_or_else(unexpected)?;
                 tracing::info!(group = %self.group, snapshot = %meta.snapshot_id, "installing a snapshot");
+                // Here nobody waits for it but the leader.
+                let incoming = blocking(move || incoming.sync().map(|()| incoming)).await?;
                 let snapshot = Snapshot {
                     meta,
                     snapshot: Box::new(SnapshotData::Incoming(incoming)),

@@ -52,6 +52,13 @@ impl<M: Machine> StateMachine<M> {
         }
     }
 
+    async fn apply_durable(&self, entry: &Entry) -> FsResult<Applied> {
+        // A majority has it, but a leader may be part of that majority in memory only so far.
+        self.log.wait_durable(entry.log_id.index).await?;
+        self.wait_for_room().await?;
+        self.apply_entry(entry)
+    }
+
     fn apply_entry(&self, entry: &Entry) -> FsResult<Applied> {
         let id = entry.log_id;
         self.store.apply(|current| {
@@ -92,11 +99,11 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
         let mut applied = Vec::new();
         for entry in entries {
             let failed = |error: FsError| StorageIOError::apply(entry.log_id, any(&error));
-            // A majority has it, but a leader may be part of that majority in memory only so far.
-            let durable = self.log.wait_durable(entry.log_id.index).await;
-            durable.map_err(failed)?;
-            self.wait_for_room().await.map_err(failed)?;
-            applied.push(self.apply_entry(&entry).map_err(failed)?);
+            let done = self.apply_durable(&entry).await;
+            applied.push(
+                done.inspect_err(|error| self.store.fail(error))
+                    .map_err(failed)?,
+            );
         }
         Ok(applied)
     }
@@ -135,6 +142,8 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
             store.install(incoming, &position)
         })
         .await
+        // The log waits for it before it forgets what the snapshot replaces.
+        .inspect_err(|error| self.store.fail(error))
         .map_err(|error| StorageIOError::write_snapshot(Some(meta.signature()), any(&error)).into())
     }
 

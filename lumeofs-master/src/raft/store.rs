@@ -14,8 +14,8 @@ use redb::{Database, Durability, ReadableDatabase as _, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 
 /// Facts about the rows: format version and [`Position`].
@@ -28,6 +28,9 @@ const INCOMING: &str = "incoming-";
 const FORMAT_VERSION: u8 = 1;
 /// Free space that the smallest checkpoint may take.
 const CHECKPOINT_ROOM_BYTES: u64 = 8 << 20;
+/// A snapshot that is being received is synced when so much of it is not: its end, which keeps the member from
+/// answering, is quick then.
+const INCOMING_UNSYNCED_BYTES_MAX: usize = 64 << 20;
 /// redb's page cache of one store.
 const CACHE_BYTES: usize = 64 << 20;
 
@@ -60,8 +63,10 @@ pub(crate) struct Store {
     current: RwLock<Current>,
     /// Signalled when the active changes are over their limit.
     pub(super) full: Notify,
-    /// Signalled after each checkpoint.
+    /// Signalled after each checkpoint and installation, and when they have failed.
     pub(super) checkpointed: Notify,
+    /// Why nothing will be applied or installed any more.
+    failure: OnceLock<FsError>,
     limits: Limits,
     /// Numbers the files of received snapshots.
     received: AtomicU64,
@@ -106,6 +111,7 @@ impl Store {
             current: RwLock::new(current),
             full: Notify::new(),
             checkpointed: Notify::new(),
+            failure: OnceLock::new(),
             limits,
             received: AtomicU64::new(0),
         })
@@ -167,6 +173,12 @@ impl Store {
         }
     }
 
+    /// Whether a checkpoint is due.
+    #[cfg(test)]
+    pub(super) fn is_full(&self) -> bool {
+        self.is_over(&self.current.read(), 1)
+    }
+
     /// Whether there is anything that a checkpoint would write.
     pub(super) fn is_dirty(&self) -> bool {
         let current = self.current.read();
@@ -221,10 +233,31 @@ impl Store {
         Ok(position)
     }
 
+    /// Whether a crash would leave the entries up to `upto` applied. Fails if that cannot come any more.
+    pub(super) fn has_saved(&self, upto: LogId) -> FsResult<bool> {
+        if self.current.read().saved.applied.map(|id| id.index) >= Some(upto.index) {
+            return Ok(true);
+        }
+        self.failure
+            .get()
+            .map_or(Ok(false), |error| Err(error.clone()))
+    }
+
+    /// Applying or installing failed, and nobody will do it again.
+    pub(super) fn fail(&self, error: &FsError) {
+        // The first cause is the one to tell.
+        let _ = self.failure.set(error.clone());
+        self.checkpointed.notify_waiters();
+    }
+
     /// Replaces everything by a finished snapshot file.
     pub(super) fn install(&self, snapshot: Incoming, position: &Position) -> FsResult<()> {
         let mut database: MutexGuard<'_, Database> = self.database.lock();
+        #[cfg(test)]
+        cut::pass(&self.path, cut::Step::Received)?;
         let new = snapshot.finish(position, &self.path)?;
+        #[cfg(test)]
+        cut::pass(&self.path, cut::Step::InPlace)?;
         let base = Base::open(&new).map_err(|error| failed(&self.path, error))?;
         let old = {
             let mut current = self.current.write();
@@ -257,6 +290,8 @@ pub(super) enum Wait {
 pub(crate) struct Incoming {
     path: PathBuf,
     database: Option<Database>,
+    /// Bytes of rows that are not on disk yet.
+    unsynced_bytes: usize,
 }
 
 impl Incoming {
@@ -265,6 +300,7 @@ impl Incoming {
         Ok(Self {
             path: path.to_owned(),
             database: Some(database),
+            unsynced_bytes: 0,
         })
     }
 
@@ -273,22 +309,38 @@ impl Incoming {
         &mut self,
         rows: impl Iterator<Item = (&'a [u8], &'a [u8])>,
     ) -> FsResult<()> {
+        let mut bytes = self.unsynced_bytes;
+        let database = self.database.as_ref();
+        let database = database.expect("only finish and drop take it");
         let insert = || -> Result<(), redb::Error> {
-            let database = self
-                .database
-                .as_ref()
-                .expect("only finish and drop take it");
             let mut tx = database.begin_write()?;
-            tx.set_durability(Durability::None)?;
             {
                 let mut table = tx.open_table(ROWS)?;
                 for (key, value) in rows {
+                    bytes += key.len() + value.len();
                     table.insert(key, value)?;
                 }
             }
+            if bytes < INCOMING_UNSYNCED_BYTES_MAX {
+                tx.set_durability(Durability::None)?;
+            } else {
+                bytes = 0;
+            }
             Ok(tx.commit()?)
         };
-        insert().map_err(|error| failed(&self.path, error))
+        insert().map_err(|error| failed(&self.path, error))?;
+        self.unsynced_bytes = bytes;
+        Ok(())
+    }
+
+    /// Brings all rows to the disk.
+    pub(super) fn sync(&mut self) -> FsResult<()> {
+        let database = self.database.as_ref();
+        let database = database.expect("only finish and drop take it");
+        let commit = || -> Result<(), redb::Error> { Ok(database.begin_write()?.commit()?) };
+        commit().map_err(|error| failed(&self.path, error))?;
+        self.unsynced_bytes = 0;
+        Ok(())
     }
 
     /// Makes the file durable and puts it in the place of `target`.
@@ -424,5 +476,59 @@ fn failed(path: &Path, error: redb::Error) -> FsError {
     match error {
         redb::Error::Io(error) => FsError::from_disk(&error, what),
         error => FsError::new(Code::Io, format!("{what}: {error}")),
+    }
+}
+
+/// Where tests stop an installation, as a crash would.
+#[cfg(test)]
+pub(crate) mod cut {
+    use super::{Code, FsError, FsResult, Path};
+    use parking_lot::Mutex;
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    /// A moment of an installation.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Step {
+        /// All rows are here, in a file of their own.
+        Received,
+        /// The file is the store's.
+        InPlace,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum State {
+        Awaited(Step),
+        Reached,
+        Released,
+    }
+
+    static CUTS: Mutex<BTreeMap<PathBuf, State>> = Mutex::new(BTreeMap::new());
+
+    /// The next installation of this store stops here.
+    pub(crate) fn await_step(store: &Path, step: Step) {
+        CUTS.lock().insert(store.to_owned(), State::Awaited(step));
+    }
+
+    /// Whether an installation stands there.
+    pub(crate) fn is_reached(store: &Path) -> bool {
+        CUTS.lock().get(store) == Some(&State::Reached)
+    }
+
+    /// Lets it fail.
+    pub(crate) fn release(store: &Path) {
+        CUTS.lock().insert(store.to_owned(), State::Released);
+    }
+
+    pub(super) fn pass(store: &Path, step: Step) -> FsResult<()> {
+        if CUTS.lock().get(store) != Some(&State::Awaited(step)) {
+            return Ok(());
+        }
+        CUTS.lock().insert(store.to_owned(), State::Reached);
+        while CUTS.lock().get(store) != Some(&State::Released) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Err(FsError::new(Code::Io, "the test ended this master"))
     }
 }

@@ -6,7 +6,7 @@ use super::sessions::{self, Sessions};
 use super::{placement, purge, reclaim};
 use crate::raft::{Group, Leadership, Proposed, Proposer};
 use crate::room::Room;
-use lumeofs_base::limits::SLOT_COUNT;
+use lumeofs_base::limits::{OPENS_PER_REPORT_MAX, SLOT_COUNT};
 use lumeofs_base::{ClusterId, Code, FsError, FsResult, InodeId, SessionId};
 use lumeofs_meta::controller;
 use lumeofs_meta::namespace;
@@ -21,8 +21,6 @@ use tokio::time::sleep;
 
 /// What a command weighs in a batch beside its operation, roughly.
 const COMMAND_OVERHEAD_BYTES: usize = 64;
-/// Inodes in one report of opens at most.
-const REPORT_INODES_MAX: usize = 100_000;
 
 /// The metadata group as clients see it.
 pub(crate) struct MetadataService {
@@ -135,16 +133,15 @@ impl MetadataService {
         self.check_session(session)?;
         self.sessions.touch(session);
         let term = leadership.term;
-        // A list of changes means nothing without the leadership that knows the rest; the reply makes
-        // the client state everything.
-        if report.term != term.to_wire() && !report.complete {
+        // A list of changes, or a part, means nothing without the leadership that knows the rest; the
+        // reply makes the client state everything.
+        let is_whole = report.complete && !report.part;
+        if report.term != term.to_wire() && !is_whole {
             return Ok(self.session_reply(leadership, session));
         }
-        if report.opened.len() > REPORT_INODES_MAX || report.released.len() > REPORT_INODES_MAX {
-            return Err(FsError::new(
-                Code::Invalid,
-                format!("report of over {REPORT_INODES_MAX} inodes"),
-            ));
+        if report.opened.len().max(report.released.len()) > OPENS_PER_REPORT_MAX {
+            let text = format!("report of over {OPENS_PER_REPORT_MAX} inodes");
+            return Err(FsError::new(Code::Invalid, text));
         }
         let inos = |list: &[u64]| list.iter().map(|ino| InodeId(*ino)).collect::<Vec<_>>();
         let (opened, released) = (inos(&report.opened), inos(&report.released));
@@ -172,7 +169,7 @@ impl MetadataService {
         self.opens.release(term, session, &released);
         if report.complete {
             self.opens.complete(term, session);
-        } else if let Some(ino) = gone.first() {
+        } else if let Some(ino) = gone.first().filter(|_| !report.part) {
             return Err(FsError::new(
                 Code::Stale,
                 format!("open of {ino}, which was deleted"),

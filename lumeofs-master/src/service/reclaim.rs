@@ -18,8 +18,10 @@ use tokio::time::{sleep, timeout};
 
 /// How often the queue is looked at.
 const LOOK: Duration = Duration::from_millis(200);
-/// Chunks looked at in one go.
+/// Chunks of the queue that are read at once.
 const PAGE: usize = 4096;
+/// Pages read in one go, to find chunks of groups that answer behind those of groups that do not.
+const PAGES_MAX: usize = 8;
 /// Chunks of one group asked for in one go.
 const GROUP_MAX: usize = 256;
 /// Requests under way on one connection.
@@ -40,38 +42,40 @@ struct Lane {
 /// Runs for ever: deletes while this master leads.
 pub(crate) async fn reclaim_chunks(service: Arc<MetadataService>) {
     let mut lanes: HashMap<GroupId, Lane> = HashMap::new();
+    let mut at = ChunkId(0);
     loop {
         sleep(LOOK).await;
         if service.group.leadership().is_none() {
             lanes.clear();
             continue;
         }
-        let queue = service
-            .group
-            .store()
-            .read(|tables| namespace::freed_chunks(tables, PAGE));
-        if queue.is_empty() {
+        let now = SystemClock.monotonic();
+        let rests = |group| {
+            lanes
+                .get(&group)
+                .is_some_and(|lane: &Lane| lane.not_before > now)
+        };
+        let store = service.group.store();
+        let read = |after| store.read(|tables| namespace::freed_chunks_after(tables, after, PAGE));
+        let due = gather(&mut at, rests, read);
+        if store
+            .read(|tables| namespace::freed_chunks_after(tables, ChunkId(0), 1))
+            .is_empty()
+        {
             // Idle connections are not worth keeping.
             lanes.clear();
+        }
+        if due.is_empty() || service.group.linearizable().await.is_err() {
             continue;
         }
-        if service.group.linearizable().await.is_err() {
-            continue;
-        }
-        let now = SystemClock.monotonic();
         let map = Arc::new(service.controller.store().read(controller::cluster_map));
         let mut rounds = JoinSet::new();
-        for (group, chunks) in by_group(queue) {
-            let lane = lanes.remove(&group).unwrap_or_default();
-            if lane.not_before > now {
-                lanes.insert(group, lane);
-                continue;
-            }
+        for (group, chunks) in due {
             rounds.spawn(delete(
                 service.identity.clone(),
                 map.clone(),
                 group,
-                lane,
+                lanes.remove(&group).unwrap_or_default(),
                 chunks,
             ));
         }
@@ -90,15 +94,32 @@ pub(crate) async fn reclaim_chunks(service: Arc<MetadataService>) {
     }
 }
 
-fn by_group(queue: Vec<(ChunkId, GroupId)>) -> BTreeMap<GroupId, Vec<ChunkId>> {
-    let mut groups: BTreeMap<GroupId, Vec<ChunkId>> = BTreeMap::new();
-    for (chunk, group) in queue {
-        let chunks = groups.entry(group).or_default();
-        if chunks.len() < GROUP_MAX {
-            chunks.push(chunk);
+/// Chunks to delete now, of groups that do not rest, from the queue after `at`, which moves on and begins again at
+/// the end: so every group's turn comes, however many chunks of others there are.
+fn gather(
+    at: &mut ChunkId,
+    rests: impl Fn(GroupId) -> bool,
+    read: impl Fn(ChunkId) -> Vec<(ChunkId, GroupId)>,
+) -> BTreeMap<GroupId, Vec<ChunkId>> {
+    let mut due: BTreeMap<GroupId, Vec<ChunkId>> = BTreeMap::new();
+    for _ in 0..PAGES_MAX {
+        let page = read(*at);
+        *at = match page.last() {
+            Some((last, _)) if page.len() == PAGE => *last,
+            _ => ChunkId(0),
+        };
+        for (chunk, group) in page.into_iter().filter(|(_, group)| !rests(*group)) {
+            let chunks = due.entry(group).or_default();
+            if chunks.len() < GROUP_MAX {
+                chunks.push(chunk);
+            }
+        }
+        let is_full = due.values().any(|chunks| chunks.len() == GROUP_MAX);
+        if is_full || *at == ChunkId(0) {
+            break;
         }
     }
-    groups
+    due
 }
 
 /// Deletes chunks of one group; returns those that are gone.
@@ -190,4 +211,49 @@ async fn delete_some(
         }
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The groups of chunks 1, 2, ... as a queue.
+    fn queue(groups: &[GroupId]) -> impl Fn(ChunkId) -> Vec<(ChunkId, GroupId)> {
+        let all: Vec<_> = (1..).map(ChunkId).zip(groups.iter().copied()).collect();
+        move |after| {
+            let later = all.iter().filter(|(chunk, _)| *chunk > after);
+            later.take(PAGE).copied().collect()
+        }
+    }
+
+    #[test]
+    fn chunks_of_a_group_that_is_down_do_not_hide_others() {
+        let (down, up) = (GroupId(1), GroupId(2));
+        let mut groups = vec![down; PAGE * PAGES_MAX * 2 + 17];
+        groups.push(up);
+        let last = ChunkId(groups.len() as u64);
+        let mut at = ChunkId(0);
+        let mut found = Vec::new();
+        for _ in 0..3 {
+            let due = gather(&mut at, |group| group == down, queue(&groups));
+            found.push(due.get(&up).cloned().unwrap_or_default());
+        }
+        assert_eq!(found, [vec![], vec![], vec![last]]);
+        assert_eq!(at, ChunkId(0), "it begins again");
+    }
+
+    #[test]
+    fn a_long_queue_of_one_group_is_taken_in_parts_and_others_come_between() {
+        let (many, few) = (GroupId(1), GroupId(2));
+        let mut groups = vec![many; PAGE * 2];
+        groups.push(few);
+        let mut at = ChunkId(0);
+        let round = |at: &mut ChunkId| gather(at, |_| false, queue(&groups));
+        for _ in 0..2 {
+            let due = round(&mut at);
+            assert_eq!((due.len(), due[&many].len()), (1, GROUP_MAX));
+        }
+        assert_eq!(round(&mut at)[&few].len(), 1);
+        assert_eq!(round(&mut at)[&many].len(), GROUP_MAX);
+    }
 }

@@ -72,6 +72,7 @@ pub(super) fn publish(
     tx: &mut Tx<'_>,
     caller: &Caller,
     ino: InodeId,
+    from: u64,
     size: u64,
     truncations: u32,
     clear_suid: bool,
@@ -79,6 +80,9 @@ pub(super) fn publish(
     let mut inode = writable(tx, caller, ino)?;
     check_truncations(&inode, truncations)?;
     resize::check(&inode, size)?;
+    if from > inode.attr.size && size > inode.attr.size {
+        resize::check_gap(tx, &inode)?;
+    }
     inode.attr.size = inode.attr.size.max(size);
     written(tx, &mut inode, clear_suid);
     tx.save(&mut inode);
@@ -127,6 +131,16 @@ pub(super) fn tail_clean(
     check_truncations(&inode, truncations)?;
     if inode.attr.tail_unclean {
         inode.attr.tail_unclean = false;
+        tx.save(&mut inode);
+    }
+    Ok(Reply::Attr(inode.attr))
+}
+
+pub(super) fn cut_tail(tx: &mut Tx<'_>, caller: &Caller, ino: InodeId) -> Outcome {
+    let mut inode = writable(tx, caller, ino)?;
+    if tx.has_suspect_tail(&inode) {
+        let size = inode.attr.size;
+        resize::cut(tx, &mut inode, size);
         tx.save(&mut inode);
     }
     Ok(Reply::Attr(inode.attr))

@@ -4,6 +4,9 @@
 //! bytes past it survive until the replicas were told. So the inode becomes *unclean*: nothing may
 //! extend it before a `TailClean`, or those bytes would be read again (D11). The truncation number
 //! turns away writers that planned their write before.
+//!
+//! A session that ended may have written past the size of any file and not have told. What grows a file over a
+//! gap would show that; so it is refused until a `CutTail` has made a truncation to the present size of it.
 
 use crate::record::Inode;
 use crate::transaction::{Tx, chunks};
@@ -31,6 +34,20 @@ pub(super) fn check(inode: &Inode, size: u64) -> FsResult<()> {
     Ok(())
 }
 
+/// Whether an inode may grow so that bytes become part of it which nobody has written.
+pub(super) fn check_gap(tx: &Tx<'_>, inode: &Inode) -> FsResult<()> {
+    if !tx.has_suspect_tail(inode) {
+        return Ok(());
+    }
+    Err(FsError::new(
+        Code::StaleWrite,
+        format!(
+            "{} may have bytes of a lost writer past {} bytes: cut them off before a gap",
+            inode.attr.ino, inode.attr.size
+        ),
+    ))
+}
+
 /// Whether an inode has data at all.
 pub(super) fn check_regular(inode: &Inode) -> FsResult<()> {
     match inode.attr.kind {
@@ -56,18 +73,25 @@ pub(super) fn check_regular(inode: &Inode) -> FsResult<()> {
 /// written there without publishing it yet, and a truncation discards that.
 pub(super) fn resize(tx: &mut Tx<'_>, inode: &mut Inode, size: u64) {
     if size <= inode.attr.size {
-        let chunk_size = tx.state.chunk_size;
-        let freed = tx.free_chunks(inode, size.div_ceil(chunk_size), usize::MAX);
-        let last = size / chunk_size;
-        let cut = !size.is_multiple_of(chunk_size)
-            && inode.chunk_rows > 0
-            && !chunks(tx.tables, inode.attr.ino, last..last + 1).is_empty();
-        if size < inode.attr.size || freed > 0 || cut {
-            inode.attr.truncations = inode.attr.truncations.wrapping_add(1);
-            inode.attr.tail_unclean = cut;
-        }
+        cut(tx, inode, size);
     }
     inode.attr.size = size;
     inode.attr.mtime = tx.now();
     inode.attr.ctime = tx.now();
+}
+
+/// Frees what lies past a size that is not larger than the present one, and has the rest cut off.
+pub(super) fn cut(tx: &mut Tx<'_>, inode: &mut Inode, size: u64) {
+    let chunk_size = tx.state.chunk_size;
+    let freed = tx.free_chunks(inode, size.div_ceil(chunk_size), usize::MAX);
+    let last = size / chunk_size;
+    let cut = !size.is_multiple_of(chunk_size)
+        && inode.chunk_rows > 0
+        && !chunks(tx.tables, inode.attr.ino, last..last + 1).is_empty();
+    if size < inode.attr.size || freed > 0 || cut {
+        inode.attr.truncations = inode.attr.truncations.wrapping_add(1);
+        inode.attr.tail_unclean = cut;
+    }
+    // Not when the tail has been cut: a session that wrote after this number became known may have ended by then.
+    inode.sessions_ended = tx.state.sessions_ended;
 }

@@ -16,6 +16,9 @@ pub(super) fn set_attr(tx: &mut Tx<'_>, caller: &Caller, ino: InodeId, set: &Set
     if !access::passes_all(caller) {
         check_access(caller, &inode.attr, set)?;
     }
+    if set.size.is_some_and(|size| size > inode.attr.size) {
+        resize::check_gap(tx, &inode)?;
+    }
 
     inode.attr.ctime = tx.now();
     let old_mode = inode.attr.mode;

@@ -64,7 +64,7 @@ impl Fixture {
     }
 
     fn freed(&self) -> usize {
-        namespace::freed_chunks(&self.tables, usize::MAX).len()
+        namespace::freed_chunks_after(&self.tables, ChunkId(0), usize::MAX).len()
     }
 
     fn purge(&mut self, inos: &[InodeId]) -> Vec<InodeId> {
@@ -238,6 +238,105 @@ fn a_shrink_frees_what_is_past_it_and_leaves_an_unclean_tail() {
     fixture.check();
 }
 
+fn extend(ino: InodeId, from: u64, size: u64, truncations: u32) -> Mutation {
+    Mutation::Extend {
+        ino,
+        from,
+        size,
+        truncations,
+        clear_suid: false,
+    }
+}
+
+impl Fixture {
+    /// Some other session comes and ends.
+    fn lose_a_session(&mut self) {
+        let open = Internal::OpenSession {
+            nonce: 4711,
+            description: String::new(),
+        };
+        let Ok(Reply::Session(session)) = self.internal(open) else {
+            panic!("no session")
+        };
+        self.internal(Internal::CloseSession { session }).unwrap();
+    }
+}
+
+#[test]
+fn after_a_session_ended_no_file_grows_over_a_gap_before_its_tail_is_cut() {
+    let mut fixture = Fixture::new();
+    let ino = fixture.file(ROOT, "a");
+    fixture.mutate(publish(ino, 100, 0)).unwrap();
+    fixture.mutate(extend(ino, 200, 210, 0)).unwrap();
+    fixture.mutate(allocate(ino, 1, 2)).unwrap();
+    fixture.lose_a_session();
+    // What follows the end leaves no gap.
+    fixture.mutate(publish(ino, 300, 0)).unwrap();
+    fixture.mutate(append(ino, 10)).unwrap();
+    fixture.mutate(extend(ino, 310, 320, 0)).unwrap();
+    fixture.mutate(extend(ino, 500, 0, 0)).unwrap();
+    assert_eq!(
+        fixture.refused(extend(ino, 321, 400, 0)),
+        Code::StaleWrite,
+        "written behind a gap"
+    );
+    assert_eq!(
+        fixture.refused(extend(ino, u64::MAX, 400, 0)),
+        Code::StaleWrite,
+        "nothing but a gap"
+    );
+    assert_eq!(fixture.refused(truncate(ino, 400)), Code::StaleWrite);
+
+    let cut = attr(fixture.mutate(Mutation::CutTail { ino }));
+    assert_eq!(
+        (cut.size, cut.truncations, cut.tail_unclean),
+        (320, 1, true)
+    );
+    assert_eq!(indices(&fixture.rows(ino)), [0]);
+    // Who had written by then, but not told, must write again.
+    assert_eq!(fixture.refused(publish(ino, 330, 0)), Code::StaleWrite);
+    assert_eq!(fixture.refused(extend(ino, 500, 510, 1)), Code::StaleWrite);
+    // One that wrote since and ended before the tail is clean may have done so behind the cut.
+    fixture.lose_a_session();
+    let clean = |truncations| Mutation::TailClean { ino, truncations };
+    fixture.mutate(clean(1)).unwrap();
+    assert_eq!(fixture.refused(extend(ino, 500, 510, 1)), Code::StaleWrite);
+    let cut = attr(fixture.mutate(Mutation::CutTail { ino }));
+    assert_eq!((cut.truncations, cut.tail_unclean), (2, true));
+    fixture.mutate(clean(2)).unwrap();
+    fixture.mutate(extend(ino, 500, 510, 2)).unwrap();
+    fixture.mutate(truncate(ino, 600)).unwrap();
+    let again = attr(fixture.mutate(Mutation::CutTail { ino }));
+    assert_eq!((again.truncations, again.tail_unclean), (2, false));
+    fixture.check();
+}
+
+#[test]
+fn a_file_without_chunks_or_a_new_one_has_no_bytes_of_a_lost_session() {
+    let mut fixture = Fixture::new();
+    let empty = fixture.file(ROOT, "empty");
+    fixture.mutate(truncate(empty, 0)).unwrap();
+    let short = fixture.file(ROOT, "short");
+    fixture.mutate(publish(short, 10, 0)).unwrap();
+    fixture.lose_a_session();
+    let new = fixture.file(ROOT, "new");
+    for ino in [empty, new] {
+        let truncations = fixture.attr(ino).truncations;
+        fixture.mutate(extend(ino, 5, 9, truncations)).unwrap();
+        fixture.mutate(truncate(ino, 100)).unwrap();
+    }
+    // A truncation is as good as a cut.
+    let shrunk = attr(fixture.mutate(truncate(short, 5)));
+    let truncations = shrunk.truncations;
+    let clean = Mutation::TailClean {
+        ino: short,
+        truncations,
+    };
+    fixture.mutate(clean).unwrap();
+    fixture.mutate(extend(short, 7, 9, truncations)).unwrap();
+    fixture.check();
+}
+
 #[test]
 fn a_shrink_to_a_chunk_boundary_or_into_a_hole_is_clean() {
     let mut fixture = Fixture::new();
@@ -326,7 +425,7 @@ fn an_unlinked_file_lives_until_it_is_purged() {
     );
     assert_eq!(fixture.refused(publish(ino, 6, 0)), Code::Stale);
     assert_eq!(namespace::orphans(&fixture.tables, 9), []);
-    let freed = namespace::freed_chunks(&fixture.tables, 9);
+    let freed = namespace::freed_chunks_after(&fixture.tables, ChunkId(0), 9);
     assert_eq!(freed.len(), 1);
     fixture
         .internal(Internal::ChunksDeleted {

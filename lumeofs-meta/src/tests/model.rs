@@ -277,7 +277,9 @@ impl Model {
                 node.attr.ctime = now;
                 Ok(Reply::Done)
             }
-            Mutation::RemoveXattr { .. } => unreachable!("not drawn"),
+            Mutation::RemoveXattr { .. } | Mutation::Extend { .. } | Mutation::CutTail { .. } => {
+                unreachable!("not drawn")
+            }
             Mutation::Allocate { ino, first, count } => {
                 self.writable(caller, *ino)?;
                 for index in first.0..first.0 + count {
