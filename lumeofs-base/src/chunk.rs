@@ -1,6 +1,6 @@
 //! Operations on chunks, as a replica group orders them and every member applies them.
 
-use crate::{ChunkId, Epoch, Sequence};
+use crate::{ChunkId, Code, Epoch, Sequence};
 use serde::{Deserialize, Serialize};
 
 /// Place of an operation in its group's order. `sequence` decides within an epoch, `epoch` first.
@@ -23,7 +23,8 @@ pub enum ChunkOp {
         chunk: ChunkId,
         /// First byte within the chunk.
         offset: u64,
-        /// Truncation number of the file when the write was planned; a lower one than the chunk's is refused.
+        /// Truncation number of the file when the write was planned; a lower one than the chunk's is
+        /// refused. It does not raise the chunk's: the cut of that number may be still to come.
         truncations: u32,
         /// Of the data's pieces between block boundaries.
         checksums: Vec<u32>,
@@ -39,7 +40,8 @@ pub enum ChunkOp {
         /// As of a write.
         truncations: u32,
     },
-    /// Drops all bytes from `len` on and fences writes with a lower truncation number.
+    /// Drops all bytes from `len` on and fences writes with a lower truncation number. Only the first of
+    /// a number cuts: what lies past `len` when another one comes was written after that cut.
     Truncate {
         /// The chunk.
         chunk: ChunkId,
@@ -65,6 +67,45 @@ impl ChunkOp {
             | Self::Delete { chunk } => *chunk,
         }
     }
+
+    /// What becomes of it at a chunk. Depends on the chunk's history alone, so that all members decide
+    /// alike.
+    pub fn verdict(&self, chunk_truncations: u32, chunk_deleted: bool) -> Verdict {
+        let truncations = match self {
+            Self::Delete { .. } => return Verdict::Change,
+            Self::Write { truncations, .. }
+            | Self::Zero { truncations, .. }
+            | Self::Truncate { truncations, .. } => *truncations,
+        };
+        if chunk_deleted {
+            Verdict::Refuse(Code::Stale)
+        } else if truncations < chunk_truncations {
+            Verdict::Refuse(Code::StaleWrite)
+        } else if truncations == chunk_truncations && matches!(self, Self::Truncate { .. }) {
+            Verdict::Nothing
+        } else {
+            Verdict::Change
+        }
+    }
+
+    /// The truncation number of a chunk that it changed.
+    pub fn truncations_after(&self, chunk_truncations: u32) -> u32 {
+        match self {
+            Self::Truncate { truncations, .. } => *truncations,
+            Self::Write { .. } | Self::Zero { .. } | Self::Delete { .. } => chunk_truncations,
+        }
+    }
+}
+
+/// What becomes of an operation that took its place in its group's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It changes the chunk.
+    Change,
+    /// It succeeds and leaves the chunk as it is, its version too.
+    Nothing,
+    /// It fails and leaves the chunk as it is.
+    Refuse(Code),
 }
 
 /// A chunk at one member: what members compare when one joins.
@@ -76,7 +117,7 @@ pub struct ChunkState {
     pub version: Version,
     /// End of its last data byte's block, at most.
     pub len: u64,
-    /// Highest truncation number seen.
+    /// Number of the last truncation that cut it; 0 = none did.
     pub truncations: u32,
     /// A tombstone.
     pub deleted: bool,

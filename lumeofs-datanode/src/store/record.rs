@@ -20,7 +20,7 @@ use std::ops::Range;
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Record {
-    /// An operation of a group; without an edit if it was refused.
+    /// An operation of a group; without an edit if it changed nothing.
     Operation {
         group: GroupId,
         version: Version,

@@ -66,6 +66,14 @@ fn write_op(chunk: u64, offset: u64, truncations: u32, data: &[u8]) -> ChunkOp {
     }
 }
 
+fn cut_op(chunk: u64, len: u64, truncations: u32) -> ChunkOp {
+    ChunkOp::Truncate {
+        chunk: ChunkId(chunk),
+        len,
+        truncations,
+    }
+}
+
 /// An operation as the workload plans it; the seed of its data stands for the data.
 #[derive(Clone, Debug)]
 struct Step {
@@ -175,6 +183,12 @@ impl Model {
         if refused.is_some() {
             return refused;
         }
+        // Only the first truncation of a number cuts. Number 0 is no truncation.
+        if let ChunkOp::Truncate { truncations, .. } = &step.op
+            && *truncations == known.map_or(0, |chunk| chunk.truncations)
+        {
+            return None;
+        }
         let chunk = ModelChunk {
             bytes: vec![0; AREA],
             mapped: vec![false; AREA / BLOCK_SIZE],
@@ -185,23 +199,12 @@ impl Model {
         let (_, chunk) = self.chunks.entry(id).or_insert((step.group, chunk));
         chunk.version = step.version;
         match &step.op {
-            ChunkOp::Write {
-                offset,
-                truncations,
-                ..
-            } => {
-                chunk.truncations = *truncations;
+            ChunkOp::Write { offset, .. } => {
                 let (start, end) = (*offset as usize, *offset as usize + step.data_len);
                 chunk.bytes[start..end].copy_from_slice(&step.data());
                 chunk.mapped[start / BLOCK_SIZE..end.div_ceil(BLOCK_SIZE)].fill(true);
             }
-            ChunkOp::Zero {
-                offset,
-                len,
-                truncations,
-                ..
-            } => {
-                chunk.truncations = *truncations;
+            ChunkOp::Zero { offset, len, .. } => {
                 chunk.zero(*offset as usize, (*offset + *len).min(AREA as u64) as usize);
             }
             ChunkOp::Truncate {

@@ -8,7 +8,9 @@ use super::space::Allocation;
 use super::{Applied, Core, Lsn};
 use lumeofs_base::checksum::verify_blocks;
 use lumeofs_base::limits::{BLOCK_SIZE, CHUNK_SIZE_BYTES};
-use lumeofs_base::{AlignedBuf, ChunkId, ChunkOp, Code, FsError, FsResult, GroupId, Version};
+use lumeofs_base::{
+    AlignedBuf, ChunkId, ChunkOp, Code, FsError, FsResult, GroupId, Verdict, Version,
+};
 use parking_lot::MutexGuard;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,44 +36,59 @@ impl Core {
         let _order = self.order_of(op.chunk());
         let chunk = self.chunk_of(group, op.chunk())?;
         let head = chunk.content.read().head;
-        let wall = self.clock.wall();
-        if let Err(refused) = admit(&head, op) {
-            let record = Record::Operation {
-                group,
-                version,
-                wall,
-                edit: None,
-            };
-            let lsn = self.journal.push(Entry::new(&record, Vec::new()));
-            self.catalog.set_last(group, version);
-            return Ok(Applied {
-                lsn,
-                refused: Some(refused.during(format_args!("chunk {}", chunk.id))),
-            });
+        match op.verdict(head.truncations, head.deleted) {
+            Verdict::Change => self.change(&chunk, &head, version, op, data),
+            Verdict::Nothing => Ok(self.leave(group, version, None)),
+            Verdict::Refuse(code) => {
+                Ok(self.leave(group, version, Some(refusal(chunk.id, &head, code))))
+            }
         }
+    }
+
+    fn change(
+        &self,
+        chunk: &Arc<Chunk>,
+        head: &Head,
+        version: Version,
+        op: &ChunkOp,
+        data: &AlignedBuf,
+    ) -> FsResult<Applied> {
         let plan = match op {
             ChunkOp::Write {
                 offset, checksums, ..
-            } => Plan::write(self, &chunk, *offset, data, checksums)?,
+            } => Plan::write(self, chunk, *offset, data, checksums)?,
             ChunkOp::Zero { offset, len, .. } => {
                 let end = offset.saturating_add(*len).min(CHUNK_SIZE_BYTES);
-                Plan::zero(self, &chunk, *offset, end)?
+                Plan::zero(self, chunk, *offset, end)?
             }
-            ChunkOp::Truncate { len, .. } => Plan::zero(self, &chunk, *len, CHUNK_SIZE_BYTES)?,
+            ChunkOp::Truncate { len, .. } => Plan::zero(self, chunk, *len, CHUNK_SIZE_BYTES)?,
             ChunkOp::Delete { .. } => Plan::wipe(),
         };
-        let mut edit = Edit::of_head(chunk.id, group, head_after(&head, op, version));
+        let mut edit = Edit::of_head(chunk.id, chunk.group, head_after(head, op, version));
         let images = plan.commit(&mut edit);
         let record = Record::Operation {
-            group,
+            group: chunk.group,
             version,
-            wall,
+            wall: self.clock.wall(),
             edit: Some(edit),
         };
         Ok(Applied {
-            lsn: self.publish(&chunk, record, images),
+            lsn: self.publish(chunk, record, images),
             refused: None,
         })
+    }
+
+    /// An operation takes its place in the group's order without changing anything.
+    fn leave(&self, group: GroupId, version: Version, refused: Option<FsError>) -> Applied {
+        let record = Record::Operation {
+            group,
+            version,
+            wall: self.clock.wall(),
+            edit: None,
+        };
+        let lsn = self.journal.push(Entry::new(&record, Vec::new()));
+        self.catalog.set_last(group, version);
+        Applied { lsn, refused }
     }
 
     /// Makes a change visible and queues its record, in one step for the chunk, so that the order in
@@ -247,41 +264,18 @@ pub(super) fn verify_data(
     Err(FsError::new(Code::Io, context))
 }
 
-/// Whether the chunk's history allows the operation. Depends on that history alone, so that all
-/// members decide alike.
-fn admit(head: &Head, op: &ChunkOp) -> FsResult<()> {
-    let truncations = match op {
-        ChunkOp::Delete { .. } => return Ok(()),
-        ChunkOp::Write { truncations, .. }
-        | ChunkOp::Zero { truncations, .. }
-        | ChunkOp::Truncate { truncations, .. } => *truncations,
+fn refusal(chunk: ChunkId, head: &Head, code: Code) -> FsError {
+    let why = match head.deleted {
+        true => "it was deleted".to_owned(),
+        false => format!("it has truncation {}", head.truncations),
     };
-    if head.deleted {
-        return Err(FsError::new(Code::Stale, "it was deleted"));
-    }
-    if truncations < head.truncations {
-        let context = format!(
-            "it has truncation {}, the request {truncations}",
-            head.truncations
-        );
-        return Err(FsError::new(Code::StaleWrite, context));
-    }
-    Ok(())
+    FsError::new(code, format!("chunk {chunk}: {why}"))
 }
 
 fn head_after(head: &Head, op: &ChunkOp, version: Version) -> Head {
-    match op {
-        ChunkOp::Delete { .. } => Head {
-            version,
-            deleted: true,
-            ..*head
-        },
-        ChunkOp::Write { truncations, .. }
-        | ChunkOp::Zero { truncations, .. }
-        | ChunkOp::Truncate { truncations, .. } => Head {
-            version,
-            truncations: *truncations,
-            ..*head
-        },
+    Head {
+        version,
+        truncations: op.truncations_after(head.truncations),
+        deleted: head.deleted || matches!(op, ChunkOp::Delete { .. }),
     }
 }

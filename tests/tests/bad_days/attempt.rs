@@ -27,7 +27,10 @@ impl Attempt {
         let (command, text) = (&self.command, &self.text);
         assert_eq!(self.code, Some(code), "{command}\n{text}");
         for part in parts {
-            assert!(text.contains(part), "{part:?} is missing: {command}\n{text}");
+            assert!(
+                text.contains(part),
+                "{part:?} is missing: {command}\n{text}"
+            );
         }
         assert!(!text.contains("panicked"), "{command}\n{text}");
         self

@@ -47,7 +47,10 @@ impl Patient {
         for number in 0..200 {
             std::fs::write(cluster.mount().join(format!("f{number}")), "small").unwrap();
         }
-        File::open(cluster.mount().join("blob")).unwrap().sync_all().unwrap();
+        File::open(cluster.mount().join("blob"))
+            .unwrap()
+            .sync_all()
+            .unwrap();
         cluster.stop();
         Self { cluster, blob }
     }
@@ -107,7 +110,11 @@ fn a_datanode_with_damaged_files_names_them_and_the_others_bring_it_back() {
         let attempt = patient.start_datanode(&copy);
         println!("{file} {how:?}: {}", attempt.text.trim());
         let name = file.rsplit('/').next().unwrap();
-        let named = if name.ends_with(".dat") { "extent file" } else { name };
+        let named = if name.ends_with(".dat") {
+            "extent file"
+        } else {
+            name
+        };
         attempt.says(1, &[named, &text(&copy)]);
     }
     // The way out for one node, while another has data that no longer matches its checksums.
@@ -149,7 +156,12 @@ fn a_master_with_damaged_files_names_them_and_a_copied_store_helps() {
         ("metadata/store.redb", Damage::Flipped(20)),
         ("controller/store.redb", Damage::Halved),
     ];
-    let ways_out = ["start both", "restore the directory", "its own directory", "start again"];
+    let ways_out = [
+        "start both",
+        "restore the directory",
+        "its own directory",
+        "start again",
+    ];
     for (file, how) in cases {
         let copy = patient.copy("master-1");
         damage(&copy.join(file), how);
@@ -157,7 +169,10 @@ fn a_master_with_damaged_files_names_them_and_a_copied_store_helps() {
         println!("{file} {how:?}: {}", attempt.text.trim());
         assert!(matches!(attempt.code, Some(1 | 8)), "{attempt:#?}");
         let way_out = ways_out.iter().any(|way| attempt.text.contains(way));
-        assert!(way_out && attempt.text.contains(&text(&copy)), "{attempt:#?}");
+        assert!(
+            way_out && attempt.text.contains(&text(&copy)),
+            "{attempt:#?}"
+        );
     }
     // Pages in the middle: whatever redb makes of them, they must not be served.
     for offset in [4096, 8192, 16384] {
@@ -173,7 +188,13 @@ fn a_master_with_damaged_files_names_them_and_a_copied_store_helps() {
     let dir = patient.cluster.dir();
     let mine = dir.join("master-1/metadata/store.redb");
     damage(&mine, Damage::Halved);
-    run("cp", &[&text(&dir.join("master-2/metadata/store.redb")), &text(&mine)]);
+    run(
+        "cp",
+        &[
+            &text(&dir.join("master-2/metadata/store.redb")),
+            &text(&mine),
+        ],
+    );
     patient.cluster.bring_up(&[]);
     patient.check();
     patient.cluster.kill("master-3");

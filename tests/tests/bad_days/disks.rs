@@ -14,9 +14,7 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(20);
 
 fn errno<T>(result: std::io::Result<T>) -> Option<Errno> {
-    result
-        .err()
-        .and_then(|error| Errno::from_io_error(&error))
+    result.err().and_then(|error| Errno::from_io_error(&error))
 }
 
 /// The MiB with this number of a file that differs everywhere.

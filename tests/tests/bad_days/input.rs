@@ -32,7 +32,8 @@ fn a_mount_that_cannot_be_says_why_and_what_to_do() {
     let with = |secret: &str| format!("secretfile={secret}");
     let (at, nobody) = (text(&point), nobody());
     let (other, wrong) = (text(&other), text(&wrong));
-    mount(&nobody, &at, with(&good)).says(7, &["no master answers", &nobody, "check the addresses"]);
+    mount(&nobody, &at, with(&good))
+        .says(7, &["no master answers", &nobody, "check the addresses"]);
     mount("no-such-host.invalid:7000", &at, with(&good)).says(7, &["no-such-host.invalid"]);
     mount("localhost", &at, with(&good)).says(1, &["want HOST:PORT"]);
     mount(&masters, &at, with(&other)).says(8, &["cluster", "secret file"]);
@@ -65,7 +66,10 @@ fn a_mount_that_cannot_be_says_why_and_what_to_do() {
 #[test]
 fn without_a_fuse_device_the_message_says_how_to_get_one() {
     let directory = temporary();
-    let (secret, point) = (directory.path().join("secret"), directory.path().join("mnt"));
+    let (secret, point) = (
+        directory.path().join("secret"),
+        directory.path().join("mnt"),
+    );
     std::fs::create_dir(&point).unwrap();
     run(binary(), &["keygen", &text(&secret)]);
     // In a mount namespace of its own, /dev is empty.
@@ -74,7 +78,10 @@ fn without_a_fuse_device_the_message_says_how_to_get_one() {
     command.args(["--mount", "bash", "-c", script, "bash"]);
     command.arg(binary()).args(["mount", &nobody()]).arg(&point);
     command.args(["--foreground", "--secret"]).arg(&secret);
-    ends(&mut command).says(1, &["/dev/fuse does not exist", "modprobe fuse", "--device"]);
+    ends(&mut command).says(
+        1,
+        &["/dev/fuse does not exist", "modprobe fuse", "--device"],
+    );
 }
 
 #[test]
@@ -94,7 +101,10 @@ fn reports_end_quietly_when_nobody_reads_on() {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut command = Command::new(binary());
-        command.args(arguments).stdout(writer).stderr(Stdio::piped());
+        command
+            .args(arguments)
+            .stdout(writer)
+            .stderr(Stdio::piped());
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         let quiet = output.status.success() && said.is_empty();

@@ -11,9 +11,7 @@ use std::process::Command;
 const SIZE_MAX: u64 = 1 << 46;
 
 fn errno<T>(result: std::io::Result<T>) -> Option<Errno> {
-    result
-        .err()
-        .and_then(|error| Errno::from_io_error(&error))
+    result.err().and_then(|error| Errno::from_io_error(&error))
 }
 
 #[test]

@@ -47,8 +47,10 @@ fn without_a_quorum_commands_say_so_and_the_mount_can_be_taken_away() {
     std::fs::create_dir(&point).unwrap();
     let (point, log) = (text(&point), text(&cluster.scratch().join("log")));
     let options = format!("secretfile={secret}");
-    lumeofs(&["mount", &masters, &point, "-o", &options, "--log", &log])
-        .says(7, &["no quorum", &masters.replace(',', ", "), "more than half"]);
+    lumeofs(&["mount", &masters, &point, "-o", &options, "--log", &log]).says(
+        7,
+        &["no quorum", &masters.replace(',', ", "), "more than half"],
+    );
     lumeofs(&["admin", "--dir", &dir, "raft"]).says(0, &["cannot connect", "refused"]);
     eventually("the last master gives up its leader", SOON, || {
         let status = lumeofs(&["admin", "--dir", &dir, "status"]);
@@ -88,7 +90,10 @@ fn a_signal_takes_a_busy_mount_away_and_a_second_one_ends_it() {
     });
     terminate(pid);
     eventually("the mount is detached", SOON, || !is_mounted(&mount));
-    assert!(cluster.pid("mount").is_some(), "it serves who still uses it");
+    assert!(
+        cluster.pid("mount").is_some(),
+        "it serves who still uses it"
+    );
     user.kill().unwrap();
     user.wait().unwrap();
     eventually("the process ends", SOON, || cluster.pid("mount").is_none());

@@ -10,7 +10,9 @@ type Case<'a> = (&'a str, &'a str, &'a Path, &'a str);
 
 fn server(kind: &[&str], (id, listen, data, secret): Case<'_>) -> Attempt {
     let data = text(data);
-    let rest = ["--id", id, "--listen", listen, "--data", &data, "--secret", secret];
+    let rest = [
+        "--id", id, "--listen", listen, "--data", &data, "--secret", secret,
+    ];
     lumeofs(&[kind, &rest].concat())
 }
 
@@ -27,15 +29,22 @@ fn a_server_that_was_started_wrongly_ends_with_the_reason() {
         &scratch,
         &format!("(grep cluster_id {good}; grep ^secret {other}) > {wrong}"),
     );
-    let (m1, d1) = (cluster.dir().join("master-1"), cluster.dir().join("datanode-101"));
+    let (m1, d1) = (
+        cluster.dir().join("master-1"),
+        cluster.dir().join("datanode-101"),
+    );
     let free = nobody();
     master(("1", &free, &m1, &good)).says(1, &["in use by another process"]);
     datanode(("101", &free, &d1, &good)).says(1, &["in use by another process"]);
 
-    let (taken_m, taken_d) = (address(&cluster, "master-1"), address(&cluster, "datanode-101"));
+    let (taken_m, taken_d) = (
+        address(&cluster, "master-1"),
+        address(&cluster, "datanode-101"),
+    );
     let new = |name: &str| scratch.join(name);
     master(("1", &taken_m, &new("a"), &good)).says(1, &[&taken_m, "port is in use", "--listen"]);
-    datanode(("109", &taken_d, &new("b"), &good)).says(1, &[&taken_d, "port is in use", "--listen"]);
+    datanode(("109", &taken_d, &new("b"), &good))
+        .says(1, &[&taken_d, "port is in use", "--listen"]);
 
     // Copies, since the originals are locked.
     let (mcopy, dcopy) = (new("mcopy"), new("dcopy"));
@@ -79,7 +88,11 @@ fn a_master_that_lost_its_logs_does_not_vote_again() {
     cluster.kill(follower);
     let (dir, away) = (cluster.dir().join(follower), cluster.scratch().join("away"));
     run("mv", &[&text(&dir), &text(&away)]);
-    let (listen, peers, secret) = (address(&cluster, follower), peers(&cluster), secret(&cluster));
+    let (listen, peers, secret) = (
+        address(&cluster, follower),
+        peers(&cluster),
+        secret(&cluster),
+    );
     let id = follower.strip_prefix("master-").unwrap();
     server(&["master", "--peers", &peers], (id, &listen, &dir, &secret))
         .says(8, &["has no log", "must not vote again", "restore"]);

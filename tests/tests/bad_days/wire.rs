@@ -47,7 +47,10 @@ fn servers_refuse_malformed_frames_with_a_reason_and_go_on() {
         ];
         for (bytes, reason) in cases {
             let said = answer(&to, &bytes);
-            assert!(said.contains(reason), "{node}: {reason:?} is missing: {said:?}");
+            assert!(
+                said.contains(reason),
+                "{node}: {reason:?} is missing: {said:?}"
+            );
         }
         // Less than a frame ends with the time for the handshake.
         answer(&to, &header(1, 100, 0));

@@ -79,7 +79,7 @@ fn stale_writes_and_writes_to_tombstones_are_refused_in_order() {
         let applied = store.apply(group, version(sequence), op, &data).unwrap();
         applied.refused.map(|error| error.code)
     };
-    assert_eq!(apply(1, &write_op(1, 0, 2, &data)), None);
+    assert_eq!(apply(1, &cut_op(1, 0, 2)), None);
     assert_eq!(apply(2, &write_op(1, 0, 1, &data)), Some(Code::StaleWrite));
     assert_eq!(store.state(ChunkId(1)).unwrap().version, version(1));
     assert_eq!(store.last(group), version(2));
@@ -94,6 +94,33 @@ fn stale_writes_and_writes_to_tombstones_are_refused_in_order() {
         (store.last(group), store.durable(group)),
         (version(4), version(4))
     );
+}
+
+#[test]
+fn a_cut_that_comes_twice_spares_what_was_written_after_the_first() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let (group, data) = (GroupId(1), AlignedBuf::copy_of(&[7; 9000]));
+    let apply = |sequence, op: &ChunkOp| {
+        let applied = store.apply(group, version(sequence), op, &data).unwrap();
+        assert_eq!(applied.refused, None);
+    };
+    apply(1, &write_op(1, 0, 0, &data));
+    // A write within the new size may be quicker than the cut, which must be made all the same.
+    apply(2, &write_op(1, 0, 1, &AlignedBuf::copy_of(&data)));
+    apply(3, &cut_op(1, 100, 1));
+    let zeros = store.read(ChunkId(1), 100, 8900).unwrap().0;
+    assert!(zeros.iter().all(|byte| *byte == 0));
+    apply(4, &write_op(1, 100, 1, &data));
+    apply(5, &cut_op(1, 100, 1));
+    let kept = |store: &ChunkStore| {
+        assert!(store.read(ChunkId(1), 100, 9000).unwrap().0[..] == data[..]);
+        assert_eq!(store.state(ChunkId(1)).unwrap().version, version(4));
+        assert_eq!(store.last(group), version(5));
+    };
+    kept(&store);
+    drop(store);
+    kept(&open(&disk));
 }
 
 #[test]
