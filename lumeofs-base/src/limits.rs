@@ -101,6 +101,9 @@ pub const GROUP_INFLIGHT_MAX: usize = 256;
 pub const GROUP_INFLIGHT_BYTES_MAX: usize = 32 << 20;
 
 // Logs and stores.
+/// How long a disk may take for one call before its store counts as failed. Longer than a busy disk's
+/// slowest sync, and not much longer than clients wait for one answer.
+pub const DISK_STALL_MAX: Duration = Duration::from_secs(10);
 /// Size of one WAL segment.
 pub const WAL_SEGMENT_BYTES: u64 = 64 << 20;
 /// Longest WAL record.

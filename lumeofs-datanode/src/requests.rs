@@ -184,11 +184,19 @@ fn write(
         data: data.clone(),
         durable: asked.durable || node.map().always_durable,
     };
+    // Kept until the operation took its place in the store.
+    let reservation = (op == Op::Write).then(|| node.reserve(&driver.store, data.len()));
+    let is_short = matches!(reservation, Some(Err(_)));
     let admitted = driver.request(deadline, |core, ticket, now| {
         request.ticket = ticket;
+        if is_short {
+            core.set_low_space(true);
+        }
         attempt(core.write(&request, now))
     });
-    outcome(driver, admitted, deadline)
+    let outcome = outcome(driver, admitted, deadline);
+    drop(reservation);
+    outcome
 }
 
 fn sync(

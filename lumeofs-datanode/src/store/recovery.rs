@@ -13,6 +13,7 @@ use super::record::{Edit, Placement, Record};
 use super::space::Space;
 use super::superblock::Superblock;
 use super::upkeep::Upkeep;
+use super::watch::{Watch, WatchedDisk};
 use super::{Core, StoreConfig, StoreIdentity};
 use lumeofs_base::disk::Disk;
 use lumeofs_base::limits::BLOCK_SIZE;
@@ -34,6 +35,8 @@ impl Core {
         config: StoreConfig,
     ) -> FsResult<Core> {
         let directory = config.directory;
+        let watch = Watch::new(config.clock.clone());
+        let disk: Arc<dyn Disk> = WatchedDisk::new(disk, watch.clone());
         let fresh = Superblock {
             identity,
             extent_file_bytes: file_bytes(config.extent_file_bytes)?,
@@ -87,6 +90,7 @@ impl Core {
             space,
             catalog,
             health,
+            watch,
             journal,
             order: (0..ORDER_LOCKS).map(|_| Mutex::new(())).collect(),
             dirty: Mutex::new(dirty),

@@ -2,6 +2,7 @@
 
 mod crash;
 mod faults;
+pub(crate) mod gate;
 mod model;
 mod threads;
 
@@ -17,7 +18,7 @@ const B: u64 = BLOCK_SIZE as u64;
 /// Bytes of a chunk that the workload touches.
 const AREA: usize = 96 * BLOCK_SIZE;
 
-fn identity() -> StoreIdentity {
+pub(crate) fn identity() -> StoreIdentity {
     StoreIdentity {
         cluster: ClusterId([7; 16]),
         node: NodeId(3),
@@ -25,7 +26,7 @@ fn identity() -> StoreIdentity {
 }
 
 /// So small that checkpoints, growth and back-pressure happen all the time.
-fn small() -> StoreConfig {
+pub(crate) fn small() -> StoreConfig {
     StoreConfig {
         extent_file_bytes: 1 << 20,
         reserve_bytes: 0,

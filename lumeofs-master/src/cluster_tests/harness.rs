@@ -282,6 +282,7 @@ impl Cluster {
                 let request = HeartbeatRequest {
                     node: Some(node),
                     map_version: 0,
+                    ..Default::default()
                 };
                 let token = self.credentials.grpc_token();
                 let mut controller =
