@@ -28,6 +28,7 @@ mod catalog;
 mod checkpoint;
 mod chunk;
 mod copy;
+mod era;
 mod extents;
 mod free_map;
 mod health;
@@ -56,8 +57,8 @@ use lumeofs_base::clock::{Clock, SystemClock};
 use lumeofs_base::disk::Disk;
 use lumeofs_base::limits::{BLOCK_SIZE, DISK_STALL_MAX};
 use lumeofs_base::{
-    AlignedBuf, ChunkId, ChunkOp, ChunkState, ClusterId, Code, FsError, FsResult, GroupId, NodeId,
-    Version,
+    AlignedBuf, ChunkId, ChunkOp, ChunkState, ClusterId, Code, ERA_MARK, FsError, FsResult,
+    GroupId, NodeId, Version,
 };
 use lumeofs_wal::WalConfig;
 use parking_lot::Mutex;
@@ -290,19 +291,31 @@ impl ChunkStore {
         ranges
     }
 
-    /// A chunk's state, tombstones included.
-    pub fn state(&self, chunk: ChunkId) -> Option<ChunkState> {
-        self.core.catalog.chunk(chunk).map(|chunk| chunk.state())
+    /// The state of a chunk of a group, tombstones and the mark of its era included.
+    pub fn state(&self, group: GroupId, chunk: ChunkId) -> Option<ChunkState> {
+        let found = self.core.catalog.chunk(era::stored_id(group, chunk))?;
+        (found.group == group).then(|| ChunkState {
+            chunk,
+            ..found.state()
+        })
     }
 
-    /// States of up to `max` chunks of a group above `after`, in order of their ids.
+    /// States of up to `max` chunks of a group above `after`, in order of their ids; so the mark of its
+    /// era comes first.
     pub fn list(&self, group: GroupId, after: Option<ChunkId>, max: usize) -> Vec<ChunkState> {
-        self.core
-            .catalog
-            .chunks_of(group, after, max)
-            .iter()
-            .map(|chunk| chunk.state())
-            .collect()
+        let mark = match after {
+            None => self.state(group, ERA_MARK),
+            Some(_) => None,
+        };
+        let room = max - usize::from(mark.is_some()).min(max);
+        let chunks = self.core.catalog.chunks_of(group, after, room);
+        let others = chunks.iter().map(|chunk| chunk.state());
+        mark.into_iter().chain(others).take(max).collect()
+    }
+
+    /// The era that a group is in: see [`ERA_MARK`].
+    pub fn era(&self, group: GroupId) -> u32 {
+        self.core.era(group)
     }
 
     /// The group's last operation.

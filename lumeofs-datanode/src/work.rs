@@ -271,7 +271,7 @@ impl GroupDriver {
             truncations: 0,
             deleted: true,
         };
-        let state = self.store.state(chunk).unwrap_or(missing);
+        let state = self.store.state(self.id, chunk).unwrap_or(missing);
         let extents = if state.deleted {
             Vec::new()
         } else {

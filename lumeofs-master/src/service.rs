@@ -3,6 +3,7 @@
 
 mod admin;
 mod controller;
+mod eras;
 mod frames;
 mod listener;
 mod machines;

@@ -71,7 +71,7 @@ impl Link {
                 Err(error) => Err(error),
             }
         })?;
-        inode.learn(&attr, &[]);
+        inode.learn(&attr);
         if !attr.tail_unclean {
             return Ok(attr);
         }
@@ -93,7 +93,7 @@ impl Link {
         inode: &Inode,
     ) -> FsResult<()> {
         let attr = self.query_attr(asker, ino, &Query::GetAttr { ino })?;
-        inode.learn(&attr, &[]);
+        inode.learn(&attr);
         if !attr.tail_unclean {
             return Ok(());
         }
@@ -126,6 +126,7 @@ impl Link {
                     chunk: chunk.chunk.get(),
                     offset: within,
                     truncations: attr.truncations,
+                    era: known.era,
                     // The mark that is cleared next is durable; what was cut off must not come back.
                     durable: true,
                     ..Default::default()
@@ -148,7 +149,7 @@ impl Link {
             truncations: attr.truncations,
         };
         let attr = self.mutate_attr(asker, ino, &clean)?;
-        inode.learn(&attr, &[]);
+        inode.learn(&attr);
         Ok(attr)
     }
 }

@@ -13,7 +13,7 @@
 
 use super::block_map::{Block, Mapped, Run};
 use lumeofs_base::limits::BLOCK_SIZE;
-use lumeofs_base::{ChunkId, Code, FsError, FsResult, GroupId, Timestamp, Version};
+use lumeofs_base::{ChunkId, Code, FsError, FsResult, GroupId, Past, Timestamp, Version};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -60,6 +60,15 @@ pub(super) struct Head {
     pub(super) version: Version,
     pub(super) truncations: u32,
     pub(super) deleted: bool,
+}
+
+impl Head {
+    pub(super) fn past(&self) -> Past {
+        Past {
+            truncations: self.truncations,
+            deleted: self.deleted,
+        }
+    }
 }
 
 /// First block, place of it, count.

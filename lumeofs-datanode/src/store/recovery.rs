@@ -6,6 +6,7 @@
 use super::catalog::Catalog;
 use super::checkpoint::{self, Item};
 use super::chunk::{Chunk, Image};
+use super::era::is_mark;
 use super::extents::Extents;
 use super::health::Health;
 use super::journal::Journal;
@@ -135,7 +136,9 @@ impl Index {
                         .insert(self.existing(placement)?.mapped(), &mut Vec::new());
                 }
                 drop(content);
+                let (id, deleted) = (chunk.id, head.deleted);
                 self.catalog.insert(Arc::new(chunk));
+                self.catalog.set_deleted(group, id, deleted);
             }
             Item::Group { group, last, note } => {
                 self.catalog.set_last(group, last);
@@ -158,6 +161,10 @@ impl Index {
             } => {
                 if let Some(edit) = edit {
                     self.make(&edit, images)?;
+                    if is_mark(edit.chunk) {
+                        // Those of later deletes, if a newer checkpoint has them, are made again.
+                        self.catalog.remove_tombstones(group);
+                    }
                 }
                 self.catalog.set_last(group, version);
             }
@@ -192,6 +199,8 @@ impl Index {
             })
             .collect();
         chunk.content.write().apply(edit, &images);
+        self.catalog
+            .set_deleted(edit.group, edit.chunk, edit.head.deleted);
         Ok(())
     }
 

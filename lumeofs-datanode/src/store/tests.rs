@@ -63,6 +63,7 @@ fn write_op(chunk: u64, offset: u64, truncations: u32, data: &[u8]) -> ChunkOp {
         chunk: ChunkId(chunk),
         offset,
         truncations,
+        era: 0,
         checksums,
     }
 }
@@ -72,6 +73,16 @@ fn cut_op(chunk: u64, len: u64, truncations: u32) -> ChunkOp {
         chunk: ChunkId(chunk),
         len,
         truncations,
+        era: 0,
+    }
+}
+
+fn era_op(era: u32) -> ChunkOp {
+    ChunkOp::Truncate {
+        chunk: ERA_MARK,
+        len: 0,
+        truncations: era,
+        era,
     }
 }
 
@@ -91,6 +102,8 @@ impl Step {
         let group = GroupId(1 + rng.below(3) as u32);
         let chunk = ChunkId(u64::from(group.0) * 100 + rng.below(4));
         let truncations = rng.below(2) as u32 + (sequence / 40) as u32;
+        let current_era = (sequence / 25) as u32;
+        let planned_era = current_era.saturating_sub(rng.below(2) as u32);
         let data_seed = rng.next_u64();
         let offset = if rng.percent(50) {
             rng.below(64) * B
@@ -108,25 +121,29 @@ impl Step {
                     _ => 60_000 + rng.below(200_000) as usize,
                 }
                 .min(room);
-                write_op(
-                    chunk.get(),
+                ChunkOp::Write {
+                    chunk,
                     offset,
                     truncations,
-                    &data_of(data_seed, data_len),
-                )
+                    era: planned_era,
+                    checksums: block_checksums(offset, &data_of(data_seed, data_len)),
+                }
             }
             75..85 => ChunkOp::Zero {
                 chunk,
                 offset,
                 len: 1 + rng.below(100_000),
                 truncations,
+                era: planned_era,
             },
             85..95 => ChunkOp::Truncate {
                 chunk,
                 len: offset,
                 truncations,
+                era: planned_era,
             },
-            _ => ChunkOp::Delete { chunk },
+            95..98 => ChunkOp::Delete { chunk },
+            _ => era_op(current_era),
         };
         Step {
             group,
@@ -160,6 +177,8 @@ struct ModelChunk {
 struct Model {
     chunks: BTreeMap<ChunkId, (GroupId, ModelChunk)>,
     last: BTreeMap<GroupId, Version>,
+    /// Only those that have begun one.
+    eras: BTreeMap<GroupId, (u32, Version)>,
 }
 
 impl Model {
@@ -167,18 +186,35 @@ impl Model {
     fn apply(&mut self, step: &Step) -> Option<Code> {
         self.last.insert(step.group, step.version);
         let id = step.op.chunk();
+        let era = self.eras.get(&step.group).map_or(0, |(era, _)| *era);
+        if let ChunkOp::Truncate {
+            chunk: ERA_MARK,
+            truncations,
+            ..
+        } = &step.op
+        {
+            return self.begin_era(step, era, *truncations);
+        }
         let known = self.chunks.get(&id).map(|(_, chunk)| chunk);
-        let refuse = |truncations: u32| {
-            let chunk = known?;
+        let refuse = |truncations: u32, planned_era: u32| {
+            let Some(chunk) = known else {
+                return (planned_era < era).then_some(Code::StaleWrite);
+            };
             if chunk.deleted {
                 return Some(Code::Stale);
             }
             (truncations < chunk.truncations).then_some(Code::StaleWrite)
         };
         let refused = match &step.op {
-            ChunkOp::Write { truncations, .. }
-            | ChunkOp::Zero { truncations, .. }
-            | ChunkOp::Truncate { truncations, .. } => refuse(*truncations),
+            ChunkOp::Write {
+                truncations, era, ..
+            }
+            | ChunkOp::Zero {
+                truncations, era, ..
+            }
+            | ChunkOp::Truncate {
+                truncations, era, ..
+            } => refuse(*truncations, *era),
             ChunkOp::Delete { .. } => None,
         };
         if refused.is_some() {
@@ -222,6 +258,15 @@ impl Model {
         None
     }
 
+    fn begin_era(&mut self, step: &Step, era: u32, next: u32) -> Option<Code> {
+        if next > era {
+            self.eras.insert(step.group, (next, step.version));
+            self.chunks
+                .retain(|_, (group, chunk)| *group != step.group || !chunk.deleted);
+        }
+        (next < era).then_some(Code::StaleWrite)
+    }
+
     /// Panics unless the store's chunks of `group` are the model's.
     fn compare(&self, store: &ChunkStore, group: GroupId) {
         let mine = || self.chunks.iter().filter(|(_, (owner, _))| *owner == group);
@@ -230,9 +275,15 @@ impl Model {
             .iter()
             .map(|state| state.chunk)
             .collect();
-        assert_eq!(listed, mine().map(|(id, _)| *id).collect::<Vec<_>>());
+        let mark = self.eras.get(&group);
+        let expected = mark.map(|_| ERA_MARK).into_iter();
+        let expected = expected.chain(mine().map(|(id, _)| *id));
+        assert_eq!(listed, expected.collect::<Vec<_>>());
+        let found = store.state(group, ERA_MARK);
+        let found = found.map(|mark| (mark.truncations, mark.version));
+        assert_eq!(found.as_ref(), mark);
         for (&id, (_, chunk)) in mine() {
-            let state = store.state(id).unwrap();
+            let state = store.state(group, id).unwrap();
             let last_mapped = chunk.mapped.iter().rposition(|mapped| *mapped);
             let len = last_mapped.map_or(0, |last| (last as u64 + 1) * B);
             let expected = ChunkState {

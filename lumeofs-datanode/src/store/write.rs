@@ -1,6 +1,7 @@
 //! Operations of a group: whether they are refused, and how their changes are made.
 
 use super::chunk::{Chunk, Image};
+use super::era::{is_mark, stored_id};
 use super::journal::Entry;
 use super::plan::Plan;
 use super::record::{Edit, Head, Record};
@@ -9,7 +10,7 @@ use super::{Applied, Core, Lsn};
 use lumeofs_base::checksum::verify_blocks;
 use lumeofs_base::limits::{BLOCK_SIZE, CHUNK_SIZE_BYTES};
 use lumeofs_base::{
-    AlignedBuf, ChunkId, ChunkOp, Code, FsError, FsResult, GroupId, Verdict, Version,
+    AlignedBuf, ChunkId, ChunkOp, Code, FsError, FsResult, GroupId, Past, Verdict, Version,
 };
 use parking_lot::MutexGuard;
 use std::sync::Arc;
@@ -33,14 +34,20 @@ impl Core {
         self.health.check()?;
         validate(op, data)?;
         self.make_room()?;
-        let _order = self.order_of(op.chunk());
-        let chunk = self.chunk_of(group, op.chunk())?;
+        let id = stored_id(group, op.chunk());
+        let _order = self.order_of(id);
+        let is_missing = self.catalog.chunk(id).is_none();
+        let chunk = self.chunk_of(group, id)?;
         let head = chunk.content.read().head;
-        match op.verdict(head.truncations, head.deleted) {
+        let (past, era) = match is_missing {
+            true => (None, self.era(group)),
+            false => (Some(head.past()), 0),
+        };
+        match op.verdict(past, era) {
             Verdict::Change => self.change(&chunk, &head, version, op, data),
             Verdict::Nothing => Ok(self.leave(group, version, None)),
             Verdict::Refuse(code) => {
-                Ok(self.leave(group, version, Some(refusal(chunk.id, &head, code))))
+                Ok(self.leave(group, version, Some(refusal(chunk.id, past, code))))
             }
         }
     }
@@ -111,7 +118,7 @@ impl Core {
         };
         let entry = Entry::new(&record, images.clone());
         let mut content = chunk.content.write();
-        let overlay_before = content.overlay.len();
+        let (overlay_before, deleted_before) = (content.overlay.len(), content.head.deleted);
         let freed = content.apply(edit, &images);
         self.count_overlay(overlay_before, content.overlay.len());
         // Before the record can be in the log: a checkpoint looks at the log's end first and at the
@@ -123,6 +130,16 @@ impl Core {
         }
         if self.catalog.chunk(chunk.id).is_none() {
             self.catalog.insert(chunk.clone());
+        }
+        if content.head.deleted != deleted_before {
+            self.catalog
+                .set_deleted(chunk.group, chunk.id, content.head.deleted);
+        }
+        if let Record::Operation { group, .. } = record
+            && is_mark(chunk.id)
+        {
+            // Also before the record can be in the log, and after readers can see the new era.
+            self.catalog.remove_tombstones(group);
         }
         let lsn = self.journal.push(entry.freeing(freed));
         content.last_entry = lsn.0;
@@ -264,10 +281,11 @@ pub(super) fn verify_data(
     Err(FsError::new(Code::Io, context))
 }
 
-fn refusal(chunk: ChunkId, head: &Head, code: Code) -> FsError {
-    let why = match head.deleted {
-        true => "it was deleted".to_owned(),
-        false => format!("it has truncation {}", head.truncations),
+fn refusal(chunk: ChunkId, past: Option<Past>, code: Code) -> FsError {
+    let why = match past {
+        None => "it is not there, and the request is of an era that is over".to_owned(),
+        Some(past) if past.deleted => "it was deleted".to_owned(),
+        Some(past) => format!("it has truncation {}", past.truncations),
     };
     FsError::new(code, format!("chunk {chunk}: {why}"))
 }

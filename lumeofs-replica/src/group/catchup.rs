@@ -11,7 +11,7 @@ use crate::clip;
 use crate::effect::Piece;
 use crate::message::{CopyStep, Entry, Payload, ToMember};
 use lumeofs_base::limits::BLOCK_SIZE;
-use lumeofs_base::{ChunkId, ChunkOp, ChunkState, Sequence, Verdict, Version};
+use lumeofs_base::{ChunkId, ChunkOp, ChunkState, Past, Sequence, Verdict, Version};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -49,7 +49,11 @@ struct Current {
 impl Current {
     /// Whether the primary's store will leave the chunk as it is; takes note of the operation if not.
     fn ignores(&mut self, op: &ChunkOp) -> bool {
-        let changes = op.verdict(self.truncations, self.deleted) == Verdict::Change;
+        let past = Past {
+            truncations: self.truncations,
+            deleted: self.deleted,
+        };
+        let changes = op.verdict(Some(past), 0) == Verdict::Change;
         if changes {
             self.truncations = op.truncations_after(self.truncations);
             self.deleted |= matches!(op, ChunkOp::Delete { .. });

@@ -2,7 +2,7 @@
 
 use lumeofs_base::limits::BLOCK_SIZE;
 use lumeofs_base::rng::SplitMix64;
-use lumeofs_base::{ChunkId, ChunkOp, ChunkState, Verdict, Version};
+use lumeofs_base::{ChunkId, ChunkOp, ChunkState, Past, Verdict, Version};
 use lumeofs_replica::{CopyStep, Entry, Note, Outcome, Piece};
 use std::collections::BTreeMap;
 
@@ -118,17 +118,17 @@ impl Contents {
     fn apply(&mut self, entry: &Entry<Vec<u8>>) -> Outcome {
         self.last = entry.version;
         let id = entry.op.chunk();
-        let (truncations, deleted) = match self.chunks.get(&id) {
-            Some(chunk) => (chunk.truncations, chunk.deleted),
-            None => (0, false),
-        };
-        match entry.op.verdict(truncations, deleted) {
+        let past = self.chunks.get(&id).map(|chunk| Past {
+            truncations: chunk.truncations,
+            deleted: chunk.deleted,
+        });
+        match entry.op.verdict(past, 0) {
             Verdict::Change => {}
             Verdict::Nothing => return Outcome::Applied,
             Verdict::Refuse(code) => return Outcome::Refused(code),
         }
         let chunk = self.chunks.entry(id).or_default();
-        chunk.truncations = entry.op.truncations_after(truncations);
+        chunk.truncations = entry.op.truncations_after(chunk.truncations);
         chunk.version = entry.version;
         chunk.deleted = matches!(entry.op, ChunkOp::Delete { .. });
         chunk.change(&entry.op, &entry.data);

@@ -96,7 +96,10 @@ fn a_full_store_refuses_writes_and_takes_them_again_after_a_delete() {
         (Code::NoSpace, (2 << 20) / (49 * B))
     );
     assert_eq!(
-        (store.last(GroupId(1)), store.state(ChunkId(sequence + 1))),
+        (
+            store.last(GroupId(1)),
+            store.state(GroupId(1), ChunkId(sequence + 1))
+        ),
         (version(sequence), None)
     );
     check_space(&store);
@@ -119,6 +122,7 @@ fn a_full_store_refuses_writes_and_takes_them_again_after_a_delete() {
         offset: 5,
         len: 20,
         truncations: 0,
+        era: 0,
     };
     store
         .apply(GroupId(1), version(sequence + 1), &zero, &data)
