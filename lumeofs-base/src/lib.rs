@@ -19,7 +19,7 @@ pub mod rng;
 
 pub use attr::{Attr, FileKind, Timestamp};
 pub use buf::AlignedBuf;
-pub use chunk::{ChunkOp, ChunkState, Version};
+pub use chunk::{ChunkOp, ChunkState, ERA_MARK, Past, Verdict, Version};
 pub use cluster::{ClusterMap, GroupConfig, NodeInfo, NodeKind};
 pub use error::{Code, FsError, FsResult};
 pub use ids::*;

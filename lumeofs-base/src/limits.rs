@@ -102,7 +102,17 @@ pub const GROUP_INFLIGHT_MAX: usize = 256;
 /// Bytes of a group that may be under way at once; a writer waits beyond it.
 pub const GROUP_INFLIGHT_BYTES_MAX: usize = 32 << 20;
 
+// Deleted chunks.
+/// How long datanodes remember at least which chunks were deleted while chunks are being deleted.
+/// Afterwards a client's first write to a chunk that it has long known needs a second attempt.
+pub const ERA_MIN: Duration = Duration::from_secs(600);
+/// Deleted chunks after which a new era begins sooner: about 50 MB of a datanode's memory.
+pub const ERA_DELETED_MAX: usize = 200_000;
+
 // Logs and stores.
+/// How long a disk may take for one call before its store counts as failed. Longer than a busy disk's
+/// slowest sync, and not much longer than clients wait for one answer.
+pub const DISK_STALL_MAX: Duration = Duration::from_secs(10);
 /// Size of one WAL segment.
 pub const WAL_SEGMENT_BYTES: u64 = 64 << 20;
 /// Longest WAL record.

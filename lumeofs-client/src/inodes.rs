@@ -66,6 +66,8 @@ pub(crate) struct Known {
     pub(crate) attr: Attr,
     /// Chunks by index. An index that is missing here may exist.
     pub(crate) chunks: BTreeMap<ChunkIndex, ChunkRef>,
+    /// An era in which the file had all of them, for the datanodes. 0 is always true.
+    pub(crate) era: u32,
 }
 
 impl Inodes {
@@ -164,8 +166,14 @@ fn merge(into: &mut Unsynced, from: &Unsynced) {
 }
 
 impl Inode {
-    /// What an answer of the metadata group said. Older answers than those known are ignored.
-    pub(crate) fn learn(&self, attr: &Attr, chunks: &[ChunkRef]) {
+    /// What an answer of the metadata group said of the attributes.
+    pub(crate) fn learn(&self, attr: &Attr) {
+        self.learn_chunks(attr, &[], 0);
+    }
+
+    /// What an answer of the metadata group said, in this era or a later one. Older answers than those
+    /// known are ignored.
+    pub(crate) fn learn_chunks(&self, attr: &Attr, chunks: &[ChunkRef], era: u32) {
         let mut state = self.state.lock();
         match &mut state.known {
             Some(known) if known.attr.truncations > attr.truncations => return,
@@ -180,6 +188,7 @@ impl Inode {
                 *known = Some(Known {
                     attr: attr.clone(),
                     chunks: BTreeMap::new(),
+                    era: 0,
                 });
             }
         }
@@ -190,6 +199,8 @@ impl Inode {
             known
                 .chunks
                 .extend(chunks.iter().map(|chunk| (chunk.index, *chunk)));
+            // No chunk is freed without a new truncation number.
+            known.era = known.era.max(era);
         }
     }
 
@@ -206,6 +217,7 @@ impl Inode {
         all.then(|| Known {
             attr: known.attr.clone(),
             chunks,
+            era: known.era,
         })
     }
 

@@ -17,6 +17,7 @@ use lumeofs_meta::op::Caller;
 use lumeofs_proto::auth::Credentials;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub(crate) struct Link {
     pub(crate) opens: Opens,
     pub(crate) inodes: Inodes,
     pub(crate) generations: Generations,
+    /// See [`Link::era`].
+    pub(crate) era: AtomicU32,
     pub(crate) halt: Halt,
     pub(crate) description: String,
     on_outage: OnOutage,
@@ -86,6 +89,7 @@ impl Link {
             opens: Opens::default(),
             inodes: Inodes::default(),
             generations: Generations::default(),
+            era: AtomicU32::new(0),
             halt: Halt::default(),
             description: options.description,
             on_outage: options.on_outage,

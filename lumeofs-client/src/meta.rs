@@ -6,6 +6,7 @@ use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId, SessionId, SlotId};
 use lumeofs_meta::op::{Caller, Mutation, Query, Reply};
 use lumeofs_proto::frame::Op;
 use lumeofs_proto::meta::{MetaReply, MetaRequest};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Pause before a call is repeated under a new session.
@@ -14,13 +15,33 @@ const RENEWED_PAUSE: Duration = Duration::from_millis(10);
 impl Link {
     /// Asks the leader something.
     pub(crate) fn query(&self, asker: &Asker<'_>, ino: InodeId, query: &Query) -> FsResult<Reply> {
+        self.query_with_era(asker, ino, query)
+            .map(|(reply, _)| reply)
+    }
+
+    /// The latest era that was heard of. What a mutation that is sent afterwards answers is not older;
+    /// its outcome may be one that the servers kept since its first sending, so they cannot say it.
+    pub(crate) fn era(&self) -> u32 {
+        self.era.load(Ordering::Relaxed)
+    }
+
+    /// Asks the leader something; also says in which era the answer was true.
+    pub(crate) fn query_with_era(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        query: &Query,
+    ) -> FsResult<(Reply, u32)> {
         let op = encode(query)?;
         let patience = &asker.patience;
         loop {
             let session = self.window.session();
             let make = || request(asker.caller, ino.slot(), session, op.clone());
             match self.masters.call::<_, MetaReply>(patience, Op::Query, make) {
-                Ok(reply) => return decode(&reply),
+                Ok(reply) => {
+                    self.era.fetch_max(reply.era, Ordering::Relaxed);
+                    return Ok((decode(&reply)?, reply.era));
+                }
                 Err(error) if error.code == Code::SessionExpired => {
                     self.replace_session(session, patience)?;
                 }

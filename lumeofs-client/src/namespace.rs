@@ -58,6 +58,7 @@ impl Client {
             mode,
             exclusive,
         };
+        let era = link.era();
         let reply = match link.mutate(&asker, parent, &mutation) {
             Ok(reply) => reply,
             Err(error) => {
@@ -78,7 +79,8 @@ impl Client {
         };
         if attr.kind == FileKind::Regular {
             if created && let Some(chunk) = first_chunk {
-                link.inodes.get(attr.ino).learn(&attr, &[chunk]);
+                let inode = link.inodes.get(attr.ino);
+                inode.learn_chunks(&attr, &[chunk], era);
             }
             if opens && !(created && link.opens.created(attr.ino, restatements)) {
                 link.open(&asker, attr.ino)?;

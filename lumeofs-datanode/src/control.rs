@@ -146,6 +146,7 @@ async fn heartbeat(node: &Arc<Node>, masters: &Masters) -> Result<(), FsError> {
             free_bytes,
         }),
         map_version: node.map().version,
+        trouble: node.trouble(),
     };
     let reply = masters.call(|mut client| {
         let request = masters.request(request.clone());

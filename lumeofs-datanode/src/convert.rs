@@ -60,6 +60,7 @@ fn op_out(op: &ChunkOp) -> wire::ChunkOp {
         ChunkOp::Write {
             offset,
             truncations,
+            era,
             checksums,
             ..
         } => wire::ChunkOp {
@@ -68,12 +69,14 @@ fn op_out(op: &ChunkOp) -> wire::ChunkOp {
             offset: *offset,
             len: 0,
             truncations: *truncations,
+            era: *era,
             checksums: checksums.clone(),
         },
         ChunkOp::Zero {
             offset,
             len,
             truncations,
+            era,
             ..
         } => wire::ChunkOp {
             kind: 2,
@@ -81,16 +84,21 @@ fn op_out(op: &ChunkOp) -> wire::ChunkOp {
             offset: *offset,
             len: *len,
             truncations: *truncations,
+            era: *era,
             checksums: Vec::new(),
         },
         ChunkOp::Truncate {
-            len, truncations, ..
+            len,
+            truncations,
+            era,
+            ..
         } => wire::ChunkOp {
             kind: 3,
             chunk,
             offset: *len,
             len: 0,
             truncations: *truncations,
+            era: *era,
             checksums: Vec::new(),
         },
         ChunkOp::Delete { .. } => wire::ChunkOp {
@@ -109,6 +117,7 @@ fn op_in(op: wire::ChunkOp) -> FsResult<ChunkOp> {
         len,
         truncations,
         checksums,
+        era,
     } = op;
     let chunk = ChunkId(chunk);
     Ok(match kind {
@@ -116,6 +125,7 @@ fn op_in(op: wire::ChunkOp) -> FsResult<ChunkOp> {
             chunk,
             offset,
             truncations,
+            era,
             checksums,
         },
         2 => ChunkOp::Zero {
@@ -123,11 +133,13 @@ fn op_in(op: wire::ChunkOp) -> FsResult<ChunkOp> {
             offset,
             len,
             truncations,
+            era,
         },
         3 => ChunkOp::Truncate {
             chunk,
             len: offset,
             truncations,
+            era,
         },
         4 => ChunkOp::Delete { chunk },
         other => return Err(bad(&format!("kind {other} of operation"))),

@@ -214,6 +214,7 @@ impl GroupDriver {
         }
         inner.core.on_store_failed(error, last);
         self.work.clear();
+        self.work.begin_history();
         let afterwards = self.carry_out(&mut inner);
         drop(inner);
         self.finish(afterwards, Caller::Quick);

@@ -1,12 +1,16 @@
 //! What the threads of a datanode share.
 
+#[cfg(test)]
+mod tests;
+
 use crate::control::Control;
 use crate::group::{Caller, GroupDriver};
 use crate::peers::Peers;
 use crate::requests::Forwards;
 use crate::run::DatanodeConfig;
-use crate::store::ChunkStore;
+use crate::store::{ChunkStore, Reservation};
 use lumeofs_base::clock::SystemClock;
+use lumeofs_base::limits::GROUP_INFLIGHT_BYTES_MAX;
 use lumeofs_base::{
     ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, Version, entropy,
 };
@@ -17,12 +21,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// Below this much free space a datanode takes no more data: what is on its way must still fit.
+/// Below this much free space a datanode takes no more data, whatever its groups.
 const LOW_SPACE_BYTES: u64 = 128 << 20;
 
-/// What of a store of this size counts as too little.
-fn low_space(total: u64) -> u64 {
-    LOW_SPACE_BYTES.min(total / 8)
+/// What of a store of this size counts as too little. What primaries elsewhere have ordered before
+/// they hear of it must still fit.
+fn low_space(total: u64, groups: usize) -> u64 {
+    let in_flight = groups as u64 * GROUP_INFLIGHT_BYTES_MAX as u64;
+    (LOW_SPACE_BYTES + in_flight).min(total / 8)
 }
 
 /// A datanode.
@@ -158,7 +164,7 @@ impl Node {
     pub(crate) fn space(&self) -> (u64, u64) {
         let spaces = self.stores.iter().map(|store| {
             let (total, free) = store.space();
-            let kept = low_space(total);
+            let kept = low_space(total, self.groups_on(store));
             (total - kept, free.saturating_sub(kept))
         });
         spaces.fold((0, 0), |sum, space| (sum.0 + space.0, sum.1 + space.1))
@@ -177,11 +183,36 @@ impl Node {
         self.refusal.lock().clone()
     }
 
+    fn groups_on(&self, store: &Arc<ChunkStore>) -> usize {
+        let groups = self.groups.read();
+        groups
+            .values()
+            .filter(|driver| Arc::ptr_eq(&driver.store, store))
+            .count()
+    }
+
+    /// Space for data that is about to be ordered. [`Code::NoSpace`] if it could find the disk full.
+    pub(crate) fn reserve(&self, store: &Arc<ChunkStore>, len: usize) -> FsResult<Reservation> {
+        let (total, _) = store.space();
+        store.reserve(len, low_space(total, self.groups_on(store)))
+    }
+
+    /// What is wrong with this datanode's disks, for people. Empty if nothing is.
+    pub(crate) fn trouble(&self) -> String {
+        let errors = self.stores.iter().filter_map(|store| store.check().err());
+        let errors: Vec<String> = errors.map(|error| error.context).collect();
+        errors.join("; ")
+    }
+
     /// Time passes.
     pub(crate) fn tick(&self) {
         for driver in self.groups() {
+            // Of a disk that hangs nobody else would tell the group.
+            if let Err(error) = driver.store.check() {
+                driver.store_failed(&error);
+            }
             let (total, free) = driver.store.space();
-            let low = free < low_space(total) || total == 0;
+            let low = free < low_space(total, self.groups_on(&driver.store)) || total == 0;
             driver.with(Caller::Quick, |core, now| {
                 core.set_low_space(low);
                 core.on_tick(now);

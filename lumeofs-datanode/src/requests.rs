@@ -7,8 +7,8 @@ use crate::node::Node;
 use lumeofs_base::checksum::verify_blocks;
 use lumeofs_base::limits::{CHUNK_SIZE_BYTES, IO_BYTES_MAX, REQUEST_TIMEOUT};
 use lumeofs_base::{
-    AlignedBuf, ChunkId, ChunkOp, Code, Epoch, FsError, FsResult, GroupId, NodeId, NodeKind,
-    Sequence, Version,
+    AlignedBuf, ChunkId, ChunkOp, Code, ERA_MARK, Epoch, FsError, FsResult, GroupId, NodeId,
+    NodeKind, Sequence, Version,
 };
 use lumeofs_proto::blocking::{Conn, Frame};
 use lumeofs_proto::data::{ChunkReply, ChunkRequest, GroupState, GroupStateRequest};
@@ -113,7 +113,8 @@ fn chunk_request(
 
 /// The operation of a request, checked.
 fn operation(op: Op, asked: &ChunkRequest, data: &[u8]) -> FsResult<ChunkOp> {
-    let (chunk, offset, truncations) = (ChunkId(asked.chunk), asked.offset, asked.truncations);
+    let (chunk, offset) = (ChunkId(asked.chunk), asked.offset);
+    let (truncations, era) = (asked.truncations, asked.era);
     let len = if op == Op::Write {
         data.len() as u64
     } else {
@@ -129,6 +130,9 @@ fn operation(op: Op, asked: &ChunkRequest, data: &[u8]) -> FsResult<ChunkOp> {
         && op != Op::Delete
     {
         return Err(bad("past the chunk's end"));
+    }
+    if chunk == ERA_MARK && op != Op::Truncate {
+        return Err(bad("it has no data"));
     }
     Ok(match op {
         Op::Write => {
@@ -146,6 +150,7 @@ fn operation(op: Op, asked: &ChunkRequest, data: &[u8]) -> FsResult<ChunkOp> {
                 chunk,
                 offset,
                 truncations,
+                era,
                 checksums: asked.checksums.clone(),
             }
         }
@@ -154,11 +159,13 @@ fn operation(op: Op, asked: &ChunkRequest, data: &[u8]) -> FsResult<ChunkOp> {
             offset,
             len,
             truncations,
+            era,
         },
         Op::Truncate => ChunkOp::Truncate {
             chunk,
             len: offset,
             truncations,
+            era,
         },
         _ => ChunkOp::Delete { chunk },
     })
@@ -184,11 +191,19 @@ fn write(
         data: data.clone(),
         durable: asked.durable || node.map().always_durable,
     };
+    // Kept until the operation took its place in the store.
+    let reservation = (op == Op::Write).then(|| node.reserve(&driver.store, data.len()));
+    let is_short = matches!(reservation, Some(Err(_)));
     let admitted = driver.request(deadline, |core, ticket, now| {
         request.ticket = ticket;
+        if is_short {
+            core.set_low_space(true);
+        }
         attempt(core.write(&request, now))
     });
-    outcome(driver, admitted, deadline)
+    let outcome = outcome(driver, admitted, deadline);
+    drop(reservation);
+    outcome
 }
 
 fn sync(
@@ -273,13 +288,18 @@ fn read(driver: &GroupDriver, asked: &ChunkRequest, deadline: Instant) -> FsResu
     let (data, checksums) = leased(driver, asked, deadline, || {
         let read = driver.store.read(chunk, asked.offset, len)?;
         // Looked at afterwards: what was deleted or cut meanwhile may have read as zeros.
-        match driver.store.state(chunk) {
+        match driver.store.state(driver.id, chunk) {
             Some(state) if state.deleted => {
                 Err(FsError::new(Code::Stale, format!("{chunk} was deleted")))
             }
             Some(state) if asked.truncations < state.truncations => {
                 let (has, asked) = (state.truncations, asked.truncations);
                 let context = format!("{chunk} has truncation {has}, not {asked}");
+                Err(FsError::new(Code::StaleWrite, context))
+            }
+            // It may have been deleted and forgotten.
+            None if asked.era < driver.store.era(driver.id) => {
+                let context = format!("{chunk} is not there, and era {} is over", asked.era);
                 Err(FsError::new(Code::StaleWrite, context))
             }
             _ => Ok(read),

@@ -28,6 +28,7 @@ mod catalog;
 mod checkpoint;
 mod chunk;
 mod copy;
+mod era;
 mod extents;
 mod free_map;
 mod health;
@@ -39,11 +40,13 @@ mod recovery;
 mod space;
 mod superblock;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod upkeep;
 mod upkeep_thread;
+mod watch;
 mod write;
 
+pub use space::Reservation;
 pub use upkeep_thread::UpkeepThread;
 
 use catalog::Catalog;
@@ -52,10 +55,10 @@ use health::Health;
 use journal::Journal;
 use lumeofs_base::clock::{Clock, SystemClock};
 use lumeofs_base::disk::Disk;
-use lumeofs_base::limits::BLOCK_SIZE;
+use lumeofs_base::limits::{BLOCK_SIZE, DISK_STALL_MAX};
 use lumeofs_base::{
-    AlignedBuf, ChunkId, ChunkOp, ChunkState, ClusterId, Code, FsError, FsResult, GroupId, NodeId,
-    Version,
+    AlignedBuf, ChunkId, ChunkOp, ChunkState, ClusterId, Code, ERA_MARK, FsError, FsResult,
+    GroupId, NodeId, Version,
 };
 use lumeofs_wal::WalConfig;
 use parking_lot::Mutex;
@@ -65,7 +68,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use upkeep::Upkeep;
+use watch::Watch;
 
 /// Position of an operation in the order in which the store took operations. Means nothing to another
 /// store, nor after the store was closed.
@@ -181,6 +186,7 @@ struct Core {
     space: Arc<Space>,
     catalog: Arc<Catalog>,
     health: Arc<Health>,
+    watch: Arc<Watch>,
     journal: Journal,
     /// Taken first of all locks: the order of changes of a chunk, by its id. Then come the chunk's
     /// content, and last `dirty`, the catalog's tables, the queue and the free map, each alone.
@@ -285,19 +291,31 @@ impl ChunkStore {
         ranges
     }
 
-    /// A chunk's state, tombstones included.
-    pub fn state(&self, chunk: ChunkId) -> Option<ChunkState> {
-        self.core.catalog.chunk(chunk).map(|chunk| chunk.state())
+    /// The state of a chunk of a group, tombstones and the mark of its era included.
+    pub fn state(&self, group: GroupId, chunk: ChunkId) -> Option<ChunkState> {
+        let found = self.core.catalog.chunk(era::stored_id(group, chunk))?;
+        (found.group == group).then(|| ChunkState {
+            chunk,
+            ..found.state()
+        })
     }
 
-    /// States of up to `max` chunks of a group above `after`, in order of their ids.
+    /// States of up to `max` chunks of a group above `after`, in order of their ids; so the mark of its
+    /// era comes first.
     pub fn list(&self, group: GroupId, after: Option<ChunkId>, max: usize) -> Vec<ChunkState> {
-        self.core
-            .catalog
-            .chunks_of(group, after, max)
-            .iter()
-            .map(|chunk| chunk.state())
-            .collect()
+        let mark = match after {
+            None => self.state(group, ERA_MARK),
+            Some(_) => None,
+        };
+        let room = max - usize::from(mark.is_some()).min(max);
+        let chunks = self.core.catalog.chunks_of(group, after, room);
+        let others = chunks.iter().map(|chunk| chunk.state());
+        mark.into_iter().chain(others).take(max).collect()
+    }
+
+    /// The era that a group is in: see [`ERA_MARK`].
+    pub fn era(&self, group: GroupId) -> u32 {
+        self.core.era(group)
     }
 
     /// The group's last operation.
@@ -358,6 +376,36 @@ impl ChunkStore {
     /// Bytes that the store can hold, and how many of them are free.
     pub fn space(&self) -> (u64, u64) {
         self.core.space.report()
+    }
+
+    /// Promises space to a write of `len` bytes that is about to be ordered, beyond what other such
+    /// writes were promised and with `kept` bytes left over. Once ordered it must not find the disk full.
+    pub fn reserve(&self, len: usize, kept: u64) -> FsResult<Reservation> {
+        // Each end may lie within a block.
+        let blocks = (len / BLOCK_SIZE) as u64 + 2;
+        self.core.space.reserve(blocks * BLOCK_SIZE as u64, kept)
+    }
+
+    /// How long the disk has been at the oldest thing that it was asked for, if at anything.
+    pub fn stalled_for(&self) -> Option<Duration> {
+        self.core.watch.oldest()
+    }
+
+    /// Whether the store can be used: the first failure of its disk, or that the disk hangs. The
+    /// latter may pass.
+    pub fn check(&self) -> FsResult<()> {
+        self.core.health.check()?;
+        match self.stalled_for() {
+            Some(time) if time > DISK_STALL_MAX => Err(FsError::new(
+                Code::Io,
+                format!(
+                    "the disk of {} does not answer for {} s",
+                    self.core.directory.display(),
+                    time.as_secs()
+                ),
+            )),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Does one bounded step of background work: writes what is queued, moves images to their places,

@@ -23,6 +23,8 @@ pub(crate) struct WorkQueue {
     state: Mutex<State>,
     ready: Condvar,
     lsn: AtomicU64,
+    /// Counts the histories of this member: each catch-up begins one.
+    history: AtomicU64,
 }
 
 #[derive(Default)]
@@ -40,6 +42,10 @@ impl WorkQueue {
 
     pub(crate) fn clear(&self) {
         self.state.lock().queue.clear();
+    }
+
+    pub(crate) fn begin_history(&self) {
+        self.history.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(crate) fn nudge(&self) {
@@ -123,12 +129,18 @@ impl GroupDriver {
             Work::Note(note) => self.keep_note(&note)?,
             Work::Sync { upto } => {
                 let me = self.me.clone();
+                let history = self.work.history.load(Ordering::Acquire);
                 let done = move |result: FsResult<()>| {
                     let Some(driver) = me.upgrade() else { return };
                     match result {
-                        Ok(()) => {
-                            driver.with(Caller::Quick, |core, now| core.on_durable(upto, now))
-                        }
+                        Ok(()) => driver.with(Caller::Quick, |core, now| {
+                            // Places in a history that was given up meanwhile say nothing of the
+                            // one that took its place.
+                            let still = driver.work.history.load(Ordering::Acquire) == history;
+                            if still && core.peer_state().complete {
+                                core.on_durable(upto, now);
+                            }
+                        }),
                         Err(error) => driver.store_failed(&error),
                     }
                 };
@@ -162,6 +174,7 @@ impl GroupDriver {
             }
             Work::Copy { stream, step } => self.copy(stream, step)?,
             Work::Finish { stream, last, note } => {
+                self.work.begin_history();
                 store.set_last(group, last)?;
                 self.keep_note(&note)?;
                 self.with(Caller::Patient, |core, _| core.on_finished(stream));
@@ -258,7 +271,7 @@ impl GroupDriver {
             truncations: 0,
             deleted: true,
         };
-        let state = self.store.state(chunk).unwrap_or(missing);
+        let state = self.store.state(self.id, chunk).unwrap_or(missing);
         let extents = if state.deleted {
             Vec::new()
         } else {

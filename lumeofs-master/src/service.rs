@@ -3,6 +3,7 @@
 
 mod admin;
 mod controller;
+mod eras;
 mod frames;
 mod health;
 mod listener;

@@ -6,6 +6,7 @@
 //! ```text
 //! 01                             state: counters, log time
 //! 02 slot:2                      next inode counter of a slot
+//! 03                             era, once there was more than one
 //! 10 ino:8                       inode
 //! 11 parent:8 position:8         directory entry
 //! 12 ino:8 name                  extended attribute
@@ -27,6 +28,8 @@ pub const HOST: u8 = 0xF0;
 
 /// Counters and log time.
 pub(crate) const STATE: [u8; 1] = [0x01];
+/// The era.
+pub(crate) const ERA: [u8; 1] = [0x03];
 /// Policies and version of the controller.
 pub(crate) const POLICY: [u8; 1] = [0x80];
 

@@ -6,7 +6,7 @@ mod check;
 
 use crate::keys;
 use crate::op::{Batch, Caller, Command, Internal, Outcome, Query, Reply};
-use crate::record::{Session, decode};
+use crate::record::{Session, decode, encode};
 use crate::tables::Tables;
 use crate::transaction::{Tx, state};
 use crate::{ops, session};
@@ -59,6 +59,12 @@ fn run(tx: &mut Tx<'_>, command: &Command) -> Outcome {
         }
         Command::Internal(Internal::Noop) => Ok(Reply::Done),
         Command::Internal(Internal::SetChunkSize { bytes }) => set_chunk_size(tx, *bytes),
+        Command::Internal(Internal::BeginEra { after }) => {
+            if era_of(tx.tables) == *after {
+                tx.tables.put(&keys::ERA, encode(&(after + 1)));
+            }
+            Ok(Reply::Done)
+        }
     }
 }
 
@@ -105,6 +111,16 @@ pub fn applied(tables: &impl Tables) -> u64 {
 /// Bytes of a file in one chunk, as this group reckons.
 pub fn chunk_size(tables: &impl Tables) -> u64 {
     state(tables).map_or(CHUNK_SIZE_BYTES, |state| state.chunk_size)
+}
+
+/// The era. Who learned of a file's chunks in this era or a later one knows none that was freed in an
+/// earlier one; so datanodes that are told of an era may forget what was deleted before it.
+pub fn era(tables: &impl Tables) -> u32 {
+    era_of(tables)
+}
+
+fn era_of(tables: &dyn Tables) -> u32 {
+    tables.get(&keys::ERA).map_or(0, |value| decode(&value))
 }
 
 /// Live sessions, by id.

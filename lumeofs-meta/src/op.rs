@@ -225,6 +225,11 @@ pub enum Internal {
         /// A multiple of the block size.
         bytes: u64,
     },
+    /// Begins an era, if `after` is still the one: see [`crate::namespace::era`].
+    BeginEra {
+        /// The era that ends.
+        after: u32,
+    },
 }
 
 /// One command of a Raft entry.

@@ -32,16 +32,18 @@ pub fn below<P: Payload>(op: &ChunkOp, data: &P, end: u64) -> Option<(ChunkOp, P
             chunk,
             len,
             truncations,
+            era,
         } => {
             if *len >= end {
                 return None;
             }
-            let (chunk, truncations) = (*chunk, *truncations);
+            let (chunk, truncations, era) = (*chunk, *truncations, *era);
             op = ChunkOp::Zero {
                 chunk,
                 offset: *len,
                 len: end - *len,
                 truncations,
+                era,
             };
         }
         ChunkOp::Delete { .. } => return None,
@@ -61,6 +63,7 @@ mod tests {
             chunk: ChunkId(1),
             offset: 100,
             truncations: 3,
+            era: 0,
             checksums: block_checksums(100, &bytes),
         };
         let (clipped, data) = below(&op, &bytes, 8192).unwrap();

@@ -172,6 +172,7 @@ fn show_status(status: &StatusReply, json: bool) -> anyhow::Result<()> {
             "version": status.version,
             "answered_by": status.node_id,
             "datanodes": status.nodes.len(),
+            "troubles": troubles(status).map(|(node, trouble)| json!({"datanode": node, "trouble": trouble})).collect::<Vec<_>>(),
             "groups": status.groups.len(),
             "groups_in_sync": in_sync,
             "inodes": status.inodes,
@@ -198,6 +199,9 @@ fn show_status(status: &StatusReply, json: bool) -> anyhow::Result<()> {
         ))?;
     }
     output::line(format_args!("datanodes  {}", status.nodes.len()))?;
+    for (node, trouble) in troubles(status) {
+        output::line(format_args!("           datanode {node}: {trouble}"))?;
+    }
     output::line(format_args!(
         "groups     {} of {} fully in sync",
         in_sync,
@@ -214,6 +218,14 @@ fn show_status(status: &StatusReply, json: bool) -> anyhow::Result<()> {
         output::size(capacity)
     ))?;
     output::line(format_args!("sessions   {}", status.sessions))
+}
+
+/// Datanodes that said that something is wrong with their disks.
+fn troubles(status: &StatusReply) -> impl Iterator<Item = (u64, &str)> {
+    status.nodes.iter().filter_map(|node| {
+        let id = node.node.as_ref()?.id;
+        (!node.trouble.is_empty()).then_some((id, node.trouble.as_str()))
+    })
 }
 
 fn show_nodes(status: &StatusReply, json: bool) -> anyhow::Result<()> {

@@ -67,15 +67,15 @@ pub(crate) fn checked_range(offset: u64, len: u64) -> FsResult<Range<u64>> {
     }
 }
 
-/// What a chunk answer says, and nothing older.
-pub(crate) fn known_of(reply: Reply) -> FsResult<Known> {
+/// What a chunk answer of this era or a later one says, and nothing older.
+pub(crate) fn known_of(reply: Reply, era: u32) -> FsResult<Known> {
     match reply {
         Reply::Chunks { attr, chunks } => {
             let chunks = chunks
                 .into_iter()
                 .map(|chunk| (chunk.index, chunk))
                 .collect();
-            Ok(Known { attr, chunks })
+            Ok(Known { attr, chunks, era })
         }
         other => Err(unexpected(&other)),
     }
@@ -97,10 +97,13 @@ impl Link {
     ) -> FsResult<Known> {
         let (first, last) = span(range, self.chunk_size());
         let count = last.get() - first.get() + 1;
-        let known = known_of(self.query(asker, ino, &Query::Chunks { ino, first, count })?)?;
-        inode.learn(
+        let query = Query::Chunks { ino, first, count };
+        let (reply, era) = self.query_with_era(asker, ino, &query)?;
+        let known = known_of(reply, era)?;
+        inode.learn_chunks(
             &known.attr,
             &known.chunks.values().copied().collect::<Vec<_>>(),
+            era,
         );
         Ok(known)
     }

@@ -74,7 +74,7 @@ impl Link {
                 Err(error) => Err(error),
             }
         })?;
-        inode.learn(&attr, &[]);
+        inode.learn(&attr);
         if !attr.tail_unclean {
             return Ok(attr);
         }
@@ -96,7 +96,7 @@ impl Link {
         inode: &Inode,
     ) -> FsResult<()> {
         let attr = self.mutate_attr(asker, ino, &Mutation::CutTail { ino })?;
-        inode.learn(&attr, &[]);
+        inode.learn(&attr);
         if !attr.tail_unclean {
             return Ok(());
         }
@@ -129,6 +129,7 @@ impl Link {
                     chunk: chunk.chunk.get(),
                     offset: within,
                     truncations: attr.truncations,
+                    era: known.era,
                     // The mark that is cleared next is durable; what was cut off must not come back.
                     durable: true,
                     ..Default::default()
@@ -151,7 +152,7 @@ impl Link {
             truncations: attr.truncations,
         };
         let attr = self.mutate_attr(asker, ino, &clean)?;
-        inode.learn(&attr, &[]);
+        inode.learn(&attr);
         Ok(attr)
     }
 }

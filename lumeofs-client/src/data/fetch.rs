@@ -70,6 +70,7 @@ struct Fetch<'a, 'p> {
     link: &'a Link,
     patience: &'a Patience<'p>,
     truncations: u32,
+    era: u32,
     buf: &'a mut [u8],
     wanted: Vec<Wanted>,
     meanwhile: Option<&'a mut dyn FnMut()>,
@@ -91,11 +92,12 @@ impl<'a, 'p> Fetch<'a, 'p> {
                 None => buf[piece.bytes].fill(0),
             }
         }
-        let truncations = known.attr.truncations;
+        let (truncations, era) = (known.attr.truncations, known.era);
         Self {
             link,
             patience,
             truncations,
+            era,
             buf,
             wanted,
             meanwhile,
@@ -147,7 +149,7 @@ impl Wanted {
         Ok(())
     }
 
-    fn ask(&self, truncations: u32) -> Ask<'static> {
+    fn ask(&self, truncations: u32, era: u32) -> Ask<'static> {
         let header = ChunkRequest {
             group: self.chunk.group.get(),
             epoch: self.epoch.get(),
@@ -155,6 +157,7 @@ impl Wanted {
             offset: self.piece.within,
             len: self.piece.bytes.len() as u64,
             truncations,
+            era,
             ..Default::default()
         };
         let is_last = self.failed + 1 == self.replicas.len();
@@ -230,7 +233,7 @@ impl Attempt for Fetch<'_, '_> {
         let asks: Vec<_> = self
             .wanted
             .iter()
-            .map(|wanted| wanted.ask(self.truncations))
+            .map(|wanted| wanted.ask(self.truncations, self.era))
             .collect();
         let mut nothing = || {};
         let meanwhile = self.meanwhile.take().unwrap_or(&mut nothing);

@@ -64,10 +64,12 @@ impl Link {
         count: u32,
     ) -> FsResult<Known> {
         let allocate = Mutation::Allocate { ino, first, count };
-        let known = known_of(self.mutate(asker, ino, &allocate)?)?;
-        inode.learn(
+        let era = self.era();
+        let known = known_of(self.mutate(asker, ino, &allocate)?, era)?;
+        inode.learn_chunks(
             &known.attr,
             &known.chunks.values().copied().collect::<Vec<_>>(),
+            era,
         );
         Ok(known)
     }
@@ -178,6 +180,7 @@ impl Link {
                 offset: from - start,
                 len: until - from,
                 truncations: known.attr.truncations,
+                era: known.era,
                 durable,
                 ..Default::default()
             };
@@ -221,7 +224,7 @@ impl Link {
         };
         let published = self.mutate_attr(asker, ino, &publish);
         match &published {
-            Ok(attr) => inode.learn(attr, &[]),
+            Ok(attr) => inode.learn(attr),
             Err(error) if grows && error.code == Code::StaleWrite => {
                 self.clean_tail_if_needed(asker, ino, inode)?;
             }

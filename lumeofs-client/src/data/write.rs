@@ -172,7 +172,7 @@ impl Link {
         }
         match published {
             Ok(attr) => {
-                inode.learn(&attr, &[]);
+                inode.learn(&attr);
                 Ok(Some(attr))
             }
             Err(error) if error.code == Code::StaleWrite => {
@@ -213,6 +213,7 @@ impl Link {
             len,
             clear_suid: how.clear_suid,
         };
+        let era = self.era();
         let (offset, attr, chunks) = match self.mutate(asker, ino, &append) {
             Ok(Reply::Appended {
                 offset,
@@ -226,7 +227,7 @@ impl Link {
             }
             Err(error) => return Err(error),
         };
-        inode.learn(&attr, &chunks);
+        inode.learn_chunks(&attr, &chunks, era);
         let range = checked_range(offset, len)?;
         let _held = inode.ranges.own(range.clone(), &asker.patience)?;
         let chunks = chunks
@@ -236,6 +237,7 @@ impl Link {
         let known = Known {
             attr: attr.clone(),
             chunks,
+            era,
         };
         let known = self.with_all_chunks(asker, ino, inode, known, &range)?;
         let sent = self.send(asker, inode, &known, offset, data, how, false, &mut || {})?;
@@ -271,6 +273,7 @@ impl Link {
                 offset: piece.within,
                 len: payload.len() as u64,
                 truncations: known.attr.truncations,
+                era: known.era,
                 checksums: block_checksums(piece.within, payload),
                 durable,
                 ..Default::default()

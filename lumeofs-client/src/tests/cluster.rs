@@ -234,8 +234,16 @@ fn serve(mut conn: Conn, world: &World, hook: &Mutex<Option<Hook>>) {
         let sent = match answer {
             Answer::Meta(Ok(reply)) => {
                 let reply = postcard::to_stdvec(&reply).unwrap().into();
-                conn.sender
-                    .reply(&frame.fixed, 0, &MetaReply { index: 0, reply }, &[])
+                let era = match frame.fixed.op {
+                    Op::Query => namespace::era(&world.state.lock().tables),
+                    _ => 0,
+                };
+                let reply = MetaReply {
+                    reply,
+                    era,
+                    ..Default::default()
+                };
+                conn.sender.reply(&frame.fixed, 0, &reply, &[])
             }
             Answer::Meta(Err(error)) | Answer::Fail(error) => {
                 conn.sender.fail(&frame.fixed, &error)

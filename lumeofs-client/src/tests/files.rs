@@ -67,6 +67,37 @@ fn what_was_written_is_read_by_this_and_another_client() {
 }
 
 #[test]
+fn a_request_of_an_era_that_is_over_is_planned_again() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client();
+    let ino = file(&client, "f");
+    put(&client, ino, 0, b"first");
+    let begin_era = Command::Internal(Internal::BeginEra { after: 0 });
+    cluster.world.command(begin_era).unwrap();
+    let refused = Arc::new(AtomicUsize::new(0));
+    for node in &cluster.nodes {
+        let refused = refused.clone();
+        node.hook(move |frame, _| {
+            let era = frame.decode::<ChunkRequest>().map(|asked| asked.era);
+            let is_old = matches!(frame.fixed.op, Op::Write | Op::Read) && era == Ok(0);
+            is_old.then(|| {
+                refused.fetch_add(1, Ordering::Relaxed);
+                Answer::Fail(FsError::new(Code::StaleWrite, "an era that is over"))
+            })
+        });
+    }
+    assert_eq!(get(&client, ino, 0, 10), b"first");
+    put(&client, ino, 0, b"again");
+    put(&client, ino, 2 * CHUNK, b"more");
+    assert_eq!(get(&client, ino, 0, 5), b"again");
+    assert!(refused.load(Ordering::Relaxed) <= 3);
+    // Another client begins with what it hears.
+    let other = cluster.client();
+    put(&other, file(&other, "g"), 0, b"new");
+    assert!(refused.load(Ordering::Relaxed) <= 5);
+}
+
+#[test]
 fn truncated_bytes_do_not_come_back() {
     let cluster = Cluster::start(1);
     let (a, b) = (cluster.client(), cluster.client());

@@ -1,6 +1,7 @@
 //! Which chunks and groups the store has.
 
 use super::chunk::Chunk;
+use super::era::is_mark;
 use lumeofs_base::{ChunkId, GroupId, Version};
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,8 @@ struct Group {
     durable: Version,
     note: Vec<u8>,
     chunks: BTreeSet<ChunkId>,
+    /// Those of them that are tombstones.
+    tombstones: BTreeSet<ChunkId>,
 }
 
 impl Catalog {
@@ -49,6 +52,30 @@ impl Catalog {
             && let Some(group) = tables.groups.get_mut(&chunk.group)
         {
             group.chunks.remove(&id);
+            group.tombstones.remove(&id);
+        }
+    }
+
+    /// Notes whether a chunk of the catalog is a tombstone.
+    pub(super) fn set_deleted(&self, group: GroupId, id: ChunkId, deleted: bool) {
+        let mut tables = self.tables.write();
+        let tombstones = &mut tables.groups.entry(group).or_default().tombstones;
+        if deleted {
+            tombstones.insert(id);
+        } else {
+            tombstones.remove(&id);
+        }
+    }
+
+    /// Removes all tombstones of a group. They use no space.
+    pub(super) fn remove_tombstones(&self, group: GroupId) {
+        let mut tables = self.tables.write();
+        let Tables { chunks, groups } = &mut *tables;
+        if let Some(group) = groups.get_mut(&group) {
+            for id in std::mem::take(&mut group.tombstones) {
+                chunks.remove(&id);
+                group.chunks.remove(&id);
+            }
         }
     }
 
@@ -63,7 +90,7 @@ impl Catalog {
             .collect()
     }
 
-    /// Up to `max` chunks of a group above `after`, in order.
+    /// Up to `max` chunks of a group above `after`, in order, without the mark of its era.
     pub(super) fn chunks_of(
         &self,
         group: GroupId,
@@ -74,7 +101,8 @@ impl Catalog {
         let Some(group) = tables.groups.get(&group) else {
             return Vec::new();
         };
-        let ids = group.chunks.range(above(after)).take(max);
+        let ids = group.chunks.range(above(after));
+        let ids = ids.take_while(|id| !is_mark(**id)).take(max);
         ids.filter_map(|id| tables.chunks.get(id).cloned())
             .collect()
     }

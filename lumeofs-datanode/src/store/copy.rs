@@ -5,6 +5,7 @@
 
 use super::Core;
 use super::chunk::Chunk;
+use super::era::stored_id;
 use super::journal::Entry;
 use super::plan::Plan;
 use super::record::{Edit, Head, Record};
@@ -19,6 +20,7 @@ impl Core {
     pub(super) fn copy_begin(&self, group: GroupId, id: ChunkId) -> FsResult<()> {
         self.health.check()?;
         self.make_room()?;
+        let id = stored_id(group, id);
         let _order = self.order_of(id);
         let chunk = self.chunk_of(group, id)?;
         self.publish_copy(&chunk, Plan::wipe(), Head::default());
@@ -46,8 +48,9 @@ impl Core {
 
     pub(super) fn copy_end(&self, group: GroupId, state: &ChunkState) -> FsResult<()> {
         self.health.check()?;
-        let _order = self.order_of(state.chunk);
-        let chunk = self.chunk_of(group, state.chunk)?;
+        let id = stored_id(group, state.chunk);
+        let _order = self.order_of(id);
+        let chunk = self.chunk_of(group, id)?;
         let (version, truncations, deleted) = (state.version, state.truncations, state.deleted);
         let plan = if deleted {
             Plan::wipe()
@@ -83,6 +86,7 @@ impl Core {
 
     pub(super) fn drop_chunk(&self, group: GroupId, id: ChunkId) -> FsResult<()> {
         self.health.check()?;
+        let id = stored_id(group, id);
         let _order = self.order_of(id);
         let chunk = self.chunk_of(group, id)?;
         self.forget(&chunk);

@@ -13,14 +13,14 @@
 
 use super::block_map::{Block, Mapped, Run};
 use lumeofs_base::limits::BLOCK_SIZE;
-use lumeofs_base::{ChunkId, Code, FsError, FsResult, GroupId, Timestamp, Version};
+use lumeofs_base::{ChunkId, Code, FsError, FsResult, GroupId, Past, Timestamp, Version};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Record {
-    /// An operation of a group; without an edit if it was refused.
+    /// An operation of a group; without an edit if it changed nothing.
     Operation {
         group: GroupId,
         version: Version,
@@ -60,6 +60,15 @@ pub(super) struct Head {
     pub(super) version: Version,
     pub(super) truncations: u32,
     pub(super) deleted: bool,
+}
+
+impl Head {
+    pub(super) fn past(&self) -> Past {
+        Past {
+            truncations: self.truncations,
+            deleted: self.deleted,
+        }
+    }
 }
 
 /// First block, place of it, count.

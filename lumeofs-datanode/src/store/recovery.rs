@@ -6,6 +6,7 @@
 use super::catalog::Catalog;
 use super::checkpoint::{self, Item};
 use super::chunk::{Chunk, Image};
+use super::era::is_mark;
 use super::extents::Extents;
 use super::health::Health;
 use super::journal::Journal;
@@ -13,6 +14,7 @@ use super::record::{Edit, Placement, Record};
 use super::space::Space;
 use super::superblock::Superblock;
 use super::upkeep::Upkeep;
+use super::watch::{Watch, WatchedDisk};
 use super::{Core, StoreConfig, StoreIdentity};
 use lumeofs_base::disk::Disk;
 use lumeofs_base::limits::BLOCK_SIZE;
@@ -34,6 +36,8 @@ impl Core {
         config: StoreConfig,
     ) -> FsResult<Core> {
         let directory = config.directory;
+        let watch = Watch::new(config.clock.clone());
+        let disk: Arc<dyn Disk> = WatchedDisk::new(disk, watch.clone());
         let fresh = Superblock {
             identity,
             extent_file_bytes: file_bytes(config.extent_file_bytes)?,
@@ -87,6 +91,7 @@ impl Core {
             space,
             catalog,
             health,
+            watch,
             journal,
             order: (0..ORDER_LOCKS).map(|_| Mutex::new(())).collect(),
             dirty: Mutex::new(dirty),
@@ -131,7 +136,9 @@ impl Index {
                         .insert(self.existing(placement)?.mapped(), &mut Vec::new());
                 }
                 drop(content);
+                let (id, deleted) = (chunk.id, head.deleted);
                 self.catalog.insert(Arc::new(chunk));
+                self.catalog.set_deleted(group, id, deleted);
             }
             Item::Group { group, last, note } => {
                 self.catalog.set_last(group, last);
@@ -154,6 +161,10 @@ impl Index {
             } => {
                 if let Some(edit) = edit {
                     self.make(&edit, images)?;
+                    if is_mark(edit.chunk) {
+                        // Those of later deletes, if a newer checkpoint has them, are made again.
+                        self.catalog.remove_tombstones(group);
+                    }
                 }
                 self.catalog.set_last(group, version);
             }
@@ -188,6 +199,8 @@ impl Index {
             })
             .collect();
         chunk.content.write().apply(edit, &images);
+        self.catalog
+            .set_deleted(edit.group, edit.chunk, edit.head.deleted);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use lumeofs_base::{Code, FsError, FsResult};
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
@@ -24,9 +25,12 @@ pub(super) struct Space {
     capacity_bytes: Option<u64>,
     /// Bytes of the disk that growing leaves to the log and the checkpoints.
     reserve_bytes: u64,
+    /// Never held during a call of the disk.
     free: Mutex<FreeMap>,
-    /// Held while the store grows. Taken after `free`, if both are.
+    /// Held while the store grows, which may take long. Taken before `free`, if both are.
     growing: Mutex<()>,
+    /// Bytes promised to operations that have not taken their places yet.
+    reserved: AtomicU64,
 }
 
 impl Space {
@@ -56,6 +60,7 @@ impl Space {
             reserve_bytes,
             free,
             growing,
+            reserved: AtomicU64::new(0),
         }
     }
 
@@ -73,34 +78,60 @@ impl Space {
 
     /// Takes `count` blocks, preferably at `hint`. [`Code::NoSpace`] changes nothing.
     pub(super) fn allocate(&self, count: u32, hint: Option<Place>) -> FsResult<Allocation<'_>> {
-        let mut free = self.free.lock();
-        while !free.serves(u64::from(count)) {
-            match self.grow() {
-                Ok(run) => free.give(run),
-                // Shreds are better than nothing.
-                Err(error) if error.code == Code::NoSpace && free.total() < u64::from(count) => {
-                    return Err(error.during(format_args!("allocate {count} blocks")));
+        let wanted = u64::from(count);
+        let mut full = None;
+        loop {
+            let mut free = self.free.lock();
+            // On a full disk shreds are better than nothing.
+            if free.serves(wanted) || full.is_some() {
+                match (free.take(count, hint), full) {
+                    (Some(runs), _) => return Ok(Allocation { space: self, runs }),
+                    (None, Some(error)) => return Err(error),
+                    (None, None) => unreachable!("enough blocks are free"),
                 }
-                Err(error) if error.code == Code::NoSpace => break,
+            }
+            drop(free);
+            match self.grow(|free| !free.serves(wanted)) {
+                Ok(()) => {}
+                Err(error) if error.code == Code::NoSpace => {
+                    full = Some(error.during(format_args!("allocate {count} blocks")));
+                }
                 Err(error) => return Err(error),
             }
         }
-        let runs = free.take(count, hint).expect("enough blocks are free");
-        Ok(Allocation { space: self, runs })
+    }
+
+    /// Promises `bytes` to an operation beyond what others were promised, if `kept` bytes stay free
+    /// after that. It takes its places with [`Space::allocate`] as usual.
+    pub(super) fn reserve(self: &Arc<Self>, bytes: u64, kept: u64) -> FsResult<Reservation> {
+        let before = self.reserved.fetch_add(bytes, Ordering::AcqRel);
+        let reservation = Reservation {
+            space: self.clone(),
+            bytes,
+        };
+        let (_, free) = self.report();
+        if free >= before.saturating_add(bytes).saturating_add(kept) {
+            return Ok(reservation);
+        }
+        let context = format!(
+            "{bytes} bytes for chunk store {}: {free} are free, of which {before} are promised and {kept} \
+             are kept",
+            self.directory.display()
+        );
+        Err(FsError::new(Code::NoSpace, context))
     }
 
     /// Grows a store that is in use before an operation has to wait for it.
     pub(super) fn grow_ahead(&self) -> FsResult<()> {
         let wanted = self.extents.blocks_per_file() / 4;
-        if self.extents.blocks() == 0 || self.free.lock().total() >= wanted {
+        let is_short = |free: &FreeMap| free.total() < wanted;
+        if self.extents.blocks() == 0 || !is_short(&self.free.lock()) {
             return Ok(());
         }
-        match self.grow() {
-            Ok(run) => self.free.lock().give(run),
-            Err(error) if error.code == Code::NoSpace => {}
-            Err(error) => return Err(error),
+        match self.grow(is_short) {
+            Err(error) if error.code == Code::NoSpace => Ok(()),
+            grown => grown,
         }
-        Ok(())
     }
 
     /// Gives places back.
@@ -126,8 +157,12 @@ impl Space {
         )
     }
 
-    fn grow(&self) -> FsResult<Run> {
+    /// Adds a file unless another thread has just made that unnecessary.
+    fn grow(&self, is_needed: impl Fn(&FreeMap) -> bool) -> FsResult<()> {
         let _one = self.growing.lock();
+        if !is_needed(&self.free.lock()) {
+            return Ok(());
+        }
         if self.files_to_come() == 0 {
             let limit = if self.capacity_bytes.is_some() {
                 "capacity"
@@ -142,7 +177,9 @@ impl Space {
                 ),
             ));
         }
-        self.extents.grow()
+        let run = self.extents.grow()?;
+        self.free.lock().give(run);
+        Ok(())
     }
 
     fn files_to_come(&self) -> u64 {
@@ -153,6 +190,19 @@ impl Space {
         };
         let left = (capacity / BLOCK).saturating_sub(self.extents.blocks());
         room.min(left / self.extents.blocks_per_file())
+    }
+}
+
+/// Space that an operation will find. It must be kept until the operation took its places.
+#[must_use]
+pub struct Reservation {
+    space: Arc<Space>,
+    bytes: u64,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.space.reserved.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod crash;
 mod faults;
+pub(crate) mod gate;
 mod model;
 mod threads;
 
@@ -17,7 +18,7 @@ const B: u64 = BLOCK_SIZE as u64;
 /// Bytes of a chunk that the workload touches.
 const AREA: usize = 96 * BLOCK_SIZE;
 
-fn identity() -> StoreIdentity {
+pub(crate) fn identity() -> StoreIdentity {
     StoreIdentity {
         cluster: ClusterId([7; 16]),
         node: NodeId(3),
@@ -25,7 +26,7 @@ fn identity() -> StoreIdentity {
 }
 
 /// So small that checkpoints, growth and back-pressure happen all the time.
-fn small() -> StoreConfig {
+pub(crate) fn small() -> StoreConfig {
     StoreConfig {
         extent_file_bytes: 1 << 20,
         reserve_bytes: 0,
@@ -62,7 +63,26 @@ fn write_op(chunk: u64, offset: u64, truncations: u32, data: &[u8]) -> ChunkOp {
         chunk: ChunkId(chunk),
         offset,
         truncations,
+        era: 0,
         checksums,
+    }
+}
+
+fn cut_op(chunk: u64, len: u64, truncations: u32) -> ChunkOp {
+    ChunkOp::Truncate {
+        chunk: ChunkId(chunk),
+        len,
+        truncations,
+        era: 0,
+    }
+}
+
+fn era_op(era: u32) -> ChunkOp {
+    ChunkOp::Truncate {
+        chunk: ERA_MARK,
+        len: 0,
+        truncations: era,
+        era,
     }
 }
 
@@ -82,6 +102,8 @@ impl Step {
         let group = GroupId(1 + rng.below(3) as u32);
         let chunk = ChunkId(u64::from(group.0) * 100 + rng.below(4));
         let truncations = rng.below(2) as u32 + (sequence / 40) as u32;
+        let current_era = (sequence / 25) as u32;
+        let planned_era = current_era.saturating_sub(rng.below(2) as u32);
         let data_seed = rng.next_u64();
         let offset = if rng.percent(50) {
             rng.below(64) * B
@@ -99,25 +121,29 @@ impl Step {
                     _ => 60_000 + rng.below(200_000) as usize,
                 }
                 .min(room);
-                write_op(
-                    chunk.get(),
+                ChunkOp::Write {
+                    chunk,
                     offset,
                     truncations,
-                    &data_of(data_seed, data_len),
-                )
+                    era: planned_era,
+                    checksums: block_checksums(offset, &data_of(data_seed, data_len)),
+                }
             }
             75..85 => ChunkOp::Zero {
                 chunk,
                 offset,
                 len: 1 + rng.below(100_000),
                 truncations,
+                era: planned_era,
             },
             85..95 => ChunkOp::Truncate {
                 chunk,
                 len: offset,
                 truncations,
+                era: planned_era,
             },
-            _ => ChunkOp::Delete { chunk },
+            95..98 => ChunkOp::Delete { chunk },
+            _ => era_op(current_era),
         };
         Step {
             group,
@@ -151,6 +177,8 @@ struct ModelChunk {
 struct Model {
     chunks: BTreeMap<ChunkId, (GroupId, ModelChunk)>,
     last: BTreeMap<GroupId, Version>,
+    /// Only those that have begun one.
+    eras: BTreeMap<GroupId, (u32, Version)>,
 }
 
 impl Model {
@@ -158,22 +186,45 @@ impl Model {
     fn apply(&mut self, step: &Step) -> Option<Code> {
         self.last.insert(step.group, step.version);
         let id = step.op.chunk();
+        let era = self.eras.get(&step.group).map_or(0, |(era, _)| *era);
+        if let ChunkOp::Truncate {
+            chunk: ERA_MARK,
+            truncations,
+            ..
+        } = &step.op
+        {
+            return self.begin_era(step, era, *truncations);
+        }
         let known = self.chunks.get(&id).map(|(_, chunk)| chunk);
-        let refuse = |truncations: u32| {
-            let chunk = known?;
+        let refuse = |truncations: u32, planned_era: u32| {
+            let Some(chunk) = known else {
+                return (planned_era < era).then_some(Code::StaleWrite);
+            };
             if chunk.deleted {
                 return Some(Code::Stale);
             }
             (truncations < chunk.truncations).then_some(Code::StaleWrite)
         };
         let refused = match &step.op {
-            ChunkOp::Write { truncations, .. }
-            | ChunkOp::Zero { truncations, .. }
-            | ChunkOp::Truncate { truncations, .. } => refuse(*truncations),
+            ChunkOp::Write {
+                truncations, era, ..
+            }
+            | ChunkOp::Zero {
+                truncations, era, ..
+            }
+            | ChunkOp::Truncate {
+                truncations, era, ..
+            } => refuse(*truncations, *era),
             ChunkOp::Delete { .. } => None,
         };
         if refused.is_some() {
             return refused;
+        }
+        // Only the first truncation of a number cuts. Number 0 is no truncation.
+        if let ChunkOp::Truncate { truncations, .. } = &step.op
+            && *truncations == known.map_or(0, |chunk| chunk.truncations)
+        {
+            return None;
         }
         let chunk = ModelChunk {
             bytes: vec![0; AREA],
@@ -185,23 +236,12 @@ impl Model {
         let (_, chunk) = self.chunks.entry(id).or_insert((step.group, chunk));
         chunk.version = step.version;
         match &step.op {
-            ChunkOp::Write {
-                offset,
-                truncations,
-                ..
-            } => {
-                chunk.truncations = *truncations;
+            ChunkOp::Write { offset, .. } => {
                 let (start, end) = (*offset as usize, *offset as usize + step.data_len);
                 chunk.bytes[start..end].copy_from_slice(&step.data());
                 chunk.mapped[start / BLOCK_SIZE..end.div_ceil(BLOCK_SIZE)].fill(true);
             }
-            ChunkOp::Zero {
-                offset,
-                len,
-                truncations,
-                ..
-            } => {
-                chunk.truncations = *truncations;
+            ChunkOp::Zero { offset, len, .. } => {
                 chunk.zero(*offset as usize, (*offset + *len).min(AREA as u64) as usize);
             }
             ChunkOp::Truncate {
@@ -218,6 +258,15 @@ impl Model {
         None
     }
 
+    fn begin_era(&mut self, step: &Step, era: u32, next: u32) -> Option<Code> {
+        if next > era {
+            self.eras.insert(step.group, (next, step.version));
+            self.chunks
+                .retain(|_, (group, chunk)| *group != step.group || !chunk.deleted);
+        }
+        (next < era).then_some(Code::StaleWrite)
+    }
+
     /// Panics unless the store's chunks of `group` are the model's.
     fn compare(&self, store: &ChunkStore, group: GroupId) {
         let mine = || self.chunks.iter().filter(|(_, (owner, _))| *owner == group);
@@ -226,9 +275,15 @@ impl Model {
             .iter()
             .map(|state| state.chunk)
             .collect();
-        assert_eq!(listed, mine().map(|(id, _)| *id).collect::<Vec<_>>());
+        let mark = self.eras.get(&group);
+        let expected = mark.map(|_| ERA_MARK).into_iter();
+        let expected = expected.chain(mine().map(|(id, _)| *id));
+        assert_eq!(listed, expected.collect::<Vec<_>>());
+        let found = store.state(group, ERA_MARK);
+        let found = found.map(|mark| (mark.truncations, mark.version));
+        assert_eq!(found.as_ref(), mark);
         for (&id, (_, chunk)) in mine() {
-            let state = store.state(id).unwrap();
+            let state = store.state(group, id).unwrap();
             let last_mapped = chunk.mapped.iter().rposition(|mapped| *mapped);
             let len = last_mapped.map_or(0, |last| (last as u64 + 1) * B);
             let expected = ChunkState {

@@ -1,6 +1,7 @@
 //! Operations of a group: whether they are refused, and how their changes are made.
 
 use super::chunk::{Chunk, Image};
+use super::era::{is_mark, stored_id};
 use super::journal::Entry;
 use super::plan::Plan;
 use super::record::{Edit, Head, Record};
@@ -8,7 +9,9 @@ use super::space::Allocation;
 use super::{Applied, Core, Lsn};
 use lumeofs_base::checksum::verify_blocks;
 use lumeofs_base::limits::{BLOCK_SIZE, CHUNK_SIZE_BYTES};
-use lumeofs_base::{AlignedBuf, ChunkId, ChunkOp, Code, FsError, FsResult, GroupId, Version};
+use lumeofs_base::{
+    AlignedBuf, ChunkId, ChunkOp, Code, FsError, FsResult, GroupId, Past, Verdict, Version,
+};
 use parking_lot::MutexGuard;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,47 +34,68 @@ impl Core {
         self.health.check()?;
         validate(op, data)?;
         self.make_room()?;
-        let _order = self.order_of(op.chunk());
-        let chunk = self.chunk_of(group, op.chunk())?;
+        let id = stored_id(group, op.chunk());
+        let _order = self.order_of(id);
+        let is_missing = self.catalog.chunk(id).is_none();
+        let chunk = self.chunk_of(group, id)?;
         let head = chunk.content.read().head;
-        let wall = self.clock.wall();
-        if let Err(refused) = admit(&head, op) {
-            let record = Record::Operation {
-                group,
-                version,
-                wall,
-                edit: None,
-            };
-            let lsn = self.journal.push(Entry::new(&record, Vec::new()));
-            self.catalog.set_last(group, version);
-            return Ok(Applied {
-                lsn,
-                refused: Some(refused.during(format_args!("chunk {}", chunk.id))),
-            });
+        let (past, era) = match is_missing {
+            true => (None, self.era(group)),
+            false => (Some(head.past()), 0),
+        };
+        match op.verdict(past, era) {
+            Verdict::Change => self.change(&chunk, &head, version, op, data),
+            Verdict::Nothing => Ok(self.leave(group, version, None)),
+            Verdict::Refuse(code) => {
+                Ok(self.leave(group, version, Some(refusal(chunk.id, past, code))))
+            }
         }
+    }
+
+    fn change(
+        &self,
+        chunk: &Arc<Chunk>,
+        head: &Head,
+        version: Version,
+        op: &ChunkOp,
+        data: &AlignedBuf,
+    ) -> FsResult<Applied> {
         let plan = match op {
             ChunkOp::Write {
                 offset, checksums, ..
-            } => Plan::write(self, &chunk, *offset, data, checksums)?,
+            } => Plan::write(self, chunk, *offset, data, checksums)?,
             ChunkOp::Zero { offset, len, .. } => {
                 let end = offset.saturating_add(*len).min(CHUNK_SIZE_BYTES);
-                Plan::zero(self, &chunk, *offset, end)?
+                Plan::zero(self, chunk, *offset, end)?
             }
-            ChunkOp::Truncate { len, .. } => Plan::zero(self, &chunk, *len, CHUNK_SIZE_BYTES)?,
+            ChunkOp::Truncate { len, .. } => Plan::zero(self, chunk, *len, CHUNK_SIZE_BYTES)?,
             ChunkOp::Delete { .. } => Plan::wipe(),
         };
-        let mut edit = Edit::of_head(chunk.id, group, head_after(&head, op, version));
+        let mut edit = Edit::of_head(chunk.id, chunk.group, head_after(head, op, version));
         let images = plan.commit(&mut edit);
         let record = Record::Operation {
-            group,
+            group: chunk.group,
             version,
-            wall,
+            wall: self.clock.wall(),
             edit: Some(edit),
         };
         Ok(Applied {
-            lsn: self.publish(&chunk, record, images),
+            lsn: self.publish(chunk, record, images),
             refused: None,
         })
+    }
+
+    /// An operation takes its place in the group's order without changing anything.
+    fn leave(&self, group: GroupId, version: Version, refused: Option<FsError>) -> Applied {
+        let record = Record::Operation {
+            group,
+            version,
+            wall: self.clock.wall(),
+            edit: None,
+        };
+        let lsn = self.journal.push(Entry::new(&record, Vec::new()));
+        self.catalog.set_last(group, version);
+        Applied { lsn, refused }
     }
 
     /// Makes a change visible and queues its record, in one step for the chunk, so that the order in
@@ -94,7 +118,7 @@ impl Core {
         };
         let entry = Entry::new(&record, images.clone());
         let mut content = chunk.content.write();
-        let overlay_before = content.overlay.len();
+        let (overlay_before, deleted_before) = (content.overlay.len(), content.head.deleted);
         let freed = content.apply(edit, &images);
         self.count_overlay(overlay_before, content.overlay.len());
         // Before the record can be in the log: a checkpoint looks at the log's end first and at the
@@ -106,6 +130,16 @@ impl Core {
         }
         if self.catalog.chunk(chunk.id).is_none() {
             self.catalog.insert(chunk.clone());
+        }
+        if content.head.deleted != deleted_before {
+            self.catalog
+                .set_deleted(chunk.group, chunk.id, content.head.deleted);
+        }
+        if let Record::Operation { group, .. } = record
+            && is_mark(chunk.id)
+        {
+            // Also before the record can be in the log, and after readers can see the new era.
+            self.catalog.remove_tombstones(group);
         }
         let lsn = self.journal.push(entry.freeing(freed));
         content.last_entry = lsn.0;
@@ -247,41 +281,19 @@ pub(super) fn verify_data(
     Err(FsError::new(Code::Io, context))
 }
 
-/// Whether the chunk's history allows the operation. Depends on that history alone, so that all
-/// members decide alike.
-fn admit(head: &Head, op: &ChunkOp) -> FsResult<()> {
-    let truncations = match op {
-        ChunkOp::Delete { .. } => return Ok(()),
-        ChunkOp::Write { truncations, .. }
-        | ChunkOp::Zero { truncations, .. }
-        | ChunkOp::Truncate { truncations, .. } => *truncations,
+fn refusal(chunk: ChunkId, past: Option<Past>, code: Code) -> FsError {
+    let why = match past {
+        None => "it is not there, and the request is of an era that is over".to_owned(),
+        Some(past) if past.deleted => "it was deleted".to_owned(),
+        Some(past) => format!("it has truncation {}", past.truncations),
     };
-    if head.deleted {
-        return Err(FsError::new(Code::Stale, "it was deleted"));
-    }
-    if truncations < head.truncations {
-        let context = format!(
-            "it has truncation {}, the request {truncations}",
-            head.truncations
-        );
-        return Err(FsError::new(Code::StaleWrite, context));
-    }
-    Ok(())
+    FsError::new(code, format!("chunk {chunk}: {why}"))
 }
 
 fn head_after(head: &Head, op: &ChunkOp, version: Version) -> Head {
-    match op {
-        ChunkOp::Delete { .. } => Head {
-            version,
-            deleted: true,
-            ..*head
-        },
-        ChunkOp::Write { truncations, .. }
-        | ChunkOp::Zero { truncations, .. }
-        | ChunkOp::Truncate { truncations, .. } => Head {
-            version,
-            truncations: *truncations,
-            ..*head
-        },
+    Head {
+        version,
+        truncations: op.truncations_after(head.truncations),
+        deleted: head.deleted || matches!(op, ChunkOp::Delete { .. }),
     }
 }

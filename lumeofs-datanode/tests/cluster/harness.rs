@@ -352,6 +352,24 @@ impl Cluster {
         self.insist(Op::Read, &asked, &[]).unwrap().1
     }
 
+    /// Some other request to the primary.
+    pub(crate) fn ask(
+        &self,
+        op: Op,
+        edit: impl FnOnce(&mut ChunkRequest),
+        data: &[u8],
+    ) -> FsResult<ChunkReply> {
+        let mut asked = self.request();
+        edit(&mut asked);
+        self.insist(op, &asked, data).map(|(reply, _)| reply)
+    }
+
+    /// The chunks that a member lists, tombstones and the mark of the era included.
+    pub(crate) fn chunks(&self, node: NodeId) -> Vec<u64> {
+        let chunks = self.state(node).chunks;
+        chunks.iter().map(|chunk| chunk.chunk).collect()
+    }
+
     pub(crate) fn sync(&self, after: (u64, u64)) -> FsResult<ChunkReply> {
         let (after_epoch, after_sequence) = after;
         let asked = ChunkRequest {

@@ -150,3 +150,55 @@ fn two_datanodes_cannot_share_a_directory_or_a_port() {
     assert!(format!("{error:#}").contains("port is in use"), "{error:#}");
     std::thread::park_timeout(Duration::ZERO);
 }
+
+#[test]
+fn what_was_deleted_and_forgotten_comes_back_neither_by_a_joiner_nor_after_a_change_of_primary() {
+    let mut cluster = Cluster::start();
+    for chunk in 1..=6 {
+        cluster.write(chunk, 0, &block(chunk));
+    }
+    // One member misses the deletions and the end of the era in which they were made.
+    let away = cluster.secondary();
+    cluster.stop(away);
+    for chunk in 1..=3 {
+        cluster
+            .ask(Op::Delete, |asked| asked.chunk = chunk, &[])
+            .unwrap();
+    }
+    let begin_era = |asked: &mut ChunkRequest| {
+        (asked.chunk, asked.truncations, asked.era, asked.durable) = (0, 1, 1, true);
+    };
+    cluster.ask(Op::Truncate, begin_era, &[]).unwrap();
+    cluster
+        .ask(Op::Delete, |asked| asked.chunk = 4, &[])
+        .unwrap();
+    cluster.restart(away);
+    cluster.until("all are in sync again", || {
+        cluster.config().in_sync.len() == 3
+    });
+    cluster.assert_equal();
+    assert_eq!(cluster.chunks(away), [0, 4, 5, 6]);
+    let late_write = |cluster: &Cluster, chunk, era| {
+        let write = |asked: &mut ChunkRequest| (asked.chunk, asked.era) = (chunk, era);
+        cluster.ask(Op::Write, write, &block(9)).map(drop)
+    };
+    for primary in 0..2 {
+        let refused = late_write(&cluster, 1, 0).unwrap_err();
+        assert_eq!(refused.code, Code::StaleWrite);
+        assert_eq!(late_write(&cluster, 4, 1).unwrap_err().code, Code::Stale);
+        late_write(&cluster, 5, 0).unwrap();
+        if primary == 0 {
+            let dead = cluster.config().primary;
+            cluster.stop(dead);
+        }
+    }
+    late_write(&cluster, 7, 1).unwrap();
+    let read = |chunk, era| {
+        let read = |asked: &mut ChunkRequest| {
+            (asked.chunk, asked.era, asked.len) = (chunk, era, 4096);
+        };
+        cluster.ask(Op::Read, read, &[]).map(drop)
+    };
+    assert_eq!(read(1, 0).unwrap_err().code, Code::StaleWrite);
+    read(1, 1).unwrap();
+}

@@ -316,9 +316,13 @@ impl Cluster {
                 std::thread::spawn(move || {
                     let mut conn = Conn::accept(stream, &identity).unwrap();
                     while let Ok(frame) = conn.receiver.receive() {
-                        assert_eq!(frame.fixed.op, Op::Delete);
-                        seen.lock()
-                            .push(frame.decode::<ChunkRequest>().unwrap().chunk);
+                        if frame.fixed.op == Op::Delete {
+                            seen.lock()
+                                .push(frame.decode::<ChunkRequest>().unwrap().chunk);
+                        } else {
+                            // Nothing is taken off the queue before it is on disk.
+                            assert_eq!(frame.fixed.op, Op::Sync);
+                        }
                         conn.sender
                             .reply(&frame.fixed, 0, &ChunkReply::default(), &[])
                             .unwrap();
@@ -369,6 +373,7 @@ impl Cluster {
                 let request = HeartbeatRequest {
                     node: Some(node),
                     map_version: 0,
+                    ..Default::default()
                 };
                 let token = self.credentials.grpc_token();
                 let mut controller =

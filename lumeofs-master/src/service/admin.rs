@@ -29,6 +29,7 @@ impl AdminService {
             silent_ms: self.controller.silence(info.id).map_or(-1, |silence| {
                 i64::try_from(silence.as_millis()).unwrap_or(i64::MAX)
             }),
+            trouble: self.controller.trouble(info.id),
             node: Some(Node {
                 id: info.id.get(),
                 address: info.address,

@@ -37,10 +37,11 @@ pub(crate) struct ControllerService {
 }
 
 /// What the leader remembers of a datanode between its heartbeats.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Seen {
     heartbeat: Duration,
     registered: Duration,
+    trouble: String,
 }
 
 impl ControllerService {
@@ -60,8 +61,16 @@ impl ControllerService {
 
     /// Time since a datanode's last heartbeat at this master.
     pub(crate) fn silence(&self, node: NodeId) -> Option<Duration> {
-        let seen = self.nodes.lock().get(&node).copied()?;
-        Some(SystemClock.monotonic().saturating_sub(seen.heartbeat))
+        let heartbeat = self.nodes.lock().get(&node)?.heartbeat;
+        Some(SystemClock.monotonic().saturating_sub(heartbeat))
+    }
+
+    /// What a datanode last told this master is wrong with its disks. Empty if nothing is.
+    pub(crate) fn trouble(&self, node: NodeId) -> String {
+        let nodes = self.nodes.lock();
+        nodes
+            .get(&node)
+            .map_or_else(String::new, |seen| seen.trouble.clone())
     }
 
     async fn propose(&self, command: ControllerCommand) -> FsResult<ControllerReply> {
@@ -154,8 +163,13 @@ impl ControllerService {
             let seen = nodes.entry(info.id).or_insert(Seen {
                 heartbeat: now,
                 registered: now,
+                trouble: String::new(),
             });
             seen.heartbeat = now;
+            if seen.trouble != request.trouble && !request.trouble.is_empty() {
+                tracing::warn!(node = %info.id, trouble = request.trouble, "a datanode is in trouble");
+            }
+            seen.trouble = request.trouble;
             seen.registered
         };
         if needs_registration(map.node(info.id), &info, now.saturating_sub(registered)) {

@@ -55,11 +55,14 @@ impl MetadataService {
         self.group.linearizable().await?;
         self.sessions.touch(SessionId(request.session));
         let caller = caller(request);
-        let (index, outcome) = self
-            .group
-            .store()
-            .read_at(|tables| namespace::query(tables, &caller, &query));
-        reply(index, outcome)
+        let (index, (outcome, era)) = self.group.store().read_at(|tables| {
+            let outcome = namespace::query(tables, &caller, &query);
+            (outcome, namespace::era(tables))
+        });
+        Ok(MetaReply {
+            era,
+            ..reply(index, outcome)?
+        })
     }
 
     /// Applies a mutation, once however often it is sent.
@@ -184,7 +187,10 @@ impl MetadataService {
             Internal::OpenSession { description, .. } => description.len(),
             Internal::Purge { inos } => inos.len() * 8,
             Internal::ChunksDeleted { chunks } => chunks.len() * 8,
-            Internal::CloseSession { .. } | Internal::Noop | Internal::SetChunkSize { .. } => 0,
+            Internal::CloseSession { .. }
+            | Internal::Noop
+            | Internal::SetChunkSize { .. }
+            | Internal::BeginEra { .. } => 0,
         };
         self.proposer
             .propose(Command::Internal(command), bytes + COMMAND_OVERHEAD_BYTES)
@@ -285,6 +291,8 @@ fn reply(index: u64, outcome: Outcome) -> FsResult<MetaReply> {
     Ok(MetaReply {
         index,
         reply: reply.into(),
+        // An outcome may be older than the state that we have now.
+        era: 0,
     })
 }
 

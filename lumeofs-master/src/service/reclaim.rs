@@ -1,9 +1,11 @@
-//! Deletes chunks that no file has any more at the datanodes, then takes them off the queue.
+//! Deletes chunks that no file has any more at the datanodes, then takes them off the queue: when their
+//! tombstones are on disk, since nobody would ask for them again.
 
+use super::eras::Eras;
 use super::metadata::MetadataService;
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::limits::REQUEST_TIMEOUT;
-use lumeofs_base::{ChunkId, ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId};
+use lumeofs_base::{ChunkId, ClusterMap, Code, ERA_MARK, FsError, FsResult, GroupConfig, GroupId};
 use lumeofs_meta::op::Internal;
 use lumeofs_meta::{controller, namespace};
 use lumeofs_proto::auth::Identity;
@@ -31,6 +33,22 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 type Connection = (FrameReader, FrameWriter);
 
+/// What one group is asked to do.
+struct Job {
+    group: GroupId,
+    /// The era that it must hear of first.
+    era: Option<u32>,
+    chunks: Vec<ChunkId>,
+}
+
+/// What came of it.
+struct Outcome {
+    job: Job,
+    /// It has heard of the era.
+    told: bool,
+    deleted: Vec<ChunkId>,
+}
+
 /// A group's deletions: its connection and how it did lately.
 #[derive(Default)]
 struct Lane {
@@ -43,13 +61,20 @@ struct Lane {
 pub(crate) async fn reclaim_chunks(service: Arc<MetadataService>) {
     let mut lanes: HashMap<GroupId, Lane> = HashMap::new();
     let mut at = ChunkId(0);
+    let mut eras = None;
+    let mut led = None;
     loop {
         sleep(LOOK).await;
-        if service.group.leadership().is_none() {
+        let leadership = service.group.leadership();
+        if leadership != led {
+            (led, eras) = (leadership, None);
             lanes.clear();
+        }
+        if leadership.is_none() {
             continue;
         }
         let now = SystemClock.monotonic();
+        let eras = eras.get_or_insert_with(|| Eras::new(now));
         let rests = |group| {
             lanes
                 .get(&group)
@@ -58,35 +83,50 @@ pub(crate) async fn reclaim_chunks(service: Arc<MetadataService>) {
         let store = service.group.store();
         let read = |after| store.read(|tables| namespace::freed_chunks_after(tables, after, PAGE));
         let due = gather(&mut at, rests, read);
-        if store
-            .read(|tables| namespace::freed_chunks_after(tables, ChunkId(0), 1))
-            .is_empty()
-        {
+        let is_empty = |tables: &_| namespace::freed_chunks_after(tables, ChunkId(0), 1).is_empty();
+        if store.read(is_empty) {
             // Idle connections are not worth keeping.
             lanes.clear();
         }
-        if due.is_empty() || service.group.linearizable().await.is_err() {
+        // After the queue: the era must not be older than what was freed in it.
+        let era = store.read(namespace::era);
+        // The leadership that read it still leads: an earlier one's late words are of an earlier era.
+        if due.is_empty() || service.group.linearizable().await.ok() != leadership {
+            continue;
+        }
+        if eras.is_due(now) {
+            match service
+                .propose_internal(Internal::BeginEra { after: era })
+                .await
+            {
+                Ok(_) => eras.begun(now),
+                Err(error) => super::log_failure("beginning an era", &error),
+            }
             continue;
         }
         let map = Arc::new(service.controller.store().read(controller::cluster_map));
         let mut rounds = JoinSet::new();
         for (group, chunks) in due {
-            rounds.spawn(delete(
-                service.identity.clone(),
-                map.clone(),
+            let lane = lanes.remove(&group).unwrap_or_default();
+            let job = Job {
                 group,
-                lanes.remove(&group).unwrap_or_default(),
+                era: eras.to_tell(group, era),
                 chunks,
-            ));
+            };
+            rounds.spawn(delete(service.identity.clone(), map.clone(), lane, job));
         }
         let mut deleted = Vec::new();
-        while let Some(Ok((group, lane, mut done))) = rounds.join_next().await {
-            deleted.append(&mut done);
-            lanes.insert(group, lane);
+        while let Some(Ok((lane, mut outcome))) = rounds.join_next().await {
+            deleted.append(&mut outcome.deleted);
+            lanes.insert(outcome.job.group, lane);
+            if outcome.told {
+                eras.told(outcome.job.group, era);
+            }
         }
         if deleted.is_empty() {
             continue;
         }
+        eras.deleted(deleted.len());
         let done = Internal::ChunksDeleted { chunks: deleted };
         if let Err(error) = service.propose_internal(done).await {
             super::log_failure("recording deleted chunks", &error);
@@ -122,36 +162,38 @@ fn gather(
     due
 }
 
-/// Deletes chunks of one group; returns those that are gone.
+/// Deletes chunks of one group.
 async fn delete(
     identity: Identity,
     map: Arc<ClusterMap>,
-    group: GroupId,
     mut lane: Lane,
-    chunks: Vec<ChunkId>,
-) -> (GroupId, Lane, Vec<ChunkId>) {
-    let mut deleted = Vec::new();
-    match try_delete(&identity, &map, group, &mut lane, &chunks, &mut deleted).await {
+    job: Job,
+) -> (Lane, Outcome) {
+    let mut outcome = Outcome {
+        job,
+        told: false,
+        deleted: Vec::new(),
+    };
+    match try_delete(&identity, &map, &mut lane, &mut outcome).await {
         Ok(()) => lane.failures = 0,
         Err(error) => {
             lane.connection = None;
             lane.failures += 1;
             let backoff = Duration::from_millis(500) * (1 << lane.failures.min(6));
             lane.not_before = SystemClock.monotonic() + backoff.min(BACKOFF_MAX);
-            tracing::debug!(%group, %error, "chunks could not be deleted yet");
+            tracing::debug!(group = %outcome.job.group, %error, "chunks could not be deleted yet");
         }
     }
-    (group, lane, deleted)
+    (lane, outcome)
 }
 
 async fn try_delete(
     identity: &Identity,
     map: &ClusterMap,
-    group: GroupId,
     lane: &mut Lane,
-    chunks: &[ChunkId],
-    deleted: &mut Vec<ChunkId>,
+    outcome: &mut Outcome,
 ) -> FsResult<()> {
+    let group = outcome.job.group;
     let config = map
         .group(group)
         .ok_or_else(|| FsError::new(Code::WrongGroup, format!("no group {group}")))?;
@@ -167,50 +209,92 @@ async fn try_delete(
         lane.connection = Some((primary.address.clone(), (reader, writer)));
     }
     let (_, connection) = lane.connection.as_mut().expect("it was just made");
-    for chunks in chunks.chunks(IN_FLIGHT_MAX) {
-        timeout(
-            REQUEST_TIMEOUT,
-            delete_some(connection, config, chunks, deleted),
-        )
-        .await
-        .unwrap_or_else(|_| Err(FsError::new(Code::Timeout, "delete chunks")))?;
+    if let Some(era) = outcome.job.era {
+        let request = ChunkRequest {
+            chunk: ERA_MARK.get(),
+            truncations: era,
+            era,
+            durable: true,
+            ..of_group(config)
+        };
+        let replies = ask(connection, Op::Truncate, &[request]).await?;
+        replies.into_iter().collect::<FsResult<Vec<_>>>()?;
+        outcome.told = true;
     }
-    Ok(())
+    let (mut gone, mut last, mut failure) = (Vec::new(), None, Ok(()));
+    for chunks in outcome.job.chunks.chunks(IN_FLIGHT_MAX) {
+        let requests = chunks.iter().map(|chunk| ChunkRequest {
+            chunk: chunk.get(),
+            ..of_group(config)
+        });
+        let requests: Vec<_> = requests.collect();
+        let replies = ask(connection, Op::Delete, &requests).await?;
+        for (chunk, reply) in chunks.iter().zip(replies) {
+            match reply {
+                Ok(reply) => {
+                    gone.push(*chunk);
+                    last = last.max(Some((reply.epoch, reply.sequence)));
+                }
+                Err(error) => failure = Err(error),
+            }
+        }
+    }
+    if let Some((after_epoch, after_sequence)) = last {
+        let request = ChunkRequest {
+            after_epoch,
+            after_sequence,
+            ..of_group(config)
+        };
+        let replies = ask(connection, Op::Sync, &[request]).await?;
+        replies.into_iter().collect::<FsResult<Vec<_>>>()?;
+        outcome.deleted = gone;
+    }
+    failure
 }
 
-async fn delete_some(
+fn of_group(config: &GroupConfig) -> ChunkRequest {
+    ChunkRequest {
+        group: config.group.get(),
+        epoch: config.epoch.get(),
+        ..ChunkRequest::default()
+    }
+}
+
+/// Sends requests at once; their replies, in the same order.
+async fn ask(
+    connection: &mut Connection,
+    op: Op,
+    requests: &[ChunkRequest],
+) -> FsResult<Vec<FsResult<ChunkReply>>> {
+    let late = |_| Err(FsError::new(Code::Timeout, format!("{op:?} chunks")));
+    timeout(REQUEST_TIMEOUT, exchange(connection, op, requests))
+        .await
+        .unwrap_or_else(late)
+}
+
+async fn exchange(
     (reader, writer): &mut Connection,
-    config: &GroupConfig,
-    chunks: &[ChunkId],
-    deleted: &mut Vec<ChunkId>,
-) -> FsResult<()> {
+    op: Op,
+    requests: &[ChunkRequest],
+) -> FsResult<Vec<FsResult<ChunkReply>>> {
     let failed = |error: std::io::Error| FsError::from_net(&error, "delete chunks");
-    for (number, chunk) in chunks.iter().enumerate() {
-        let request = ChunkRequest {
-            group: config.group.get(),
-            epoch: config.epoch.get(),
-            chunk: chunk.get(),
-            ..ChunkRequest::default()
-        };
+    for (number, request) in requests.iter().enumerate() {
         writer
-            .request(Op::Delete, number as u64, &request, &[])
+            .request(op, number as u64, request, &[])
             .await
             .map_err(failed)?;
     }
-    let mut result = Ok(());
-    for _ in chunks {
+    let mut replies: Vec<Option<FsResult<ChunkReply>>> = vec![None; requests.len()];
+    for _ in requests {
         let frame = reader.receive().await.map_err(failed)?;
-        let chunk = chunks
-            .get(frame.fixed.request as usize)
+        let reply = replies
+            .get_mut(frame.fixed.request as usize)
             .ok_or_else(|| FsError::new(Code::Refused, "reply to a request that was not made"))?;
-        match frame.decode::<ChunkReply>() {
-            Ok(_) => deleted.push(*chunk),
-            // It never got there: no write reached it before the file went.
-            Err(error) if error.code == Code::NotFound => deleted.push(*chunk),
-            Err(error) => result = Err(error),
-        }
+        *reply = Some(frame.decode::<ChunkReply>());
     }
-    result
+    let twice = || FsError::new(Code::Refused, "two replies to one request");
+    let replies = replies.into_iter().map(|reply| reply.ok_or_else(twice));
+    replies.collect()
 }
 
 #[cfg(test)]

@@ -485,3 +485,15 @@ fn another_chunk_size_is_set_before_the_first_chunk_only() {
     assert_eq!(namespace::chunk_size(&fixture.tables), 1 << 20);
     fixture.check();
 }
+
+#[test]
+fn an_era_is_begun_once_however_often_it_is_asked_for() {
+    let mut fixture = Fixture::new();
+    assert_eq!(namespace::era(&fixture.tables), 0);
+    for _ in 0..2 {
+        fixture.internal(Internal::BeginEra { after: 0 }).unwrap();
+        assert_eq!(namespace::era(&fixture.tables), 1);
+    }
+    fixture.internal(Internal::BeginEra { after: 1 }).unwrap();
+    assert_eq!(namespace::era(&fixture.tables), 2);
+}

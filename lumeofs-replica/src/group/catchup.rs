@@ -11,7 +11,7 @@ use crate::clip;
 use crate::effect::Piece;
 use crate::message::{CopyStep, Entry, Payload, ToMember};
 use lumeofs_base::limits::BLOCK_SIZE;
-use lumeofs_base::{ChunkId, ChunkOp, ChunkState, Sequence, Version};
+use lumeofs_base::{ChunkId, ChunkOp, ChunkState, Past, Sequence, Verdict, Version};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub(super) struct CatchUp<P> {
     pieces: u32,
 }
 
-/// The chunk that is being copied. The member cannot tell which operations on it are refused, since
+/// The chunk that is being copied. The member cannot tell which operations leave it as it is, since
 /// it does not have the chunk's history: that is followed here.
 #[derive(Clone, Copy, Debug)]
 struct Current {
@@ -47,22 +47,18 @@ struct Current {
 }
 
 impl Current {
-    /// Whether the primary's store will refuse the operation; takes note of it if not.
-    fn refuses(&mut self, op: &ChunkOp) -> bool {
-        let truncations = match op {
-            ChunkOp::Write { truncations, .. }
-            | ChunkOp::Zero { truncations, .. }
-            | ChunkOp::Truncate { truncations, .. } => *truncations,
-            ChunkOp::Delete { .. } => {
-                self.deleted = true;
-                return false;
-            }
+    /// Whether the primary's store will leave the chunk as it is; takes note of the operation if not.
+    fn ignores(&mut self, op: &ChunkOp) -> bool {
+        let past = Past {
+            truncations: self.truncations,
+            deleted: self.deleted,
         };
-        let refused = self.deleted || truncations < self.truncations;
-        if !refused {
-            self.truncations = truncations;
+        let changes = op.verdict(Some(past), 0) == Verdict::Change;
+        if changes {
+            self.truncations = op.truncations_after(self.truncations);
+            self.deleted |= matches!(op, ChunkOp::Delete { .. });
         }
-        refused
+        !changes
     }
 }
 
@@ -128,7 +124,7 @@ impl<P: Payload> CatchUp<P> {
             .as_mut()
             .filter(|current| current.chunk == chunk)
         {
-            let clipped = match current.refuses(&entry.op) {
+            let clipped = match current.ignores(&entry.op) {
                 true => None,
                 false => clip::below(&entry.op, &entry.data, current.end),
             };

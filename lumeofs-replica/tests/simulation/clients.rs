@@ -220,6 +220,7 @@ impl Clients {
                 chunk: ChunkId(chunk + 1),
                 offset,
                 truncations: 0,
+                era: 0,
                 checksums: block_checksums(offset, &bytes),
             },
             data: bytes,
@@ -260,6 +261,7 @@ impl Clients {
                     chunk,
                     offset,
                     truncations,
+                    era: 0,
                     checksums,
                 }
             }
@@ -268,11 +270,13 @@ impl Clients {
                 offset,
                 len,
                 truncations,
+                era: 0,
             },
             16..=18 => ChunkOp::Truncate {
                 chunk,
                 len: offset,
                 truncations,
+                era: 0,
             },
             _ if chunk > ChunkId(100 + OTHERS / 2) => ChunkOp::Delete { chunk },
             _ => ChunkOp::Zero {
@@ -280,6 +284,7 @@ impl Clients {
                 offset: 0,
                 len,
                 truncations,
+                era: 0,
             },
         };
         let client = &mut self.clients[at];

@@ -2,7 +2,7 @@
 
 use lumeofs_base::limits::BLOCK_SIZE;
 use lumeofs_base::rng::SplitMix64;
-use lumeofs_base::{ChunkId, ChunkOp, ChunkState, Code, Version};
+use lumeofs_base::{ChunkId, ChunkOp, ChunkState, Past, Verdict, Version};
 use lumeofs_replica::{CopyStep, Entry, Note, Outcome, Piece};
 use std::collections::BTreeMap;
 
@@ -117,20 +117,18 @@ impl Contents {
 
     fn apply(&mut self, entry: &Entry<Vec<u8>>) -> Outcome {
         self.last = entry.version;
-        let chunk = self.chunks.entry(entry.op.chunk()).or_default();
-        let truncations = match &entry.op {
-            ChunkOp::Write { truncations, .. }
-            | ChunkOp::Zero { truncations, .. }
-            | ChunkOp::Truncate { truncations, .. } => *truncations,
-            ChunkOp::Delete { .. } => chunk.truncations,
-        };
-        if chunk.deleted && !matches!(entry.op, ChunkOp::Delete { .. }) {
-            return Outcome::Refused(Code::Stale);
+        let id = entry.op.chunk();
+        let past = self.chunks.get(&id).map(|chunk| Past {
+            truncations: chunk.truncations,
+            deleted: chunk.deleted,
+        });
+        match entry.op.verdict(past, 0) {
+            Verdict::Change => {}
+            Verdict::Nothing => return Outcome::Applied,
+            Verdict::Refuse(code) => return Outcome::Refused(code),
         }
-        if truncations < chunk.truncations {
-            return Outcome::Refused(Code::StaleWrite);
-        }
-        chunk.truncations = truncations;
+        let chunk = self.chunks.entry(id).or_default();
+        chunk.truncations = entry.op.truncations_after(chunk.truncations);
         chunk.version = entry.version;
         chunk.deleted = matches!(entry.op, ChunkOp::Delete { .. });
         chunk.change(&entry.op, &entry.data);

@@ -164,7 +164,7 @@ fn a_copy_is_whole_once_the_group_says_so() {
         store.set_last(group, version(60)).unwrap();
         let acknowledged = !disk.is_frozen();
         let store = open(&disk.crash(after));
-        let found = store.state(chunk);
+        let found = store.state(group, chunk);
         assert!(!acknowledged || store.last(group) == version(60));
         if store.last(group) == version(60) || found == Some(state) {
             assert_eq!(found, Some(state));
@@ -222,7 +222,7 @@ fn an_operation_between_any_two_steps_of_a_checkpoint_is_whole_or_gone() {
             let store = open(&disk.crash(seed));
             let last = store.last(GroupId(1));
             assert!(last == version(2) || last == version(3));
-            assert_eq!(store.state(ChunkId(1)).unwrap().version, last);
+            assert_eq!(store.state(GroupId(1), ChunkId(1)).unwrap().version, last);
             let (data, _) = store.read(ChunkId(1), 0, len).unwrap();
             assert!(
                 data.iter()

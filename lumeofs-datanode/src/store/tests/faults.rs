@@ -1,6 +1,8 @@
 //! Damaged bits, full and failing disks, directories of others.
 
+use super::gate::{Call, GateDisk};
 use super::*;
+use lumeofs_base::clock::ManualClock;
 use std::path::Path;
 
 fn filled(disk: &SimDisk, len: usize) -> (ChunkStore, AlignedBuf) {
@@ -94,7 +96,10 @@ fn a_full_store_refuses_writes_and_takes_them_again_after_a_delete() {
         (Code::NoSpace, (2 << 20) / (49 * B))
     );
     assert_eq!(
-        (store.last(GroupId(1)), store.state(ChunkId(sequence + 1))),
+        (
+            store.last(GroupId(1)),
+            store.state(GroupId(1), ChunkId(sequence + 1))
+        ),
         (version(sequence), None)
     );
     check_space(&store);
@@ -117,6 +122,7 @@ fn a_full_store_refuses_writes_and_takes_them_again_after_a_delete() {
         offset: 5,
         len: 20,
         truncations: 0,
+        era: 0,
     };
     store
         .apply(GroupId(1), version(sequence + 1), &zero, &data)
@@ -164,6 +170,96 @@ fn a_full_disk_keeps_its_reserve() {
     }
     let (capacity, free) = store.space();
     assert_eq!(capacity, free);
+}
+
+#[test]
+fn bytes_in_flight_count_against_the_free_space() {
+    let config = StoreConfig {
+        capacity_bytes: Some(2 << 20),
+        ..small()
+    };
+    let store = ChunkStore::open(Arc::new(SimDisk::new()), identity(), config).unwrap();
+    let first = store.reserve(1 << 20, 0).unwrap();
+    let refused = store.reserve(1 << 20, 0).err().expect("promised already");
+    assert_eq!(refused.code, Code::NoSpace);
+    assert!(store.reserve(512 << 10, 512 << 10).is_err());
+    let second = store.reserve(512 << 10, 0).unwrap();
+    drop(first);
+    let third = store.reserve(1 << 20, 0).unwrap();
+    // What was promised is there.
+    for (chunk, len) in [(1, 512 << 10), (2, 1 << 20)] {
+        let data = noise(&mut SplitMix64::new(chunk), len);
+        let op = write_op(chunk, 100, 0, &data);
+        store.apply(GroupId(1), version(chunk), &op, &data).unwrap();
+    }
+    drop((second, third));
+    assert!(store.reserve(300 << 10, 0).is_ok());
+}
+
+#[test]
+fn a_store_that_grows_slowly_serves_meanwhile() {
+    let disk = GateDisk::new();
+    let store = ChunkStore::open(Arc::new(disk.clone()), identity(), small()).unwrap();
+    let data = noise(&mut SplitMix64::new(2), 700_000);
+    let apply = |sequence, chunk, data: &AlignedBuf| {
+        let op = write_op(chunk, 0, 0, data);
+        let group = GroupId(chunk as u32);
+        store.apply(group, version(sequence), &op, data).unwrap()
+    };
+    apply(1, 1, &data);
+    disk.close_gate(Call::Allocate);
+    std::thread::scope(|scope| {
+        let grows = scope.spawn(|| apply(1, 2, &data));
+        disk.wait_for_call();
+        let others = scope.spawn(|| {
+            let applied = apply(1, 3, &AlignedBuf::copy_of(&[9; 5000]));
+            store.sync(applied.lsn).unwrap();
+            store.space()
+        });
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !others.is_finished() && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let in_time = others.is_finished();
+        disk.open_gate();
+        grows.join().unwrap();
+        assert!(in_time);
+    });
+    check_space(&store);
+}
+
+#[test]
+fn a_disk_that_hangs_is_noticed_and_forgiven() {
+    let (disk, clock) = (GateDisk::new(), ManualClock::default());
+    let config = StoreConfig {
+        clock: Arc::new(clock.clone()),
+        ..small()
+    };
+    let store = ChunkStore::open(Arc::new(disk.clone()), identity(), config).unwrap();
+    let data = noise(&mut SplitMix64::new(2), 100_000);
+    let op = write_op(1, 0, 0, &data);
+    let applied = store.apply(GroupId(1), version(1), &op, &data).unwrap();
+    clock.advance(DISK_STALL_MAX * 2);
+    assert_eq!((store.stalled_for(), store.check()), (None, Ok(())));
+    disk.close_gate(Call::Sync);
+    std::thread::scope(|scope| {
+        let sync = scope.spawn(|| store.sync(applied.lsn));
+        disk.wait_for_call();
+        clock.advance(DISK_STALL_MAX);
+        let slow = (store.stalled_for(), store.check());
+        clock.advance(DISK_STALL_MAX);
+        let hangs = store.check();
+        disk.open_gate();
+        sync.join().unwrap().unwrap();
+        assert_eq!(slow, (Some(DISK_STALL_MAX), Ok(())));
+        let error = hangs.unwrap_err();
+        assert_eq!(error.code, Code::Io);
+        for part in ["chunks", "20 s"] {
+            assert!(error.context.contains(part), "{error}");
+        }
+    });
+    assert_eq!(store.check(), Ok(()));
+    assert_eq!(store.durable(GroupId(1)), version(1));
 }
 
 #[test]

@@ -79,9 +79,12 @@ fn stale_writes_and_writes_to_tombstones_are_refused_in_order() {
         let applied = store.apply(group, version(sequence), op, &data).unwrap();
         applied.refused.map(|error| error.code)
     };
-    assert_eq!(apply(1, &write_op(1, 0, 2, &data)), None);
+    assert_eq!(apply(1, &cut_op(1, 0, 2)), None);
     assert_eq!(apply(2, &write_op(1, 0, 1, &data)), Some(Code::StaleWrite));
-    assert_eq!(store.state(ChunkId(1)).unwrap().version, version(1));
+    assert_eq!(
+        store.state(GroupId(1), ChunkId(1)).unwrap().version,
+        version(1)
+    );
     assert_eq!(store.last(group), version(2));
     assert_eq!(apply(3, &ChunkOp::Delete { chunk: ChunkId(1) }), None);
     assert_eq!(apply(4, &write_op(1, 0, 9, &data)), Some(Code::Stale));
@@ -89,11 +92,110 @@ fn stale_writes_and_writes_to_tombstones_are_refused_in_order() {
     assert_eq!(store.durable(group), version(4));
     drop(store);
     let store = open(&disk);
-    assert!(store.state(ChunkId(1)).unwrap().deleted);
+    assert!(store.state(GroupId(1), ChunkId(1)).unwrap().deleted);
     assert_eq!(
         (store.last(group), store.durable(group)),
         (version(4), version(4))
     );
+}
+
+#[test]
+fn a_cut_that_comes_twice_spares_what_was_written_after_the_first() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let (group, data) = (GroupId(1), AlignedBuf::copy_of(&[7; 9000]));
+    let apply = |sequence, op: &ChunkOp| {
+        let applied = store.apply(group, version(sequence), op, &data).unwrap();
+        assert_eq!(applied.refused, None);
+    };
+    apply(1, &write_op(1, 0, 0, &data));
+    // A write within the new size may be quicker than the cut, which must be made all the same.
+    apply(2, &write_op(1, 0, 1, &AlignedBuf::copy_of(&data)));
+    apply(3, &cut_op(1, 100, 1));
+    let zeros = store.read(ChunkId(1), 100, 8900).unwrap().0;
+    assert!(zeros.iter().all(|byte| *byte == 0));
+    apply(4, &write_op(1, 100, 1, &data));
+    apply(5, &cut_op(1, 100, 1));
+    let kept = |store: &ChunkStore| {
+        assert!(store.read(ChunkId(1), 100, 9000).unwrap().0[..] == data[..]);
+        assert_eq!(
+            store.state(GroupId(1), ChunkId(1)).unwrap().version,
+            version(4)
+        );
+        assert_eq!(store.last(group), version(5));
+    };
+    kept(&store);
+    drop(store);
+    kept(&open(&disk));
+}
+
+#[test]
+fn a_new_era_forgets_deleted_chunks_and_makes_none_for_an_older_plan() {
+    let disk = SimDisk::new();
+    let mut store = open(&disk);
+    let data = AlignedBuf::copy_of(b"hello");
+    let of_era = |chunk: u64, planned: u32| match write_op(chunk, 0, 0, &data) {
+        ChunkOp::Write {
+            chunk,
+            offset,
+            truncations,
+            checksums,
+            ..
+        } => ChunkOp::Write {
+            chunk,
+            offset,
+            truncations,
+            era: planned,
+            checksums,
+        },
+        _ => unreachable!(),
+    };
+    let apply = |store: &ChunkStore, group, sequence, op: &ChunkOp| {
+        let applied = store.apply(GroupId(group), version(sequence), op, &data);
+        applied.unwrap().refused.map(|error| error.code)
+    };
+    let delete = |chunk| ChunkOp::Delete {
+        chunk: ChunkId(chunk),
+    };
+    for (sequence, chunk) in [(1, 1), (2, 2)] {
+        assert_eq!(apply(&store, 1, sequence, &of_era(chunk, 0)), None);
+    }
+    assert_eq!(apply(&store, 2, 1, &delete(9)), None);
+    assert_eq!(apply(&store, 1, 3, &delete(1)), None);
+    assert_eq!(apply(&store, 1, 4, &era_op(1)), None);
+    let check = |store: &ChunkStore| {
+        let states = store.list(GroupId(1), None, 10);
+        let ids: Vec<_> = states.iter().map(|state| state.chunk).collect();
+        assert_eq!(ids, [ERA_MARK, ChunkId(2)]);
+        assert_eq!(store.list(GroupId(1), Some(ERA_MARK), 10).len(), 1);
+        assert_eq!(store.list(GroupId(1), None, 1).len(), 1);
+        assert_eq!((store.era(GroupId(1)), store.era(GroupId(2))), (1, 0));
+        assert!(store.state(GroupId(2), ChunkId(9)).unwrap().deleted);
+    };
+    check(&store);
+    // From the log, then from a checkpoint.
+    for sequence in [5, 6] {
+        drop(store);
+        store = open(&disk);
+        check(&store);
+        let late = apply(&store, 1, sequence, &of_era(1, 0));
+        assert_eq!(late, Some(Code::StaleWrite));
+        let big = noise(&mut SplitMix64::new(sequence), 60_000);
+        for step in 1..6 {
+            let op = write_op(100 + step, 0, 0, &big);
+            let applied = store.apply(GroupId(3), version(sequence * 10 + step), &op, &big);
+            assert_eq!(applied.unwrap().refused, None);
+        }
+        while store.maintain().unwrap() {}
+    }
+    // What was deleted in this era is remembered, and who knows of it makes new chunks.
+    assert_eq!(apply(&store, 1, 7, &of_era(2, 0)), None);
+    assert_eq!(apply(&store, 1, 8, &of_era(3, 1)), None);
+    assert_eq!(apply(&store, 1, 9, &delete(3)), None);
+    assert_eq!(apply(&store, 1, 10, &era_op(1)), None);
+    assert_eq!(apply(&store, 1, 11, &of_era(3, 1)), Some(Code::Stale));
+    assert_eq!(apply(&store, 1, 12, &era_op(0)), Some(Code::StaleWrite));
+    check_space(&store);
 }
 
 #[test]
@@ -136,7 +238,10 @@ fn a_copied_chunk_replaces_what_was_there_and_survives() {
         .unwrap();
     let new = noise(&mut rng, 20 * BLOCK_SIZE);
     store.copy_begin(group, chunk).unwrap();
-    assert_eq!(store.state(chunk).unwrap().version, Version::default());
+    assert_eq!(
+        store.state(group, chunk).unwrap().version,
+        Version::default()
+    );
     store
         .copy_piece(group, chunk, 3 * B, &new, &block_checksums(3 * B, &new))
         .unwrap();
@@ -154,7 +259,7 @@ fn a_copied_chunk_replaces_what_was_there_and_survives() {
     let after = disk.crash(1);
     drop(store);
     let store = open(&after);
-    assert_eq!(store.state(chunk), Some(state));
+    assert_eq!(store.state(group, chunk), Some(state));
     assert_eq!(store.extents(chunk), [(3 * B, 20 * B)]);
     assert!(store.read(chunk, 3 * B, new.len()).unwrap().0[..] == new[..]);
     assert_eq!(
@@ -163,7 +268,7 @@ fn a_copied_chunk_replaces_what_was_there_and_survives() {
     );
     store.drop_chunk(group, chunk).unwrap();
     assert_eq!(
-        (store.state(chunk), store.list(group, None, 10)),
+        (store.state(group, chunk), store.list(group, None, 10)),
         (None, Vec::new())
     );
     check_space(&store);
