@@ -341,6 +341,7 @@ impl World {
                 Answer::Map(MapReply {
                     map,
                     masters: state.masters.clone(),
+                    certain: false,
                 })
             }
             _ => {
