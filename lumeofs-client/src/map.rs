@@ -61,6 +61,7 @@ impl Maps {
         let host = masters.any();
         let asked = MapRequest {
             version: self.current().version,
+            ..MapRequest::default()
         };
         let taken = host.take(patience, MAP_LIMIT, true)?;
         let taken = taken.expect("a waiting take gives a connection or an error");

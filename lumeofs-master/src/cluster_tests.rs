@@ -319,6 +319,50 @@ fn a_follower_that_dies_while_it_installs_a_snapshot_starts_again_and_catches_up
 }
 
 #[test]
+fn a_master_that_lost_its_logs_is_refused_and_does_not_vote() {
+    let mut cluster = Cluster::start(3);
+    let mut client = Client::connect(&cluster);
+    for number in 1..=5 {
+        client.mutate(number, mkdir(&name_of(number))).unwrap();
+    }
+    wait_for("all to be recorded", || {
+        cluster
+            .ids()
+            .iter()
+            .all(|id| cluster.knows_all_masters(*id))
+    });
+    for part in [None, Some("metadata"), Some("controller")] {
+        let leader = cluster.metadata_leader();
+        let lost = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
+        let other = 6 - leader - lost;
+        cluster.stop(lost);
+        let copy = cluster.copy(lost);
+        cluster.wipe(lost, part);
+        cluster.restart(lost);
+        let why = cluster.failure(lost);
+        assert!(
+            why.contains("took part") && why.contains("restore"),
+            "{why}"
+        );
+        // Without the other follower there is no majority: the lost one is no help.
+        cluster.kill(other);
+        wait_for("the leader to see it", || {
+            client.query_at(leader, lookup("d1")).is_err()
+        });
+        assert!(!cluster.leads(lost));
+        cluster.restart(other);
+        client.query(lookup("d1")).unwrap();
+        // As it was, it is welcome.
+        cluster.stop(lost);
+        cluster.restore(lost, copy);
+        cluster.restart(lost);
+        wait_for("it to catch up", || {
+            cluster.metadata_rows(lost) == cluster.metadata_rows(cluster.metadata_leader())
+        });
+    }
+}
+
+#[test]
 fn nothing_acknowledged_is_lost_or_done_twice_while_leaders_die() {
     let mut cluster = Cluster::start(3);
     let stop = AtomicBool::new(false);

@@ -1,7 +1,7 @@
 //! Puts a master together, runs it, and takes it apart.
 
 use crate::config::MasterConfig;
-use crate::join::Admission;
+use crate::join::{Admission, has_log};
 use crate::raft::{Group, GroupConfig, Presence, Proposer};
 use crate::room::Room;
 use crate::service::{
@@ -80,6 +80,10 @@ impl Master {
         let listener = Listener::bind(&config.listen).await?;
         let masters = Arc::new(config.masters.clone());
         let presence = Arc::new(Presence::watch(&config.identity, &masters));
+        // Before they are made.
+        let had_logs = ["controller", "metadata"]
+            .iter()
+            .all(|group| has_log(&config.data_dir, group));
         let controller_store = Group::open_store(&config.data_dir, "controller")?;
         let metadata_store = Group::open_store(&config.data_dir, "metadata")?;
         let opens = Arc::new(Opens::default());
@@ -174,7 +178,7 @@ impl Master {
             "master is running"
         );
         let (failed, failure) = mpsc::channel(1);
-        let gained = admission.gain(config, controller.clone(), metadata.clone());
+        let gained = admission.gain(config, had_logs, controller.clone(), metadata.clone());
         tasks.spawn(async move {
             if let Err(error) = gained.await {
                 // Fails only if the master ends anyway.
@@ -193,12 +197,17 @@ impl Master {
     }
 
     /// Returns when this master cannot go on, with the reason.
-    async fn failed(&self) -> anyhow::Error {
+    pub(crate) async fn failed(&self) -> anyhow::Error {
         let mut failure = self.failure.lock().await;
         tokio::select! {
             error = self.presence.refused_by_all() => error.into(),
             Some(error) = failure.recv() => error,
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn controller_group(&self) -> &Group {
+        &self.controller
     }
 
     #[cfg(test)]

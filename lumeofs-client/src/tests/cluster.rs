@@ -349,6 +349,7 @@ impl World {
                 Answer::Map(MapReply {
                     map,
                     masters: state.masters.clone(),
+                    certain: false,
                 })
             }
             _ => {

@@ -6,6 +6,7 @@ use crate::server::Master;
 use crate::service::MetadataService;
 use crate::superblock::Superblock;
 use lumeofs_base::{ChunkId, ClusterMap, Code, FsError, FsResult, NodeId, NodeKind};
+use lumeofs_meta::controller;
 use lumeofs_meta::namespace;
 use lumeofs_meta::op::{Mutation, Query, Reply};
 use lumeofs_meta::tables::Tables as _;
@@ -188,6 +189,50 @@ impl Cluster {
         runtime.block_on(master.stop()).unwrap();
         runtime.shutdown_timeout(Duration::from_secs(5));
         drop(superblock);
+    }
+
+    /// Takes away a part of what a master that does not run has, or all of it.
+    pub(super) fn wipe(&self, id: u64, part: Option<&str>) {
+        let dir = self.dirs[&id].path();
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if part.is_some_and(|part| !path.ends_with(part)) {
+                continue;
+            }
+            if path.is_dir() {
+                std::fs::remove_dir_all(path).unwrap();
+            } else {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+    }
+
+    /// A copy of what a master that does not run has.
+    pub(super) fn copy(&self, id: u64) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_all(self.dirs[&id].path(), copy.path());
+        copy
+    }
+
+    /// Gives a master that does not run a copy back.
+    pub(super) fn restore(&self, id: u64, copy: TempDir) {
+        self.wipe(id, None);
+        copy_all(copy.path(), self.dirs[&id].path());
+    }
+
+    /// Whether a master knows that all of them joined.
+    pub(super) fn knows_all_masters(&self, id: u64) -> bool {
+        let store = self.running[&id].master.controller_group().store();
+        store.read(controller::joined_masters).len() == self.addresses.len()
+    }
+
+    /// Why a master gives up. Waits for it.
+    pub(super) fn failure(&self, id: u64) -> String {
+        let Running {
+            runtime, master, ..
+        } = &self.running[&id];
+        let failed = async { tokio::time::timeout(PATIENCE, master.failed()).await };
+        format!("{:#}", runtime.block_on(failed).unwrap())
     }
 
     /// Metadata group of a master.
@@ -387,6 +432,19 @@ impl Cluster {
             !map.groups.is_empty() && self.status().nodes.len() as u64 == count
         });
         map
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy_all(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
     }
 }
 

@@ -105,7 +105,7 @@ impl FrameService {
             Op::Mutate => Answer::Meta(self.metadata.mutate(&frame.decode()?).await?),
             Op::Session => Answer::Session(self.metadata.session(frame.decode()?).await?),
             Op::Opens => Answer::Session(self.metadata.opens(frame.decode()?).await?),
-            Op::Map => Answer::Map(self.map(&frame.decode()?)),
+            Op::Map => Answer::Map(self.map(&frame.decode()?).await),
             other => {
                 return Err(FsError::new(
                     Code::Unsupported,
@@ -116,7 +116,8 @@ impl FrameService {
     }
 
     /// The cluster map as this master knows it. It may be an old one: epochs tell.
-    fn map(&self, request: &MapRequest) -> MapReply {
+    async fn map(&self, request: &MapRequest) -> MapReply {
+        let certain = request.certainly && self.controller.linearizable().await.is_ok();
         let map = self.controller.store().read(controller::cluster_map);
         let map = if map.version == request.version && map.version != 0 {
             Vec::new()
@@ -133,6 +134,7 @@ impl FrameService {
         MapReply {
             map: map.into(),
             masters: masters.collect(),
+            certain,
         }
     }
 
