@@ -8,13 +8,14 @@ use lumeofs_base::{ClusterMap, Code, Epoch, FsError, GroupConfig, NodeId};
 use lumeofs_proto::control as wire;
 use lumeofs_proto::control::controller_client::ControllerClient;
 use lumeofs_proto::data::GroupConfiguration;
+use lumeofs_proto::grpc::{Connector, endpoint, error_of};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// Between two heartbeats while all is well.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -232,14 +233,15 @@ struct Masters {
 
 impl Masters {
     fn new(node: &Node) -> anyhow::Result<Self> {
-        let endpoint = |address: &String| -> anyhow::Result<(String, Channel)> {
-            let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+        let connector = Connector::new(&node.identity.credentials);
+        let channel = |address: &String| -> anyhow::Result<(String, Channel)> {
+            let endpoint = endpoint(address)?
                 .connect_timeout(CONNECT_TIMEOUT)
-                .tcp_nodelay(true)
                 .http2_keep_alive_interval(Duration::from_secs(2))
                 .keep_alive_timeout(Duration::from_secs(2))
                 .max_frame_size(Some(1 << 20));
-            Ok((address.clone(), endpoint.connect_lazy()))
+            let channel = endpoint.connect_with_connector_lazy(connector.clone());
+            Ok((address.clone(), channel))
         };
         anyhow::ensure!(!node.config.masters.is_empty(), "no master is given");
         Ok(Self {
@@ -247,7 +249,7 @@ impl Masters {
                 .config
                 .masters
                 .iter()
-                .map(endpoint)
+                .map(channel)
                 .collect::<anyhow::Result<_>>()?,
             current: AtomicUsize::new(0),
             failures: AtomicUsize::new(0),
@@ -286,8 +288,9 @@ impl Masters {
                     return Ok(reply.into_inner());
                 }
                 Ok(Err(status)) => {
-                    refusals += usize::from(status.code() == tonic::Code::Unauthenticated);
-                    last_error = format!("master {address}: {}", cause_of(&status));
+                    let error = error_of(&status);
+                    refusals += usize::from(error.code == Code::Refused);
+                    last_error = format!("master {address}: {}", error.context);
                 }
                 Err(_) => last_error = format!("master {address}: no answer in {CALL_TIMEOUT:?}"),
             }
@@ -301,13 +304,4 @@ impl Masters {
         };
         Err(FsError::new(code, last_error))
     }
-}
-
-/// What a master said, or what kept it from saying anything: tonic hides that behind its own words.
-fn cause_of(status: &tonic::Status) -> String {
-    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(status);
-    while let Some(deeper) = cause.and_then(std::error::Error::source) {
-        cause = Some(deeper);
-    }
-    cause.map_or_else(|| status.message().to_owned(), ToString::to_string)
 }

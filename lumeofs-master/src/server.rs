@@ -15,9 +15,10 @@ use lumeofs_meta::controller::ControllerCommand;
 use lumeofs_proto::auth::Credentials;
 use lumeofs_proto::control::admin_server::AdminServer;
 use lumeofs_proto::control::controller_server::ControllerServer;
+use lumeofs_proto::nonblocking::{Encrypted, Stream};
+use lumeofs_proto::tls::plain_refused;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
@@ -231,12 +232,16 @@ impl Master {
     }
 }
 
-/// Lets calls through that know the cluster's secret.
+/// Lets calls through that know the cluster's secret, and come encrypted where that is the rule.
 #[derive(Clone)]
 struct Token(Credentials);
 
 impl Interceptor for Token {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let encrypted = request.extensions().get::<Encrypted>();
+        if self.0.tls().is_some() && !encrypted.is_some_and(|encrypted| encrypted.0) {
+            return Err(Status::unauthenticated(plain_refused().context));
+        }
         match request.metadata().get("authorization") {
             Some(token) if self.0.accepts_grpc(token.as_bytes()) => Ok(request),
             _ => Err(Status::unauthenticated(
@@ -247,7 +252,7 @@ impl Interceptor for Token {
 }
 
 async fn serve_grpc(
-    incoming: mpsc::Receiver<TcpStream>,
+    incoming: mpsc::Receiver<Stream>,
     controller: ControllerGrpc,
     admin: AdminService,
     health: HealthServer<impl tonic_health::pb::health_server::Health>,

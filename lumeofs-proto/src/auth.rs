@@ -2,26 +2,63 @@
 //!
 //! Each side sends a nonce and then an HMAC-SHA256 over both nonces and both hellos, labelled with its
 //! role; so neither a recorded nor a reflected answer is accepted. gRPC carries a token derived from the secret
-//! instead ([`Credentials::grpc_token`]).
+//! instead ([`Credentials::grpc_token`]). Where the cluster uses TLS, all of this happens inside of it, and the
+//! server's key comes from the secret too ([`crate::tls`]).
 
 use crate::hello::Hello;
+use crate::tls::Tls;
 use hmac::{Hmac, Mac};
 use lumeofs_base::{ClusterId, Code, FsError, FsResult, NodeId, NodeKind, entropy};
 use sha2::Sha256;
 use std::path::Path;
 
-/// What a process must know to take part in a cluster. Kept in a file of two lines:
-/// `cluster_id = "…"` and `secret = "…"`, both in hexadecimal.
-#[derive(Clone, PartialEq, Eq)]
+/// What a process must know to take part in a cluster. Kept in a file of lines: `cluster_id = "…"` and
+/// `secret = "…"`, both in hexadecimal, and `tls = true` if the cluster encrypts its connections.
+#[derive(Clone)]
 pub struct Credentials {
     /// The cluster.
     pub cluster: ClusterId,
     secret: [u8; 32],
+    tls: Option<Tls>,
 }
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Credentials({}, secret)", self.cluster)
+        let tls = if self.tls.is_some() { ", TLS" } else { "" };
+        write!(f, "Credentials({}, secret{tls})", self.cluster)
+    }
+}
+
+/// What a line of the file sets.
+#[derive(Default)]
+struct Lines<'a> {
+    cluster_id: Option<&'a str>,
+    secret: Option<&'a str>,
+    tls: Option<&'a str>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(text: &'a str) -> FsResult<Self> {
+        let mut lines = Self::default();
+        let given = text.lines().map(str::trim);
+        for line in given.filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let (key, value) = line.split_once('=').unwrap_or((line, ""));
+            let place = match key.trim() {
+                "cluster_id" => &mut lines.cluster_id,
+                "secret" => &mut lines.secret,
+                "tls" => &mut lines.tls,
+                other => {
+                    let text =
+                        format!("unknown key {other:?}: there are cluster_id, secret and tls");
+                    return Err(FsError::new(Code::Invalid, text));
+                }
+            };
+            if place.replace(value.trim().trim_matches('"')).is_some() {
+                let text = format!("{} is there twice: keep one line", key.trim());
+                return Err(FsError::new(Code::Invalid, text));
+            }
+        }
+        Ok(lines)
     }
 }
 
@@ -31,20 +68,31 @@ impl Credentials {
         Self {
             cluster: ClusterId(entropy::bytes()),
             secret: entropy::bytes(),
+            tls: None,
         }
+    }
+
+    /// The same, of a cluster that encrypts its connections.
+    #[must_use]
+    pub fn with_tls(mut self) -> Self {
+        self.tls = None;
+        let seed = self.mac(&[b"tls server key", &self.cluster.0]);
+        self.tls = Some(Tls::from_seed(&seed));
+        self
+    }
+
+    /// Keys and configurations of TLS, if the cluster uses it.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     /// Credentials from text, as [`Credentials::to_text`] writes it.
     pub fn parse(text: &str) -> FsResult<Self> {
-        let field = |name: &str| {
-            text.lines()
-                .filter_map(|line| line.split_once('='))
-                .find(|(key, _)| key.trim() == name)
-                .map(|(_, value)| value.trim().trim_matches('"').to_owned())
-                .ok_or_else(|| FsError::new(Code::Invalid, format!("no line \"{name} = …\"")))
-        };
-        let cluster = field("cluster_id")?.parse()?;
-        let hex = field("secret")?;
+        let missing = |name: &str| FsError::new(Code::Invalid, format!("no line \"{name} = …\""));
+        let lines = Lines::of(text)?;
+        let cluster = lines.cluster_id.ok_or_else(|| missing("cluster_id"))?;
+        let cluster = cluster.parse()?;
+        let hex = lines.secret.ok_or_else(|| missing("secret"))?;
         let bad = || FsError::new(Code::Invalid, "secret: want 64 hexadecimal digits");
         if hex.len() != 64 || !hex.is_ascii() {
             return Err(bad());
@@ -53,7 +101,19 @@ impl Credentials {
         for (index, byte) in secret.iter_mut().enumerate() {
             *byte = u8::from_str_radix(&hex[index * 2..index * 2 + 2], 16).map_err(|_| bad())?;
         }
-        Ok(Self { cluster, secret })
+        let plain = Self {
+            cluster,
+            secret,
+            tls: None,
+        };
+        match lines.tls {
+            None | Some("false") => Ok(plain),
+            Some("true") => Ok(plain.with_tls()),
+            Some(other) => {
+                let text = format!("tls = {other}: want true or false");
+                Err(FsError::new(Code::Invalid, text))
+            }
+        }
     }
 
     /// The file's text.
@@ -63,7 +123,15 @@ impl Credentials {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        format!("cluster_id = \"{}\"\nsecret = \"{hex}\"\n", self.cluster)
+        let tls = if self.tls.is_some() {
+            "tls = true\n"
+        } else {
+            ""
+        };
+        format!(
+            "cluster_id = \"{}\"\nsecret = \"{hex}\"\n{tls}",
+            self.cluster
+        )
     }
 
     /// Reads the file.
@@ -100,7 +168,9 @@ impl Credentials {
     fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
         let mut mac =
             Hmac::<Sha256>::new_from_slice(&self.secret).expect("HMAC takes any key length");
-        for part in parts {
+        // So what a process that was not told of TLS says in the clear is worth nothing inside of TLS.
+        let mode: &[&[u8]] = if self.tls.is_some() { &[b"tls"] } else { &[] };
+        for part in mode.iter().chain(parts) {
             mac.update(&(part.len() as u64).to_le_bytes());
             mac.update(part);
         }
@@ -297,13 +367,45 @@ mod tests {
     }
 
     #[test]
+    fn what_is_proven_in_the_clear_proves_nothing_inside_tls() {
+        let plain = Credentials::generate();
+        let tls = plain.clone().with_tls();
+        let server = side(&tls, NodeKind::Master);
+        let hello = side(&plain, NodeKind::Client).hello();
+        let answer = server.answer(&hello).unwrap();
+        let proof = plain.proof(b"client", &hello, &answer);
+        assert!(server.accept(&hello, &answer, &proof).is_err());
+        assert!(!tls.accepts_grpc(plain.grpc_token().as_bytes()));
+    }
+
+    #[test]
     fn the_file_round_trips_and_errors_name_the_line() {
-        let credentials = Credentials::generate();
-        assert_eq!(
-            Credentials::parse(&credentials.to_text()).unwrap(),
-            credentials
-        );
-        let error = Credentials::parse("cluster_id = \"00\"").unwrap_err();
-        assert!(error.to_string().contains("cluster id"), "{error}");
+        for credentials in [Credentials::generate(), Credentials::generate().with_tls()] {
+            let text = credentials.to_text();
+            let read = Credentials::parse(&text).unwrap();
+            assert_eq!(
+                (read.cluster, read.secret),
+                (credentials.cluster, credentials.secret)
+            );
+            assert_eq!(read.tls.is_some(), text.contains("tls = true"));
+            assert_eq!(read.to_text(), text);
+        }
+        let text = Credentials::generate().to_text();
+        let refused = [
+            ("cluster_id = \"00\"".to_owned(), "cluster id"),
+            ("secret = \"00\"".to_owned(), "no line \"cluster_id = …\""),
+            (
+                format!("{text}tsl = true"),
+                "unknown key \"tsl\": there are cluster_id, secret and tls",
+            ),
+            (format!("{text}tls = yes"), "tls = yes: want true or false"),
+            (format!("{text}secret = 0"), "secret is there twice"),
+        ];
+        for (text, reason) in refused {
+            let error = Credentials::parse(&text).unwrap_err();
+            assert!(error.to_string().contains(reason), "{error}");
+        }
+        let commented = format!("# of the cluster in rack 7\n\n{text}tls = false\n");
+        assert!(Credentials::parse(&commented).unwrap().tls.is_none());
     }
 }

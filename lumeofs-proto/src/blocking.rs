@@ -1,18 +1,23 @@
 //! Frames over blocking sockets: for threads that own their connection.
 //!
-//! A connection may be plain TCP or, later, TLS: it is two halves, [`FrameSender`] and
-//! [`FrameReceiver`], over anything that reads and writes.
+//! A connection is two halves, [`FrameSender`] and [`FrameReceiver`], which different threads may own. Whether
+//! it is plain TCP or TLS is decided when it is made.
+
+mod handshake;
+mod stream;
 
 use crate::auth::{Identity, Peer};
 use crate::frame::{FIXED_BYTES, FLAG_FAILURE, FLAG_REPLY, Fixed, Op};
 use crate::hello::{Failure, Hello, Proof};
 use crate::status::{from_failure, to_failure};
+use crate::tls;
 use lumeofs_base::limits::{CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT};
 use lumeofs_base::{AlignedBuf, Code, FsError, FsResult};
 use prost::Message;
-use std::io::{self, IoSlice, Read, Write};
+use std::io;
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::time::Duration;
+use stream::{Incoming, Outgoing};
 
 /// A received frame.
 #[derive(Debug)]
@@ -39,18 +44,28 @@ impl Frame {
 }
 
 /// The sending half.
-#[derive(Debug)]
 pub struct FrameSender {
-    stream: TcpStream,
+    stream: Outgoing,
 }
 
-/// The receiving half, with a small buffer so that a short frame costs one system call.
-#[derive(Debug)]
+/// The receiving half, with a small buffer so that a short frame costs one system call. TLS has its own.
 pub struct FrameReceiver {
-    stream: TcpStream,
+    stream: Incoming,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+}
+
+impl std::fmt::Debug for FrameSender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FrameSender({:?})", self.stream.socket())
+    }
+}
+
+impl std::fmt::Debug for FrameReceiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FrameReceiver({:?})", self.stream.socket())
+    }
 }
 
 /// Ends a connection from another thread: both halves fail at once.
@@ -123,21 +138,7 @@ impl FrameSender {
     }
 
     fn write(&mut self, head: &[u8], payload: &[&[u8]]) -> io::Result<()> {
-        let mut slices: Vec<_> = std::iter::once(head)
-            .chain(payload.iter().copied())
-            .map(IoSlice::new)
-            .collect();
-        let mut rest = &mut slices[..];
-        IoSlice::advance_slices(&mut rest, 0);
-        while !rest.is_empty() {
-            match self.stream.write_vectored(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => IoSlice::advance_slices(&mut rest, count),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        self.stream.write(head, payload)
     }
 }
 
@@ -171,7 +172,7 @@ impl FrameReceiver {
 
     /// How long a read waits before `waiting` is called; `None` = for ever.
     pub fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.stream.set_read_timeout(timeout)
+        self.stream.socket().set_read_timeout(timeout)
     }
 
     fn fill(
@@ -218,7 +219,7 @@ impl Conn {
     ///
     /// # Errors
     /// `Unavailable` or `Timeout` if nobody answers, `Refused` if the other side is of another
-    /// cluster, secret or wire version, or is no LumeoFS server.
+    /// cluster, secret or wire version, disagrees about TLS, or is no LumeoFS server.
     pub fn connect(address: &str, identity: &Identity) -> FsResult<Self> {
         let failed =
             |error: io::Error| FsError::from_net(&error, format_args!("connect to {address}"));
@@ -235,12 +236,11 @@ impl Conn {
     }
 
     fn client(stream: TcpStream, identity: &Identity) -> FsResult<Self> {
-        let net = |error: io::Error| match error.kind() {
-            io::ErrorKind::InvalidData => FsError::new(Code::Refused, error.to_string()),
-            _ => FsError::from_net(&error, "handshake"),
+        prepare(&stream).map_err(net)?;
+        let (mut sender, mut receiver) = match identity.credentials.tls() {
+            Some(tls) => halves(handshake::connect(stream, tls)?),
+            None => halves(plain(stream).map_err(net)?),
         };
-        let (mut sender, mut receiver) = halves(stream).map_err(net)?;
-        receiver.set_timeout(Some(HANDSHAKE_TIMEOUT)).map_err(net)?;
         let mut late = || Err(io::ErrorKind::TimedOut.into());
         let mine = identity.hello();
         sender
@@ -268,12 +268,16 @@ impl Conn {
 
     /// Server side of the handshake. The reason of a refusal is sent to the other side.
     pub fn accept(stream: TcpStream, identity: &Identity) -> FsResult<Self> {
-        let net = |error: io::Error| match error.kind() {
-            io::ErrorKind::InvalidData => FsError::new(Code::Refused, error.to_string()),
-            _ => FsError::from_net(&error, "handshake"),
+        prepare(&stream).map_err(net)?;
+        let tls = identity.credentials.tls();
+        let encrypted = match tls {
+            Some(tls) if opens_with_tls(&stream).map_err(net)? => Some(tls),
+            _ => None,
         };
-        let (mut sender, mut receiver) = halves(stream).map_err(net)?;
-        receiver.set_timeout(Some(HANDSHAKE_TIMEOUT)).map_err(net)?;
+        let (mut sender, mut receiver) = match encrypted {
+            Some(tls) => halves(handshake::accept(stream, tls)?),
+            None => halves(plain(stream).map_err(net)?),
+        };
         let mut late = || Err(io::ErrorKind::TimedOut.into());
         let asked = receiver.receive_while(&mut late).map_err(net);
         let asked = match asked {
@@ -282,6 +286,9 @@ impl Conn {
             }
             asked => asked?,
         };
+        if tls.is_some() && encrypted.is_none() {
+            return refuse(&mut sender, &asked.fixed, Err(tls::plain_refused()));
+        }
         let client: Hello = asked.decode()?;
         let mine = refuse(&mut sender, &asked.fixed, identity.answer(&client))?;
         sender.reply(&asked.fixed, 0, &mine, &[]).map_err(net)?;
@@ -302,7 +309,7 @@ impl Conn {
 
     /// A handle with which another thread can end the connection.
     pub fn closer(&self) -> io::Result<Closer> {
-        Ok(Closer(self.sender.stream.try_clone()?))
+        Ok(Closer(self.sender.stream.socket().try_clone()?))
     }
 }
 
@@ -318,15 +325,48 @@ fn invalid(error: FsError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
-fn halves(stream: TcpStream) -> io::Result<(FrameSender, FrameReceiver)> {
-    tune(&stream)?;
+fn net(error: io::Error) -> FsError {
+    match error.kind() {
+        io::ErrorKind::InvalidData => FsError::new(Code::Refused, error.to_string()),
+        _ => FsError::from_net(&error, "handshake"),
+    }
+}
+
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    tune(socket)?;
+    socket.set_read_timeout(Some(HANDSHAKE_TIMEOUT))
+}
+
+/// Waits for the first byte, and leaves it there.
+fn opens_with_tls(socket: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    loop {
+        match socket.peek(&mut first) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => return Ok(first[0] == tls::FIRST_BYTE),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn plain(socket: TcpStream) -> io::Result<(Outgoing, Incoming)> {
+    let incoming = Incoming::Plain(socket.try_clone()?);
+    Ok((Outgoing::Plain(socket), incoming))
+}
+
+fn halves((outgoing, incoming): (Outgoing, Incoming)) -> (FrameSender, FrameReceiver) {
+    let buffered = match incoming {
+        Incoming::Plain(_) => 8192,
+        Incoming::Tls(..) => 0,
+    };
     let receiver = FrameReceiver {
-        stream: stream.try_clone()?,
-        buffer: vec![0; 8192],
+        stream: incoming,
+        buffer: vec![0; buffered],
         start: 0,
         end: 0,
     };
-    Ok((FrameSender { stream }, receiver))
+    (FrameSender { stream: outgoing }, receiver)
 }
 
 /// Options of every connection: no delay, and a dead peer is noticed within seconds.
@@ -342,82 +382,4 @@ pub fn tune(stream: &impl std::os::fd::AsFd) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::auth::Credentials;
-    use crate::data::{ChunkReply, ChunkRequest};
-    use lumeofs_base::{NodeId, NodeKind};
-    use std::net::TcpListener;
-
-    fn identity(credentials: &Credentials, kind: NodeKind) -> Identity {
-        Identity {
-            credentials: credentials.clone(),
-            node: NodeId(7),
-            kind,
-        }
-    }
-
-    #[test]
-    fn requests_and_payloads_cross_an_authenticated_connection() {
-        let credentials = Credentials::generate();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let server = identity(&credentials, NodeKind::Datanode);
-        let thread = std::thread::spawn(move || {
-            let mut conn = Conn::accept(listener.accept().unwrap().0, &server).unwrap();
-            let frame = conn.receiver.receive().unwrap();
-            let asked: ChunkRequest = frame.decode().unwrap();
-            assert_eq!((asked.chunk, frame.payload.len()), (9, 100_000));
-            conn.sender
-                .reply(&frame.fixed, 0, &ChunkReply::default(), &[&frame.payload])
-                .unwrap();
-            let frame = conn.receiver.receive().unwrap();
-            conn.sender
-                .fail(&frame.fixed, &FsError::new(Code::NoSpace, "full"))
-                .unwrap();
-        });
-        let mut conn = Conn::connect(&address, &identity(&credentials, NodeKind::Client)).unwrap();
-        assert_eq!(
-            conn.peer,
-            Peer {
-                node: NodeId(7),
-                kind: NodeKind::Datanode
-            }
-        );
-        let data = vec![5; 50_000];
-        let asked = ChunkRequest {
-            chunk: 9,
-            ..Default::default()
-        };
-        conn.sender
-            .request(Op::Write, 0, 0, 1, &asked, &[&data, &data])
-            .unwrap();
-        assert_eq!(conn.receiver.receive().unwrap().payload.len(), 100_000);
-        conn.sender
-            .request(Op::Write, 0, 0, 2, &asked, &[])
-            .unwrap();
-        let error = conn
-            .receiver
-            .receive()
-            .unwrap()
-            .decode::<ChunkReply>()
-            .unwrap_err();
-        assert_eq!(error, FsError::new(Code::NoSpace, "full"));
-        thread.join().unwrap();
-    }
-
-    #[test]
-    fn a_wrong_secret_is_refused_with_a_reason() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let server = identity(&Credentials::generate(), NodeKind::Master);
-        let thread = std::thread::spawn(move || {
-            Conn::accept(listener.accept().unwrap().0, &server).unwrap_err()
-        });
-        let client = identity(&Credentials::generate(), NodeKind::Client);
-        let error = Conn::connect(&address, &client).unwrap_err();
-        assert_eq!(error.code, Code::Refused);
-        assert!(error.context.contains("cluster"), "{error}");
-        assert_eq!(thread.join().unwrap().code, Code::Refused);
-    }
-}
+mod tests;

@@ -213,6 +213,9 @@ impl Fixed {
         let u32_at = |at: usize| {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
+        if bytes[0] == crate::tls::FIRST_BYTE {
+            return Err(crate::tls::tls_refused());
+        }
         if bytes[..4] != MAGIC {
             return Err(FsError::new(
                 Code::Refused,

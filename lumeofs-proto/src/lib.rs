@@ -2,13 +2,16 @@
 //!
 //! Frames carry the hot paths (metadata operations, chunks, replication, Raft); gRPC is the public
 //! face for administration. Both listen on one port: a connection that opens with HTTP/2's preface
-//! is gRPC, one that opens with [`frame::MAGIC`] speaks frames.
+//! is gRPC, one that opens with [`frame::MAGIC`] speaks frames. Both may be wrapped in TLS ([`tls`]); then
+//! ALPN says which it is.
 
 pub mod auth;
 pub mod blocking;
 pub mod frame;
+pub mod grpc;
 pub mod nonblocking;
 pub mod status;
+pub mod tls;
 
 /// Messages of the first frames.
 #[allow(missing_docs, clippy::all, reason = "generated")]

@@ -6,12 +6,13 @@ use lumeofs_base::{Code, FsError};
 use lumeofs_proto::auth::Credentials;
 use lumeofs_proto::control::admin_client::AdminClient;
 use lumeofs_proto::control::{RaftRequest, StatusReply, StatusRequest};
+use lumeofs_proto::grpc::{Connector, cause_of, endpoint, error_of};
 use serde_json::json;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// Options of `lumeofs admin`.
 #[derive(clap::Args)]
@@ -37,6 +38,8 @@ enum Action {
         /// Path within the filesystem, from its root
         path: OsString,
     },
+    /// Prints the certificate of a cluster with TLS, for gRPC clients in other languages; its name is "lumeofs"
+    Certificate,
 }
 
 /// Runs the command.
@@ -46,16 +49,30 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         return chunks(&args.access, path);
     }
     let (masters, credentials) = args.access.resolve()?;
-    if matches!(args.action, Action::Raft) {
-        return raft(&masters, &credentials, json);
+    match args.action {
+        Action::Raft => return raft(&masters, &credentials, json),
+        Action::Certificate => return certificate(&credentials),
+        _ => {}
     }
     let status = status(&masters, &credentials)?;
     match args.action {
         Action::Status => show_status(&status, json),
         Action::Nodes => show_nodes(&status, json),
         Action::Groups => show_groups(&status, json),
-        Action::Raft | Action::Chunks { .. } => unreachable!("handled above"),
+        Action::Raft | Action::Chunks { .. } | Action::Certificate => {
+            unreachable!("handled above")
+        }
     }
+}
+
+fn certificate(credentials: &Credentials) -> anyhow::Result<()> {
+    let tls = credentials.tls().ok_or_else(|| {
+        FsError::new(
+            Code::Invalid,
+            "this cluster does not use TLS: its secret file has no line \"tls = true\"",
+        )
+    })?;
+    output::line(tls.certificate_pem().trim_end())
 }
 
 /// Asks the masters in turn; the answer of one that knows a leader of both groups is taken first.
@@ -109,29 +126,19 @@ where
         .build()
         .map_err(|error| failed(Code::Io, error.to_string()))?;
     runtime.block_on(async {
-        let endpoint = Endpoint::from_shared(format!("http://{master}"))
-            .map_err(|error| failed(Code::Invalid, error.to_string()))?
+        let endpoint = endpoint(master)?
             .connect_timeout(Duration::from_secs(1))
             .timeout(Duration::from_secs(3));
-        let channel = endpoint.connect().await.map_err(|error| {
-            // tonic's own words say less than the cause behind them.
-            let mut cause: &dyn std::error::Error = &error;
-            while let Some(deeper) = cause.source() {
-                cause = deeper;
-            }
-            failed(Code::Unavailable, format!("cannot connect: {cause}"))
+        let connecting = endpoint.connect_with_connector(Connector::new(credentials));
+        let channel = connecting.await.map_err(|error| {
+            let cause = cause_of(&error);
+            failed(cause.code, format!("cannot connect: {}", cause.context))
         })?;
         let token = MetadataValue::try_from(credentials.grpc_token())
             .map_err(|error| failed(Code::Invalid, error.to_string()))?;
         ask(AdminClient::with_interceptor(channel, Token(token)))
             .await
-            .map_err(|status| {
-                let code = match status.code() {
-                    tonic::Code::Unauthenticated => Code::Refused,
-                    _ => Code::Unavailable,
-                };
-                failed(code, status.message().to_owned())
-            })
+            .map_err(|status| error_of(&status).during(format_args!("master {master}")))
     })
 }
 

@@ -52,6 +52,9 @@ struct StartArgs {
     /// Durability of a new cluster: fsync or always
     #[arg(long, default_value = "fsync", value_parser = ["fsync", "always"])]
     durability: String,
+    /// Encrypts the connections of a new cluster
+    #[arg(long)]
+    tls: bool,
     /// More mount options, as for mount -o
     #[arg(short = 'o', value_name = "OPTIONS", default_value = "")]
     options: String,
@@ -110,9 +113,13 @@ fn start(args: StartArgs) -> anyhow::Result<()> {
             args.datanodes,
             args.replicas.unwrap_or(3.min(args.datanodes as u32)),
             &args.durability,
+            args.tls,
         )?,
         Err(error) => return Err(error),
     };
+    if args.tls {
+        layout.check_tls()?;
+    }
     let mount = (!args.no_mount).then(|| args.mount.unwrap_or_else(|| layout.dir.join("mnt")));
     let layout = layout.with_mount(mount, &args.options)?;
     if let Some(running) = layout

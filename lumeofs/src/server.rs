@@ -68,6 +68,9 @@ pub(crate) struct DatanodeArgs {
 pub(crate) struct KeygenArgs {
     /// File to write; must not exist
     file: PathBuf,
+    /// The cluster encrypts its connections
+    #[arg(long)]
+    tls: bool,
 }
 
 /// Allows as many open files as the system permits: each connection takes several.
@@ -144,12 +147,12 @@ pub(crate) fn datanode(args: DatanodeArgs) -> anyhow::Result<()> {
 
 /// Writes the secret file of a new cluster, readable by its owner only.
 pub(crate) fn keygen(args: &KeygenArgs) -> anyhow::Result<()> {
-    write_secret(&args.file)?;
+    write_secret(&args.file, args.tls)?;
     crate::output::line(args.file.display())
 }
 
 /// Creates a secret file that must not exist yet.
-pub(crate) fn write_secret(file: &Path) -> anyhow::Result<()> {
+pub(crate) fn write_secret(file: &Path, tls: bool) -> anyhow::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let mut out = std::fs::File::options()
@@ -158,7 +161,11 @@ pub(crate) fn write_secret(file: &Path) -> anyhow::Result<()> {
         .mode(0o600)
         .open(file)
         .with_context(|| format!("create secret file {}", file.display()))?;
-    out.write_all(Credentials::generate().to_text().as_bytes())?;
+    let mut credentials = Credentials::generate();
+    if tls {
+        credentials = credentials.with_tls();
+    }
+    out.write_all(credentials.to_text().as_bytes())?;
     Ok(out.sync_all()?)
 }
 

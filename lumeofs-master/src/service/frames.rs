@@ -12,11 +12,10 @@ use lumeofs_proto::frame::{Fixed, Op};
 use lumeofs_proto::meta::{
     MapReply, MapRequest, MasterAddress, MetaReply, RaftMessage, SessionReply,
 };
-use lumeofs_proto::nonblocking::{FrameWriter, accept};
+use lumeofs_proto::nonblocking::{FrameWriter, Stream, accept};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// No request is worked on for longer, whatever its deadline says.
@@ -41,10 +40,7 @@ enum Answer {
 
 impl FrameService {
     /// Serves one connection until it ends: one request at a time, in order.
-    pub(crate) async fn serve(&self, stream: TcpStream) {
-        let from = stream
-            .peer_addr()
-            .map_or_else(|_| "?".to_owned(), |address| address.to_string());
+    pub(crate) async fn serve(&self, stream: Stream, from: &str) {
         let (mut reader, mut writer, peer) = match accept(stream, &self.identity).await {
             Ok(accepted) => accepted,
             Err(error) if error.code == Code::Refused => {

@@ -1,17 +1,15 @@
-//! One port for both transports: the first bytes of a connection say which it speaks.
+//! One port for both transports, each plain or TLS: the first bytes of a connection say which it speaks.
 
 use super::frames::FrameService;
 use anyhow::{Context as _, Result};
-use lumeofs_base::limits::HANDSHAKE_TIMEOUT;
 use lumeofs_base::{Code, FsError};
-use lumeofs_proto::blocking::tune;
-use lumeofs_proto::frame::MAGIC;
+use lumeofs_proto::nonblocking::{Opening, Stream, open};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 /// Connections at once; further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;
@@ -41,13 +39,13 @@ impl Listener {
         self,
         frames: Arc<FrameService>,
         tasks: &mut JoinSet<()>,
-    ) -> mpsc::Receiver<TcpStream> {
+    ) -> mpsc::Receiver<Stream> {
         let (grpc, incoming) = mpsc::channel(GRPC_WAITING_MAX);
         tasks.spawn(self.accept(frames, grpc));
         incoming
     }
 
-    async fn accept(self, frames: Arc<FrameService>, grpc: mpsc::Sender<TcpStream>) {
+    async fn accept(self, frames: Arc<FrameService>, grpc: mpsc::Sender<Stream>) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         // Dropped with this task: then all connections end too.
         let mut connections = JoinSet::new();
@@ -66,29 +64,24 @@ impl Listener {
             };
             let (frames, grpc) = (frames.clone(), grpc.clone());
             connections.spawn(async move {
-                match timeout(HANDSHAKE_TIMEOUT, speaks_frames(&stream)).await {
-                    Ok(Ok(true)) => frames.serve(stream).await,
-                    Ok(Ok(false)) => {
-                        // Its options are a matter of speed only, and the server may be stopping.
-                        let _ = tune(&stream);
-                        let _ = grpc.send(stream).await;
-                    }
-                    Ok(Err(_)) | Err(_) => {}
-                }
+                serve(stream, &frames, &grpc).await;
                 drop(place);
             });
         }
     }
 }
 
-async fn speaks_frames(stream: &TcpStream) -> std::io::Result<bool> {
-    let mut first = [0; MAGIC.len()];
-    loop {
-        match stream.peek(&mut first).await? {
-            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            count if count == first.len() => return Ok(first == MAGIC),
-            // Too little to tell, and the socket stays readable meanwhile.
-            _ => sleep(Duration::from_millis(5)).await,
+async fn serve(stream: TcpStream, frames: &FrameService, grpc: &mpsc::Sender<Stream>) {
+    let from = stream
+        .peer_addr()
+        .map_or_else(|_| "?".to_owned(), |address| address.to_string());
+    match open(stream, &frames.identity.credentials).await {
+        Ok(Opening::Frames(stream)) => frames.serve(stream, &from).await,
+        // Fails only if the server is stopping.
+        Ok(Opening::Grpc(stream)) => drop(grpc.send(stream).await),
+        Err(error) if error.code == Code::Refused => {
+            tracing::warn!(from, %error, "connection refused");
         }
+        Err(error) => tracing::debug!(from, %error, "connection not opened"),
     }
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use lumeofs_base::{Code, FsError};
+use lumeofs_proto::auth::Credentials;
 use serde::{Deserialize, Serialize};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -84,6 +85,7 @@ impl Layout {
         datanodes: u64,
         replicas: u32,
         durability: &str,
+        tls: bool,
     ) -> anyhow::Result<Self> {
         if !matches!(masters, 1 | 3 | 5) {
             return Err(FsError::new(
@@ -121,7 +123,7 @@ impl Layout {
         }
         let secret = dir.join("secret");
         if !secret.exists() {
-            crate::server::write_secret(&secret)?;
+            crate::server::write_secret(&secret, tls)?;
         }
         let stored = Stored {
             nodes,
@@ -137,6 +139,20 @@ impl Layout {
         };
         layout.save()?;
         Ok(layout)
+    }
+
+    /// Refuses to go on as if a cluster without TLS had it.
+    pub(crate) fn check_tls(&self) -> anyhow::Result<()> {
+        let secret = self.secret_file();
+        if Credentials::load(&secret)?.tls().is_some() {
+            return Ok(());
+        }
+        let text = format!(
+            "the cluster in {} was made without TLS: add the line \"tls = true\" to {} and start it again",
+            self.dir.display(),
+            secret.display()
+        );
+        Err(FsError::new(Code::Invalid, text).into())
     }
 
     /// The same cluster, mounted at `mount`; remembered for later commands.
