@@ -189,7 +189,8 @@ struct Core {
     watch: Arc<Watch>,
     journal: Journal,
     /// Taken first of all locks: the order of changes of a chunk, by its id. Then come the chunk's
-    /// content, and last `dirty`, the catalog's tables, the queue and the free map, each alone.
+    /// content, and last `dirty`, the queue, the catalog's tables and the free map; of these the queue and
+    /// then the tables together, the others each alone.
     order: Box<[Mutex<()>]>,
     /// Chunks with images in memory.
     dirty: Mutex<BTreeSet<ChunkId>>,

@@ -77,10 +77,10 @@ impl Core {
 
     pub(super) fn set_last(&self, group: GroupId, version: Version) -> FsResult<()> {
         self.health.check()?;
+        let entry = Entry::new(&Record::Last { group, version }, Vec::new());
         let lsn = self
             .journal
-            .push(Entry::new(&Record::Last { group, version }, Vec::new()));
-        self.catalog.set_last(group, version);
+            .push(entry, |catalog| catalog.set_last(group, version));
         self.journal.sync(lsn)
     }
 
@@ -106,8 +106,11 @@ impl Core {
             group,
             note: note.to_vec(),
         };
-        let lsn = self.journal.push(Entry::new(&record, Vec::new()));
-        self.catalog.set_note(group, note.to_vec());
+        let lsn = self
+            .journal
+            .push(Entry::new(&record, Vec::new()), |catalog| {
+                catalog.set_note(group, note.to_vec());
+            });
         self.journal.sync(lsn)
     }
 }

@@ -86,14 +86,34 @@ impl Extents {
             extents.disk.sync_dir(parent).map_err(context)?;
         }
         let names = extents.disk.list(&extents.directory).map_err(context)?;
-        let count = (0..)
-            .take_while(|index| names.contains(&data_name(*index)))
-            .count();
-        for index in 0..count {
+        for index in 0.. {
+            let here = [data_name(index), sums_name(index)];
+            if !here.iter().all(|name| names.contains(name)) {
+                break;
+            }
             let file = extents.open_file(index)?;
+            if !extents.is_whole(&file).map_err(context)? {
+                break;
+            }
             extents.files.write().push(Arc::new(file));
         }
+        // The process may have died between the last file's making and its syncs.
+        if let Some(last) = extents.files.read().last() {
+            let synced = last.data.sync().and_then(|()| last.sums.sync());
+            synced.map_err(context)?;
+            extents.disk.sync_dir(&extents.directory).map_err(context)?;
+        }
         Ok(extents)
+    }
+
+    /// Whether the store has finished making a file. One that it has not is no part of it: there may
+    /// be no space now to finish it, and there is nothing in it.
+    fn is_whole(&self, file: &ExtentFile) -> io::Result<bool> {
+        let wanted = (
+            self.blocks_per_file * BLOCK,
+            self.blocks_per_file * SUM_BYTES,
+        );
+        Ok((file.data.len()?, file.sums.len()?) == wanted)
     }
 
     /// Blocks of all files.
@@ -115,6 +135,7 @@ impl Extents {
     pub(super) fn grow(&self) -> FsResult<Run> {
         let index = self.files.read().len();
         let file = self.open_file(index)?;
+        self.fill(&file)?;
         let synced = file.data.sync().and_then(|()| file.sums.sync());
         synced
             .and_then(|()| self.disk.sync_dir(&self.directory))
@@ -126,7 +147,7 @@ impl Extents {
         })
     }
 
-    /// Opens or creates a file at its full size. A power cut during growth leaves a shorter one.
+    /// Opens a file, or creates it empty.
     fn open_file(&self, index: usize) -> FsResult<ExtentFile> {
         let path = self.directory.join(data_name(index));
         let sums_path = self.directory.join(sums_name(index));
@@ -147,10 +168,6 @@ impl Extents {
             )
             .map_err(context)?;
         let sums = self.disk.open(&sums_path, create).map_err(context)?;
-        data.allocate(0, self.blocks_per_file * BLOCK)
-            .map_err(context)?;
-        sums.allocate(0, self.blocks_per_file * SUM_BYTES)
-            .map_err(context)?;
         let (data_dirty, sums_dirty) = (AtomicBool::new(false), AtomicBool::new(false));
         Ok(ExtentFile {
             path,
@@ -160,6 +177,13 @@ impl Extents {
             sums_dirty,
             syncing: Mutex::new(()),
         })
+    }
+
+    /// Gives a file its full size.
+    fn fill(&self, file: &ExtentFile) -> FsResult<()> {
+        let data = file.data.allocate(0, self.blocks_per_file * BLOCK);
+        data.and_then(|()| file.sums.allocate(0, self.blocks_per_file * SUM_BYTES))
+            .map_err(|error| FsError::from_disk(&error, format!("prepare {}", file.path.display())))
     }
 
     /// Whether a run lies in existing files.

@@ -130,12 +130,15 @@ impl Journal {
         }
     }
 
-    /// Queues a record behind all others.
-    pub(super) fn push(&self, entry: Entry) -> Lsn {
+    /// Queues a record behind all others. `show` makes visible in the catalog what it says, in one step
+    /// with that: a checkpoint that sees it can wait for the record, and one that begins when the record
+    /// is in the log already cannot miss it.
+    pub(super) fn push(&self, entry: Entry, show: impl FnOnce(&Catalog)) -> Lsn {
         let mut queue = self.queue.lock();
         queue.last += 1;
         queue.pending_bytes += entry.bytes();
         queue.pending.push_back(entry);
+        show(&self.catalog);
         if queue.pending_bytes >= EAGER_BYTES {
             queue.wanted = queue.last;
             self.wanted.notify_one();

@@ -93,8 +93,10 @@ impl Core {
             wall: self.clock.wall(),
             edit: None,
         };
-        let lsn = self.journal.push(Entry::new(&record, Vec::new()));
-        self.catalog.set_last(group, version);
+        let entry = Entry::new(&record, Vec::new());
+        let lsn = self
+            .journal
+            .push(entry, |catalog| catalog.set_last(group, version));
         Applied { lsn, refused }
     }
 
@@ -141,12 +143,12 @@ impl Core {
             // Also before the record can be in the log, and after readers can see the new era.
             self.catalog.remove_tombstones(group);
         }
-        let lsn = self.journal.push(entry.freeing(freed));
+        let lsn = self.journal.push(entry.freeing(freed), |catalog| {
+            if let Record::Operation { group, version, .. } = record {
+                catalog.set_last(group, version);
+            }
+        });
         content.last_entry = lsn.0;
-        if let Record::Operation { group, version, .. } = record {
-            // After the push: a checkpoint that sees it then waits for the record.
-            self.catalog.set_last(group, version);
-        }
         lsn
     }
 
@@ -158,9 +160,10 @@ impl Core {
         self.count_overlay(overlay_before, 0);
         self.dirty.lock().remove(&chunk.id);
         let entry = Entry::new(&Record::Forgotten { chunk: chunk.id }, Vec::new());
-        let lsn = self.journal.push(entry.freeing(freed));
-        content.last_entry = lsn.0;
+        // A checkpoint that began when the record was in the log must not find the chunk.
         self.catalog.remove(chunk.id);
+        let lsn = self.journal.push(entry.freeing(freed), |_| ());
+        content.last_entry = lsn.0;
         lsn
     }
 

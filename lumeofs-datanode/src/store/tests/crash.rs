@@ -5,6 +5,11 @@ use super::*;
 
 const STEPS: u64 = 70;
 
+/// How many times the usual number of workloads is tried: for long runs.
+fn rounds() -> u64 {
+    std::env::var("LUMEOFS_CRASH_ROUNDS").map_or(1, |text| text.parse().expect("a number"))
+}
+
 /// What a run acknowledged before the power went.
 struct Run {
     steps: Vec<Step>,
@@ -91,22 +96,26 @@ fn check(disk: &SimDisk, run: &Run) {
 
 #[test]
 fn every_power_cut_leaves_a_prefix_with_all_that_was_acknowledged() {
-    let whole = SimDisk::new();
-    run(&whole, 1, u64::MAX);
-    let syncs = whole.sync_count();
-    assert!(syncs > 60, "the workload must be worth cutting");
-    for after in 0..=syncs {
-        let disk = SimDisk::new();
-        let done = run(&disk, 1, after);
-        for seed in 0..3 {
-            check(&disk.crash(seed * 1000 + after), &done);
+    for workload in 1..=rounds() {
+        let whole = SimDisk::new();
+        run(&whole, workload, u64::MAX);
+        let syncs = whole.sync_count();
+        assert!(syncs > 60, "the workload must be worth cutting");
+        for after in 0..=syncs {
+            println!("workload {workload}, cut after {after} syncs");
+            let disk = SimDisk::new();
+            let done = run(&disk, workload, after);
+            for seed in 0..3 {
+                check(&disk.crash(seed * 1000 + after), &done);
+            }
         }
     }
 }
 
 #[test]
 fn power_cuts_at_random_moments_of_random_workloads_are_survived() {
-    for seed in 100..150 {
+    for seed in 100..100 + 50 * rounds() {
+        println!("seed {seed}");
         let mut rng = SplitMix64::new(seed);
         let disk = SimDisk::new();
         let done = run(&disk, seed, 5 + rng.below(120));
@@ -116,7 +125,8 @@ fn power_cuts_at_random_moments_of_random_workloads_are_survived() {
 
 #[test]
 fn a_power_cut_during_recovery_is_survived() {
-    for seed in 0..40 {
+    for seed in 0..40 * rounds() {
+        println!("seed {seed}");
         let mut rng = SplitMix64::new(seed);
         let disk = SimDisk::new();
         let done = run(&disk, seed, 40 + rng.below(60));

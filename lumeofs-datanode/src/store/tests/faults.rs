@@ -3,6 +3,7 @@
 use super::gate::{Call, GateDisk};
 use super::*;
 use lumeofs_base::clock::ManualClock;
+use lumeofs_base::disk::OpenMode;
 use std::path::Path;
 
 fn filled(disk: &SimDisk, len: usize) -> (ChunkStore, AlignedBuf) {
@@ -260,6 +261,34 @@ fn a_disk_that_hangs_is_noticed_and_forgiven() {
     });
     assert_eq!(store.check(), Ok(()));
     assert_eq!(store.durable(GroupId(1)), version(1));
+}
+
+#[test]
+fn a_store_opens_on_a_full_disk_beside_a_file_that_it_had_no_space_to_finish() {
+    for unfinished in ["00000001.dat", "00000001.crc"] {
+        let disk = SimDisk::new();
+        let (store, data) = filled(&disk, 100_000);
+        drop(store);
+        let mode = OpenMode {
+            create: true,
+            ..OpenMode::default()
+        };
+        for name in ["00000001.dat", "00000001.crc"] {
+            let path = Path::new("chunks/extents").join(name);
+            let file = disk.open(&path, mode).unwrap();
+            let len = if name == unfinished { 100 } else { 1 << 20 };
+            file.set_len(len).unwrap();
+        }
+        disk.set_capacity(1 << 20);
+        let store = open(&disk);
+        assert!(store.read(ChunkId(1), 0, data.len()).unwrap().0[..] == data[..]);
+        disk.set_capacity(None);
+        let big = noise(&mut SplitMix64::new(5), 1 << 20);
+        let op = write_op(2, 0, 0, &big);
+        store.apply(GroupId(1), version(2), &op, &big).unwrap();
+        assert!(store.read(ChunkId(2), 0, big.len()).unwrap().0[..] == big[..]);
+        check_space(&store);
+    }
 }
 
 #[test]
