@@ -199,6 +199,9 @@ impl Link {
         self.with_all_chunks(asker, ino, inode, known, range)
     }
 
+    /// One attempt at an append: reserves a range and fills it. A refusal that no truncate caused, but a connection
+    /// generation that another write raised, sends the data to the same range again: a new range would leave zeros
+    /// in this one, or the data twice if it had arrived. `None`: the file was truncated, and the range is void.
     fn append_once(
         &self,
         asker: &Asker<'_>,
@@ -208,6 +211,41 @@ impl Link {
         how: How,
     ) -> FsResult<Option<Written>> {
         let len = data.len() as u64;
+        let Some((offset, reserved)) = self.reserve_end(asker, ino, inode, len, how)? else {
+            return Ok(None);
+        };
+        let attr = reserved.attr.clone();
+        let range = checked_range(offset, len)?;
+        let _held = inode.ranges.own(range.clone(), &asker.patience)?;
+        let mut reserved = Some(reserved);
+        again(asker, ino, || {
+            let known = match reserved.take() {
+                Some(known) => known,
+                None => self.chunks(asker, ino, inode, &range)?,
+            };
+            if known.attr.truncations != attr.truncations {
+                return Ok(Some(None));
+            }
+            let known = match self.with_all_chunks(asker, ino, inode, known, &range) {
+                Err(error) if error.code == Code::StaleWrite => return Ok(Some(None)),
+                known => known?,
+            };
+            let sent = self.send(asker, inode, &known, offset, data, how, false, &mut || {})?;
+            let attr = attr.clone();
+            Ok(sent.then_some(Some(Written { offset, attr })))
+        })
+    }
+
+    /// Has the leader move the end of the file by `len` bytes, and says where it was. `None`: the tail had to be
+    /// cleaned first.
+    fn reserve_end(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        inode: &Inode,
+        len: u64,
+        how: How,
+    ) -> FsResult<Option<(u64, Known)>> {
         let append = Mutation::Append {
             ino,
             len,
@@ -228,20 +266,11 @@ impl Link {
             Err(error) => return Err(error),
         };
         inode.learn_chunks(&attr, &chunks, era);
-        let range = checked_range(offset, len)?;
-        let _held = inode.ranges.own(range.clone(), &asker.patience)?;
         let chunks = chunks
             .into_iter()
             .map(|chunk| (chunk.index, chunk))
             .collect();
-        let known = Known {
-            attr: attr.clone(),
-            chunks,
-            era,
-        };
-        let known = self.with_all_chunks(asker, ino, inode, known, &range)?;
-        let sent = self.send(asker, inode, &known, offset, data, how, false, &mut || {})?;
-        Ok(sent.then_some(Written { offset, attr }))
+        Ok(Some((offset, Known { attr, chunks, era })))
     }
 
     /// Sends the data to the primaries. False if it was planned before a truncate.
@@ -333,6 +362,6 @@ pub(crate) fn again<T>(
     }
     Err(FsError::new(
         Code::Io,
-        format!("{ino} was truncated again and again during the call"),
+        format!("{ino} was truncated, or its connection replaced, again and again during the call"),
     ))
 }

@@ -439,6 +439,61 @@ fn appends_of_two_clients_do_not_overwrite_each_other() {
     assert_eq!([of(1), of(2), of(3), of(4)], [25; 4]);
 }
 
+/// Appends that reached the leader.
+fn reservations(cluster: &Cluster) -> usize {
+    let mutations = &cluster.world.state.lock().mutations;
+    let appends = mutations
+        .iter()
+        .filter(|(_, mutation)| matches!(mutation, Mutation::Append { .. }));
+    appends.count()
+}
+
+#[test]
+fn an_append_refused_for_its_connection_generation_keeps_its_place() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client();
+    let ino = file(&client, "f");
+    let append = |data: &[u8]| {
+        client
+            .write(cx(), ino, 0, data, true, false, false)
+            .unwrap()
+            .offset
+    };
+    assert_eq!(append(b"one."), 0);
+    // A neighbour's time-out raised the generation before this write arrived,
+    cluster.nodes[0].once(Op::Write, |_, _| Answer::Fail(Code::StaleWrite.into()));
+    assert_eq!(append(b"two."), 4);
+    // or after it did.
+    cluster.nodes[0].once(Op::Write, |frame, world| {
+        world.answer(frame).unwrap();
+        Answer::Fail(Code::StaleWrite.into())
+    });
+    assert_eq!(append(b"three."), 8);
+    assert_eq!(get(&client, ino, 0, 100), b"one.two.three.");
+    assert_eq!(reservations(&cluster), 3);
+}
+
+#[test]
+fn an_append_whose_range_was_cut_off_goes_to_the_new_end() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client();
+    let ino = file(&client, "f");
+    put(&client, ino, 0, b"long before");
+    cluster.nodes[0].once(Op::Write, move |_, world| {
+        world
+            .mutate(Mutation::SetAttr {
+                ino,
+                set: truncate(4),
+            })
+            .unwrap();
+        Answer::Fail(Code::StaleWrite.into())
+    });
+    let written = client.write(cx(), ino, 0, b" after", true, false, false);
+    assert_eq!(written.unwrap().offset, 4);
+    assert_eq!(get(&client, ino, 0, 100), b"long after");
+    assert_eq!(client.getattr(cx(), ino).unwrap().size, 10);
+}
+
 #[test]
 fn ranges_are_reserved_punched_and_sought() {
     let cluster = Cluster::start(1);
