@@ -5,6 +5,9 @@ use lumeofs_base::{Code, FsError, FsResult, InodeId};
 use lumeofs_client::Context;
 use lumeofs_meta::op::XattrMode;
 
+/// Where names of extended attributes may begin.
+const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+
 /// What getxattr(2) and listxattr(2) get.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum XattrAnswer {
@@ -69,12 +72,19 @@ impl Core {
     }
 }
 
-/// An ACL that could be stored but is not enforced would be worse than none.
+/// Names beyond those that the kernel gives a meaning and rights to would be anybody's. Among them are ACLs, and one
+/// that could be stored but is not enforced would be worse than none.
 fn check_namespace(name: &[u8]) -> FsResult<()> {
-    if name.starts_with(b"system.posix_acl_") {
-        return Err(FsError::new(Code::Unsupported, "POSIX ACLs"));
-    }
-    Ok(())
+    let rest = NAMESPACES
+        .iter()
+        .find_map(|prefix| name.strip_prefix(*prefix));
+    let code = match rest {
+        None => Code::Unsupported,
+        Some(b"") => Code::Invalid,
+        Some(_) => return Ok(()),
+    };
+    let name = String::from_utf8_lossy(name);
+    Err(FsError::new(code, format!("extended attribute {name:?}")))
 }
 
 /// `size` is that of the caller's buffer, 0 for the question how large it must be.
@@ -94,6 +104,19 @@ fn sized(data: Vec<u8>, size: u32) -> FsResult<XattrAnswer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_names_with_a_known_prefix_and_a_rest_are_taken() {
+        for name in ["user.a", "trusted.overlay.opaque", "security.capability"] {
+            assert_eq!(check_namespace(name.as_bytes()), Ok(()), "{name}");
+        }
+        for name in ["", "foo", "user", "other.a", "system.posix_acl_access"] {
+            let error = check_namespace(name.as_bytes()).unwrap_err();
+            assert_eq!(error.code, Code::Unsupported, "{name}");
+        }
+        let bare = check_namespace(b"user.").unwrap_err();
+        assert_eq!(bare.code, Code::Invalid);
+    }
 
     #[test]
     fn a_buffer_is_asked_for_filled_or_too_small() {

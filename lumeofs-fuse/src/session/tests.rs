@@ -306,6 +306,10 @@ fn extended_attributes_keep_their_rules_and_acls_are_refused() {
         XattrFlags::empty(),
     );
     assert!(acl.is_err(), "{acl:?}");
+    for name in ["other.a", "system.other"] {
+        let set = rustix::fs::setxattr(&path, name, b"1", XattrFlags::empty());
+        assert_eq!(set, Err(rustix::io::Errno::OPNOTSUPP), "{name}");
+    }
 }
 
 #[test]

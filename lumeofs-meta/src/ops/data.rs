@@ -1,6 +1,6 @@
 //! What a writer tells the namespace: allocation, published size, appends, a cleaned tail.
 
-use super::resize;
+use super::{resize, xattr};
 use crate::access;
 use crate::op::{Caller, Outcome, Reply};
 use crate::record::Inode;
@@ -36,7 +36,8 @@ fn check_range(ino: InodeId, range: &Range<u64>, chunk_size: u64) -> FsResult<()
     Ok(())
 }
 
-fn written(tx: &Tx<'_>, inode: &mut Inode, clear_suid: bool) {
+fn written(tx: &mut Tx<'_>, inode: &mut Inode, clear_suid: bool) {
+    xattr::drop_capabilities(tx, inode);
     inode.attr.mtime = tx.now();
     inode.attr.ctime = tx.now();
     if clear_suid {

@@ -1,6 +1,6 @@
 //! `chmod`, `chown`, `utimensat`, `truncate`.
 
-use super::resize;
+use super::{resize, xattr};
 use crate::access::{self, SGID, WRITE};
 use crate::op::{Caller, Outcome, Reply, SetAttr, SetTime};
 use crate::record::Inode;
@@ -22,6 +22,9 @@ pub(super) fn set_attr(tx: &mut Tx<'_>, caller: &Caller, ino: InodeId, set: &Set
 
     inode.attr.ctime = tx.now();
     let old_mode = inode.attr.mode;
+    if set.size.is_some() || set.uid.is_some() || set.gid.is_some() {
+        xattr::drop_capabilities(tx, &mut inode);
+    }
     if let Some(size) = set.size {
         resize::resize(tx, &mut inode, size);
         // Root keeps the bits, as it has CAP_FSETID.

@@ -6,9 +6,13 @@
 use crate::access::{self, READ, STICKY, WRITE};
 use crate::keys;
 use crate::op::{Caller, Outcome, Reply, XattrMode};
+use crate::record::Inode;
 use crate::transaction::Tx;
 use lumeofs_base::limits::{XATTR_LIST_BYTES_MAX, XATTR_NAME_LEN_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
 use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId};
+
+/// What gives a program capabilities when it is run: capabilities(7).
+const CAPABILITIES: &[u8] = b"security.capability";
 
 pub(super) fn set(
     tx: &mut Tx<'_>,
@@ -58,6 +62,19 @@ pub(super) fn remove(tx: &mut Tx<'_>, caller: &Caller, ino: InodeId, name: &[u8]
     inode.attr.ctime = tx.now();
     tx.save(&mut inode);
     Ok(Reply::Done)
+}
+
+/// Takes away the capabilities that a program would have got: its contents or owner change. The caller saves the
+/// inode.
+pub(super) fn drop_capabilities(tx: &mut Tx<'_>, inode: &mut Inode) {
+    if inode.xattr_list_bytes == 0 {
+        return;
+    }
+    let key = keys::xattr(inode.attr.ino, CAPABILITIES);
+    if tx.tables.get(&key).is_some() {
+        tx.tables.delete(&key);
+        inode.xattr_list_bytes -= CAPABILITIES.len() as u32 + 1;
+    }
 }
 
 /// Whether the caller may read an attribute, or else why not.

@@ -391,6 +391,54 @@ fn extended_attributes_keep_their_modes_and_limits() {
 }
 
 #[test]
+fn capabilities_go_when_contents_or_owner_change() {
+    let mut fixture = Fixture::new();
+    let ino = fixture.file(InodeId::ROOT, "program");
+    let name = b"security.capability";
+    let get = Query::GetXattr {
+        ino,
+        name: name.to_vec(),
+    };
+    let size = Mutation::SetAttr {
+        ino,
+        set: SetAttr {
+            size: Some(1),
+            ..SetAttr::default()
+        },
+    };
+    let publish = Mutation::Publish {
+        ino,
+        size: 0,
+        truncations: 0,
+        clear_suid: false,
+    };
+    let append = Mutation::Append {
+        ino,
+        len: 1,
+        clear_suid: false,
+    };
+    let keeping = set_mode(ino, 0o755);
+    for (change, goes) in [
+        (keeping, false),
+        (publish, true),
+        (append, true),
+        (size, true),
+        (set_owner(ino, Some(5), None), true),
+    ] {
+        let set = Mutation::SetXattr {
+            ino,
+            name: name.to_vec(),
+            value: b"all".to_vec(),
+            mode: XattrMode::Set,
+        };
+        fixture.mutate(set).unwrap();
+        fixture.mutate(change.clone()).unwrap();
+        assert_eq!(fixture.query(&get).is_err(), goes, "{change:?}");
+        fixture.check();
+    }
+}
+
+#[test]
 fn readdir_pages_through_a_directory() {
     let mut fixture = Fixture::new();
     for number in 0..2500 {
