@@ -6,7 +6,7 @@ use lumeofs_base::{Attr, Code, FileKind, FsResult, InodeId, Timestamp};
 use lumeofs_client::{Context, Range, Usage, Written};
 use lumeofs_meta::op::{DirEntry, NewNode, RenameMode, SetAttr, SetTime, XattrMode};
 use parking_lot::{Condvar, Mutex};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 #[derive(Default)]
@@ -22,8 +22,8 @@ struct State {
     last: u64,
     waiting: usize,
     open_gate: bool,
-    /// Names that the next lookup does not find, although they are there.
-    hidden: HashSet<Vec<u8>>,
+    /// Names that the next so many lookups do not find, although they are there.
+    hidden: HashMap<Vec<u8>, usize>,
     writes: Vec<WriteMode>,
     fsyncs: usize,
 }
@@ -150,9 +150,9 @@ impl Memory {
         self.state.lock().open_gate = true;
         self.let_go.notify_all();
     }
-    /// Makes the next lookup of `name` miss it.
-    pub(crate) fn hide_once(&self, name: &[u8]) {
-        self.state.lock().hidden.insert(name.to_vec());
+    /// Makes the next `count` lookups of `name` miss it.
+    pub(crate) fn hide(&self, name: &[u8], count: usize) {
+        self.state.lock().hidden.insert(name.to_vec(), count);
     }
     /// How the writes so far were to go.
     pub(crate) fn take_writes(&self) -> Vec<WriteMode> {
@@ -189,7 +189,8 @@ impl Backend for Memory {
                 return Err(Code::Interrupted.into());
             }
         }
-        if state.hidden.remove(name) {
+        if let Some(count) = state.hidden.get_mut(name).filter(|count| **count > 0) {
+            *count -= 1;
             return Err(Code::NotFound.into());
         }
         let ino = state.find(parent, name)?;

@@ -3,9 +3,12 @@
 use super::Core;
 use crate::attr::{kind_of_mode, permissions};
 use fuser::{FileAttr, RenameFlags};
-use lumeofs_base::{Code, FileKind, FsError, FsResult, InodeId};
+use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId};
 use lumeofs_client::Context;
 use lumeofs_meta::op::{NewNode, RenameMode};
+
+/// How often a file is to be made whose name appears and disappears.
+const CREATE_TRIES: usize = 16;
 
 impl Core {
     pub(crate) fn lookup(
@@ -77,7 +80,8 @@ impl Core {
 
     /// Makes and opens a file. The kernel asks for this only after a lookup that found nothing. If
     /// the name has appeared since, it has checked no permission on what is there, nor followed it if it is a
-    /// symlink. `Stale` makes it start the whole `open(2)` again and find the name.
+    /// symlink. `Stale` makes it start the whole `open(2)` again and find the name. But it does so only once, and where
+    /// names come and go its caller would get ESTALE; so what needs no more checks is opened here.
     pub(crate) fn create(
         &self,
         cx: Context<'_>,
@@ -86,16 +90,44 @@ impl Core {
         mode: u32,
         flags: i32,
     ) -> FsResult<FileAttr> {
-        let made = self
-            .backend
-            .create(cx, parent, name, NewNode::Regular, permissions(mode));
-        match made {
+        for _ in 0..CREATE_TRIES {
+            let made = self
+                .backend
+                .create(cx, parent, name, NewNode::Regular, permissions(mode));
+            match made {
+                Ok(attr) => return Ok(self.referenced(&attr)),
+                Err(error) if error.code == Code::Exists && flags & libc::O_EXCL == 0 => {}
+                Err(error) => return Err(error),
+            }
+            let there = match self.backend.lookup(cx, parent, name) {
+                Ok(there) => there,
+                Err(error) if error.code == Code::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            if !is_open_to(&there, cx.caller.uid, flags) {
+                break;
+            }
+            match self.open_existing(cx, there.ino, flags) {
+                Err(error) if error.code == Code::Stale => {}
+                opened => return opened,
+            }
+        }
+        let name = String::from_utf8_lossy(name);
+        Err(FsError::new(
+            Code::Stale,
+            format!("{name:?} appeared while it was to be made"),
+        ))
+    }
+
+    /// Opens a file in place of making it. `Stale` if it is gone by now.
+    fn open_existing(&self, cx: Context<'_>, ino: InodeId, flags: i32) -> FsResult<FileAttr> {
+        self.open(cx, ino, flags)?;
+        match self.backend.getattr(cx, ino) {
             Ok(attr) => Ok(self.referenced(&attr)),
-            Err(error) if error.code == Code::Exists && flags & libc::O_EXCL == 0 => Err(FsError {
-                code: Code::Stale,
-                ..error
-            }),
-            Err(error) => Err(error),
+            Err(error) => {
+                self.release(ino);
+                Err(error)
+            }
         }
     }
 
@@ -128,6 +160,17 @@ impl Core {
     ) -> FsResult<()> {
         self.backend.rename(cx, from, to, rename_mode(flags)?)
     }
+}
+
+/// Whether the kernel would certainly let `uid` open this with O_CREAT: a regular file of its own, whose mode gives
+/// its owner what is asked.
+fn is_open_to(attr: &Attr, uid: u32, flags: i32) -> bool {
+    let wanted = match flags & libc::O_ACCMODE {
+        libc::O_RDONLY if flags & libc::O_TRUNC == 0 => 0o400,
+        libc::O_WRONLY => 0o200,
+        _ => 0o600,
+    };
+    attr.kind == FileKind::Regular && attr.uid == uid && attr.mode & wanted == wanted
 }
 
 /// The kernel refuses combinations that make no sense; what is left is one flag at most. NOREPLACE with

@@ -354,7 +354,7 @@ fn a_name_that_appears_while_it_is_created_is_opened_with_its_own_permissions() 
     };
     fs::set_permissions(fixture.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     fs::write(fixture.path("raced"), b"theirs").unwrap();
-    fixture.memory.hide_once(b"raced");
+    fixture.memory.hide(b"raced", 1);
     let mut file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -365,8 +365,19 @@ fn a_name_that_appears_while_it_is_created_is_opened_with_its_own_permissions() 
     let mut text = String::new();
     file.read_to_string(&mut text).unwrap();
     assert_eq!(text, "theirs");
+    // Names that come and go on another mount are missed again when the kernel tries again.
+    fixture.memory.hide(b"raced", 2);
+    fs::write(fixture.path("raced"), b"new").unwrap();
+    assert_eq!(fs::read(fixture.path("raced")).unwrap(), b"new");
+    // The kernel decides about what belongs to others.
+    fs::set_permissions(fixture.path("raced"), fs::Permissions::from_mode(0o666)).unwrap();
+    fixture.memory.hide(b"raced", 1);
+    let script = format!("echo more >> {}", fixture.path("raced").display());
+    let append = Command::new("sh").args(["-c", &script]).uid(1234).status();
+    assert!(append.unwrap().success());
+    assert_eq!(fs::read(fixture.path("raced")).unwrap(), b"newmore\n");
     fs::set_permissions(fixture.path("raced"), fs::Permissions::from_mode(0o600)).unwrap();
-    fixture.memory.hide_once(b"raced");
+    fixture.memory.hide(b"raced", 1);
     let script = format!("echo mine >> {}", fixture.path("raced").display());
     let other = Command::new("sh")
         .args(["-c", &script])
@@ -375,7 +386,7 @@ fn a_name_that_appears_while_it_is_created_is_opened_with_its_own_permissions() 
         .gid(1234)
         .status();
     assert!(!other.unwrap().success(), "not theirs to write");
-    fixture.memory.hide_once(b"raced");
+    fixture.memory.hide(b"raced", 1);
     let exclusive = OpenOptions::new()
         .create_new(true)
         .write(true)
