@@ -9,6 +9,7 @@ use lumeofs_base::{Code, Epoch, FsError, FsResult, GroupConfig, GroupId, NodeId,
 use lumeofs_proto::blocking::{Conn, Frame};
 use lumeofs_proto::data::{Beacon, BeaconAnswer, BeaconGroup, GroupState, GroupStateRequest};
 use lumeofs_proto::frame::Op;
+use lumeofs_replica::BeaconSent;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -180,8 +181,10 @@ fn beacon(node: &Node, to: NodeId, conn: &mut Conn, groups: &[Arc<GroupDriver>])
     // The time of sending is taken first: leases count from it.
     let sent = node.clock.monotonic();
     let nanos = |time: Duration| time.as_nanos() as u64;
+    let mut epochs = HashMap::new();
     let parts = groups.iter().filter_map(|driver| {
         let item = driver.with(Caller::Quick, |core, now| core.beacon(to, now))?;
+        epochs.insert(driver.id, item.epoch);
         Some(BeaconGroup {
             group: driver.id.get(),
             epoch: item.epoch.get(),
@@ -196,7 +199,9 @@ fn beacon(node: &Node, to: NodeId, conn: &mut Conn, groups: &[Arc<GroupDriver>])
     let answer: BeaconAnswer = ask(conn, Op::Beacon, &message)?.decode()?;
     let answered = Duration::from_nanos(answer.answered_ns);
     for part in answer.groups {
-        if let Some(driver) = node.group(GroupId(part.group)) {
+        let group = GroupId(part.group);
+        if let (Some(driver), Some(&epoch)) = (node.group(group), epochs.get(&group)) {
+            let sent = BeaconSent { epoch, at: sent };
             let item = lumeofs_replica::BeaconAnswer {
                 epoch: Epoch(part.epoch),
                 low_space: part.low_space,

@@ -100,7 +100,7 @@ pub enum Work<P> {
     /// Make all that was applied durable; then `on_durable(upto)`.
     Sync {
         /// The last applied operation.
-        upto: Sequence,
+        upto: SyncPoint,
     },
     /// At the primary: list own chunks after `after`; then `on_own_list`.
     ListOwn {
@@ -145,6 +145,14 @@ pub enum Work<P> {
         /// Its note.
         note: Note,
     },
+}
+
+/// A place in a member's history, for [`Work::Sync`]. After the history was cut or replaced the same
+/// sequence may mean another operation, so an answer that comes later says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyncPoint {
+    pub(crate) sequence: Sequence,
+    pub(crate) history: u64,
 }
 
 /// A piece of a chunk as read at the primary.

@@ -3,16 +3,21 @@
 mod beacon;
 mod catchup;
 mod election;
+mod in_sync;
 mod member;
+mod peer;
 mod primary;
 pub mod read;
+mod requests;
 mod streams;
+mod watch;
 
-use crate::effect::{Effect, Outcome, Pending, Ticket, Work};
+use crate::effect::{Effect, Outcome, Pending, SyncPoint, Ticket, Work};
 use crate::history::Note;
 use crate::message::{Entry, Payload, PeerState, Writer};
 use crate::tail::Tail;
 use crate::writers::Writers;
+use lumeofs_base::limits::READ_LEASE;
 use lumeofs_base::{
     ChunkOp, Code, Epoch, FsError, FsResult, GroupConfig, NodeId, Sequence, Version,
 };
@@ -23,12 +28,19 @@ use std::time::Duration;
 pub const LEASE_MARGIN: Duration = Duration::from_millis(20);
 /// Silence of a member after which its primary gives its stream up: three beacons.
 pub const MEMBER_SILENCE: Duration = Duration::from_millis(1500);
-/// A member that has operations to apply and acknowledges none for this long has failed.
+/// A member that has operations to apply and applies none for this long has failed: its disk hangs.
 pub const ACK_SILENCE: Duration = Duration::from_secs(5);
+/// The same of a sync. Longer, since a loaded disk that works may take seconds for one.
+pub const SYNC_SILENCE: Duration = Duration::from_secs(10);
 /// How long a primary tries to reach an in-sync member again before it removes it.
 pub const RECONNECT_GRACE: Duration = Duration::from_millis(700);
 /// Between two attempts to open a stream.
 pub const REOPEN_AFTER: Duration = Duration::from_millis(300);
+/// The same after the member's disk hung: longer than its removal takes, which a member that is back
+/// before would escape.
+pub const REOPEN_AFTER_HANG: Duration = Duration::from_millis(2000);
+/// Doublings of that for a member that is not in sync: writers wait for it in vain each time.
+pub const REOPEN_DOUBLINGS_MAX: u32 = 4;
 /// A proposal without an answer is made again after this.
 pub const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Secondaries take over one after the other, so that they do not compete.
@@ -39,6 +51,15 @@ pub const ASK_INTERVAL: Duration = Duration::from_millis(200);
 pub const ANSWER_VALID: Duration = Duration::from_secs(1);
 /// A new primary gives members that restarted this long to catch up before it removes them.
 pub const SETTLE_GRACE: Duration = Duration::from_secs(2);
+/// A primary that restarted with too few others waits this long for an in-sync member that is away: if
+/// that one did not restart, it has acknowledged operations that are on no disk.
+pub const ABSENT_GRACE: Duration = Duration::from_secs(10);
+
+const _: () = assert!(
+    RECONNECT_GRACE.as_millis() < REOPEN_AFTER_HANG.as_millis()
+        && READ_LEASE.as_millis() < REOPEN_AFTER_HANG.as_millis(),
+    "a member whose disk hangs is removable before it is connected again"
+);
 
 /// What the store knows of a group when its datanode starts.
 #[derive(Clone, Debug, Default)]
@@ -136,10 +157,13 @@ pub struct Group<P> {
     applied: Sequence,
     durable: Sequence,
     committed: Sequence,
+    /// Counts how often the history was cut or replaced.
+    history: u64,
     sync_wanted: Sequence,
     sync_asked: Sequence,
     tail: Tail<P>,
     writers: Writers,
+    watch: watch::StoreWatch,
     /// Has all that an in-sync member must have. False after a restart (D6).
     complete: bool,
     low_space: bool,
@@ -163,10 +187,12 @@ impl<P: Payload> Group<P> {
             durable: local.last.sequence,
             note: local.note,
             committed: Sequence(0),
+            history: 0,
             sync_wanted: Sequence(0),
             sync_asked: local.last.sequence,
             tail: Tail::default(),
             writers: Writers::default(),
+            watch: watch::StoreWatch::new(now),
             complete: false,
             low_space: false,
             follower: member::Follower::new(now),
@@ -228,9 +254,14 @@ impl<P: Payload> Group<P> {
             node: self.me,
             epoch: self.config.epoch,
             complete: self.complete,
-            eligible: !self.note.torn,
+            eligible: self.is_eligible(),
             last: self.last,
         }
+    }
+
+    /// Whether the own chunks are a state that the group had, on a disk that works.
+    fn is_eligible(&self) -> bool {
+        !self.note.torn && self.follower.unfinished.is_none() && !self.watch.is_suspect()
     }
 
     /// The own disk is nearly full, or no longer: writes are refused before they are ordered.
@@ -254,6 +285,7 @@ impl<P: Payload> Group<P> {
 
     /// Time passes. Call about every 100 ms.
     pub fn on_tick(&mut self, now: Duration) {
+        self.watch_store(now);
         if self.primary.is_some() {
             self.primary_tick(now);
         } else {
@@ -263,17 +295,22 @@ impl<P: Payload> Group<P> {
 
     /// An [`Work::Apply`] was done.
     pub fn on_applied(&mut self, version: Version, outcome: Outcome, now: Duration) {
+        self.watch.applied(now);
         self.applied = self.applied.max(version.sequence);
         if let (Outcome::Refused(code), Some(primary)) = (outcome, &mut self.primary) {
-            primary.refused(version, code);
+            primary.requests.refused(version, code);
         }
         self.ask_sync();
         self.progressed(now);
     }
 
     /// A [`Work::Sync`] was done.
-    pub fn on_durable(&mut self, upto: Sequence, now: Duration) {
-        self.durable = self.durable.max(upto);
+    pub fn on_durable(&mut self, upto: SyncPoint, now: Duration) {
+        if upto.history != self.history {
+            return;
+        }
+        self.watch.synced(now);
+        self.durable = self.durable.max(upto.sequence);
         self.progressed(now);
     }
 
@@ -281,15 +318,29 @@ impl<P: Payload> Group<P> {
     /// it leads, it stops: it never answers for what it does not have.
     pub fn on_store_failed(&mut self, error: &FsError, last: Version) {
         self.complete = false;
-        self.last = last;
-        self.applied = last.sequence;
-        self.tail.clear();
-        if self.primary.is_some() {
-            self.resign(error);
+        self.cut_history(last);
+        if error.code != Code::NoSpace {
+            self.watch.broke();
         }
+        if self.follower.unfinished.take().is_some() {
+            // What was queued before its end is void, and with it the end.
+            self.note.torn = true;
+        }
+        self.resign(error);
         self.drop_stream(Some(error.code));
         self.follower.catching = None;
         self.effects.push(Effect::Changed);
+    }
+
+    /// The history ends with `last` now; what was known of it beyond is void.
+    fn cut_history(&mut self, last: Version) {
+        self.history += 1;
+        self.last = last;
+        self.applied = last.sequence;
+        self.durable = self.durable.min(last.sequence);
+        self.committed = self.committed.min(last.sequence);
+        (self.sync_wanted, self.sync_asked) = (self.durable, self.durable);
+        self.tail.clear();
     }
 
     fn progressed(&mut self, now: Duration) {
@@ -320,8 +371,12 @@ impl<P: Payload> Group<P> {
         let due = self.sync_wanted > self.sync_asked && self.applied >= self.sync_wanted;
         if due {
             self.sync_asked = self.applied;
-            self.effects
-                .push(Effect::Work(Work::Sync { upto: self.applied }));
+            self.effects.push(Effect::Work(Work::Sync {
+                upto: SyncPoint {
+                    sequence: self.applied,
+                    history: self.history,
+                },
+            }));
         }
     }
 
@@ -346,17 +401,18 @@ impl<P: Payload> Group<P> {
             if same_primary && next && self.primary.is_some() {
                 self.primary_continues(now);
             } else {
-                if self.election.claimed == Some(self.config.epoch) && !self.note.torn {
-                    // The group's history is this member's from here on.
-                    self.complete = true;
-                }
                 self.resign(&FsError::new(
                     Code::StaleEpoch,
                     "the group was reconfigured",
                 ));
                 self.drop_stream(None);
+                let claimed = self.election.claimed == Some(self.config.epoch);
                 if self.complete {
-                    self.lead(now);
+                    self.lead(false, now);
+                } else if claimed && self.is_eligible() {
+                    // The group's history is this member's from here on.
+                    self.complete = true;
+                    self.lead(true, now);
                 }
             }
             return;
@@ -383,7 +439,12 @@ impl<P: Payload> Group<P> {
         let Some(primary) = self.primary.take() else {
             return;
         };
-        for pending in primary.waiting() {
+        if primary.recovered && !primary.serving {
+            // The others never agreed that its history is the group's.
+            self.complete = false;
+            self.tail.clear();
+        }
+        for pending in primary.requests.all() {
             let result = Err(error.clone());
             self.effects.push(Effect::Reply {
                 ticket: pending.ticket,

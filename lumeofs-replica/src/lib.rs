@@ -17,10 +17,11 @@ pub mod message;
 pub mod tail;
 pub mod writers;
 
-pub use effect::{Effect, Outcome, Piece, Ticket, Work};
+pub use effect::{Effect, Outcome, Piece, SyncPoint, Ticket, Work};
 pub use group::read::{ReadEnd, ReadStart, Reader};
 pub use group::{Admission, Group, Local, Role, State, WriteRequest};
 pub use history::Note;
 pub use message::{
-    BeaconAnswer, BeaconItem, CopyStep, Entry, PeerState, StreamId, ToMember, ToPrimary, Writer,
+    BeaconAnswer, BeaconItem, BeaconSent, CopyStep, Entry, PeerState, StreamId, ToMember,
+    ToPrimary, Writer,
 };

@@ -226,6 +226,15 @@ pub struct BeaconItem {
     pub echo: Option<Duration>,
 }
 
+/// What is kept of a beacon until its answer comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BeaconSent {
+    /// Epoch that the beacon named. Its answer counts for no other.
+    pub epoch: Epoch,
+    /// When it was sent, taken before the beacon was made.
+    pub at: Duration,
+}
+
 /// A group's part of the answer to a beacon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BeaconAnswer {

@@ -8,18 +8,36 @@
 
 use super::{Group, LEASE_MARGIN};
 use crate::effect::Effect;
-use crate::message::{BeaconAnswer, BeaconItem, Payload};
+use crate::message::{BeaconAnswer, BeaconItem, BeaconSent, Payload};
 use lumeofs_base::NodeId;
-use lumeofs_base::limits::READ_LEASE;
+use lumeofs_base::limits::{PRIMARY_LEASE, READ_LEASE};
 use std::time::Duration;
 
 /// Own answers that are remembered until they are echoed: three seconds of beacons.
 const ANSWERS_MAX: usize = 8;
 
-#[allow(unused_imports, reason = "named in the documentation")]
-use lumeofs_base::limits::PRIMARY_LEASE;
-
 impl<P: Payload> Group<P> {
+    /// Until when the in-sync members let this primary serve (D4).
+    pub(super) fn lease_until(&self) -> Duration {
+        let Some(primary) = &self.primary else {
+            return Duration::ZERO;
+        };
+        if self.config.in_sync.len() < self.config.write_quorum() {
+            return Duration::ZERO;
+        }
+        let others = self.config.in_sync.iter().filter(|node| **node != self.me);
+        let acked = |node| {
+            primary
+                .members
+                .get(node)
+                .and_then(|member| member.beacon_acked)
+        };
+        others
+            .map(|node| acked(node).map_or(Duration::ZERO, |at| at + PRIMARY_LEASE - LEASE_MARGIN))
+            .min()
+            .unwrap_or(Duration::MAX)
+    }
+
     /// Whether a beacon to `to` would say anything about this group.
     pub fn has_beacon(&self, to: NodeId) -> bool {
         self.primary
@@ -32,10 +50,13 @@ impl<P: Payload> Group<P> {
         let leased = now < self.lease_until();
         let (epoch, committed) = (self.config.epoch, self.committed);
         let in_sync = self.config.is_in_sync(to);
-        let member = self.primary.as_mut()?.members.get_mut(&to)?;
+        let primary = self.primary.as_mut()?;
+        // Its removal may be accepted any moment, and must not find it with a new lease.
+        let stays = in_sync && !primary.change.removing.contains(&to);
+        let member = primary.members.get_mut(&to)?;
         let answer = member
             .answer
-            .filter(|_| leased && in_sync && member.trouble.is_none());
+            .filter(|_| leased && stays && member.trouble.is_none());
         if let Some((_, received)) = answer {
             member.echoed = Some(received);
         }
@@ -60,6 +81,7 @@ impl<P: Payload> Group<P> {
         }
         if self.election.claimed == Some(self.config.epoch.next()) {
             // The proposal to replace that primary may have been accepted: no more leases for it.
+            self.election.refused_at = Some(now);
             return BeaconAnswer {
                 epoch: lumeofs_base::Epoch(0),
                 ..answer
@@ -70,7 +92,7 @@ impl<P: Payload> Group<P> {
         }
         let follower = &mut self.follower;
         follower.last_beacon = now;
-        follower.last_answer = now;
+        follower.promise(from, now);
         follower.reset_seen = false;
         if item
             .echo
@@ -86,19 +108,20 @@ impl<P: Payload> Group<P> {
         answer
     }
 
-    /// A member's answer, given at `answered` on its clock, to a beacon sent at `sent`.
+    /// A member's answer, given at `answered` on its clock, to the beacon `sent`.
     pub fn on_beacon_answer(
         &mut self,
         from: NodeId,
         answer: BeaconAnswer,
-        sent: Duration,
+        sent: BeaconSent,
         answered: Duration,
         now: Duration,
     ) {
         if answer.epoch > self.config.epoch {
             self.effects.push(Effect::Refresh);
         }
-        if answer.epoch != self.config.epoch {
+        // A beacon of an older epoch may have been refused by a member that is in this one.
+        if answer.epoch != self.config.epoch || sent.epoch != self.config.epoch {
             return;
         }
         let before = self.lease_until();
@@ -111,7 +134,7 @@ impl<P: Payload> Group<P> {
         member.heard = now;
         member.low_space = answer.low_space;
         member.answer = Some((answered, now));
-        member.beacon_acked = member.beacon_acked.max(Some(sent));
+        member.beacon_acked = member.beacon_acked.max(Some(sent.at));
         if before <= now && now < self.lease_until() {
             self.effects.push(Effect::Changed);
         }

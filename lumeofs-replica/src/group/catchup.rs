@@ -84,6 +84,12 @@ pub(super) enum Step<P> {
     Done,
 }
 
+impl<P> CatchUp<P> {
+    pub(super) fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+}
+
 impl<P: Payload> CatchUp<P> {
     pub(super) fn start(position: Version) -> (Self, ToMember<P>) {
         let catch_up = Self {
@@ -98,10 +104,6 @@ impl<P: Payload> CatchUp<P> {
             pieces: 0,
         };
         (catch_up, ToMember::CatchUp { position })
-    }
-
-    pub(super) fn is_done(&self) -> bool {
-        self.stage == Stage::Done
     }
 
     /// A new operation: what the member must be sent of it now.

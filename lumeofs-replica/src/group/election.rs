@@ -4,6 +4,23 @@
 //! An in-sync secondary takes over when no beacon came for long enough that the primary's lease
 //! has ended. If all in-sync members that can be reached have restarted, the one with the longest
 //! history leads, after a wait that outlasts every lease that one of them may have given.
+//!
+//! *Too few of them.* Both do so too when fewer than a write quorum are there, and then leave the in-sync
+//! set as it is. Such a primary acknowledges nothing, since that takes every in-sync member, and
+//! it cannot remove one as long as fewer than a quorum would remain. But it can catch up members that
+//! are not in sync, and once enough of them are, one proposal counts them in and leaves out the ones
+//! that are gone. What may be lost:
+//!
+//! * A secondary that did not restart has every acknowledged operation. Nothing.
+//! * A member that restarted has on its disk every operation that an fsync was answered for, because those
+//!   are on the disks of *all* in-sync members. What was only in memory may be with an in-sync
+//!   member that did not restart and cannot be reached. If that one comes back within
+//!   [`super::ABSENT_GRACE`] it is made primary; beyond that the group does not wait for it, since it may
+//!   be gone for ever. As with a quorum that restarted, whose wait is [`GROUP_RESTART_WAIT`], power lost at
+//!   fewer than all members can then lose operations that no fsync covered; `LostTail` tells their
+//!   writers.
+//! * A member whose catch-up was cut short has a mixture and never leads. If it was in sync and the
+//!   others are gone for good, a person must decide.
 
 use super::{ANSWER_VALID, ASK_INTERVAL, Group, PROPOSAL_TIMEOUT, RANK_DELAY};
 use crate::effect::Effect;
@@ -26,6 +43,8 @@ pub(super) struct Election {
     /// Epoch for which this member proposed itself as primary.
     pub(super) claimed: Option<Epoch>,
     pub(super) states: BTreeMap<NodeId, (Duration, PeerState)>,
+    /// When a beacon of the primary in force was refused because of such a proposal.
+    pub(super) refused_at: Option<Duration>,
     asked_at: Option<Duration>,
 }
 
@@ -46,12 +65,15 @@ impl<P: Payload> Group<P> {
         if !self.config.is_in_sync(self.me) || self.election.proposed_at.is_some_and(recently) {
             return;
         }
+        if self.watch.is_suspect() {
+            return;
+        }
         let next = if self.complete {
             self.take_over(now)
         } else {
             self.restart(now)
         };
-        if let Some((primary, in_sync)) = next {
+        if let Some((primary, in_sync)) = next.or_else(|| self.withdraw(now)) {
             let epoch = self.config.epoch.next();
             self.election.claimed = Some(epoch);
             let config = GroupConfig {
@@ -62,6 +84,15 @@ impl<P: Payload> Group<P> {
             };
             self.propose(config, now);
         }
+    }
+
+    /// Whoever proposed itself supports the primary in force no longer, for its proposal may have been
+    /// accepted. If the reason has gone and that primary is there, the next epoch is to decide.
+    fn withdraw(&self, now: Duration) -> Option<(NodeId, Vec<NodeId>)> {
+        let claims = self.election.claimed == Some(self.config.epoch.next());
+        let refused = |at: Duration| now < at + ANSWER_VALID;
+        (claims && self.election.refused_at.is_some_and(refused))
+            .then(|| (self.config.primary, self.config.in_sync.clone()))
     }
 
     /// An in-sync member without a primary: itself, once the primary's lease is over for certain.
@@ -90,7 +121,10 @@ impl<P: Payload> Group<P> {
             .answer_of(old, now)
             .is_some_and(|state| !state.complete);
         let due = if gave_up {
-            follower.last_beacon
+            // But the one before it may, if this primary never came to lead.
+            follower
+                .last_beacon
+                .max(follower.promised_until(|node| node == old))
         } else {
             dead_at
         } + RANK_DELAY * rank;
@@ -100,11 +134,13 @@ impl<P: Payload> Group<P> {
         if now < due || !(gave_up || now >= dead_at) {
             return None;
         }
-        if others.len() >= self.config.write_quorum() {
-            return Some((self.me, others));
-        }
-        // Too few without it. If it is back, it is caught up before anything is acknowledged.
-        gave_up.then(|| (self.me, self.config.in_sync.clone()))
+        let enough = others.len() >= self.config.write_quorum();
+        let in_sync = if enough {
+            others
+        } else {
+            self.config.in_sync.clone()
+        };
+        Some((self.me, in_sync))
     }
 
     /// An in-sync member that restarted (D6): the longest history among those that are there.
@@ -127,15 +163,22 @@ impl<P: Payload> Group<P> {
         let mut present = vec![self.peer_state()];
         for node in others {
             match self.answer_of(node, now) {
-                Some(state) if state.complete => return None,
+                Some(state) if state.complete && state.eligible => return None,
+                // Its disk hangs, so it will not lead: as good as away.
+                Some(state) if state.complete => {}
                 Some(state) => present.push(state),
                 None => {}
             }
         }
+        let is_present = |node: NodeId| present.iter().any(|state| state.node == node);
         let all = present.len() == self.config.in_sync.len();
-        let waited = now >= quiet + GROUP_RESTART_WAIT;
-        let settled = all || (waited && present.len() >= self.config.write_quorum());
-        if !settled {
+        // Those that are present hold no lease.
+        let ready_at = if all {
+            self.follower.promised_until(is_present)
+        } else {
+            quiet + GROUP_RESTART_WAIT
+        };
+        if now < ready_at {
             return None;
         }
         let config = &self.config;
@@ -146,7 +189,9 @@ impl<P: Payload> Group<P> {
         let eligible = present.iter().filter(|state| state.eligible);
         let leader = eligible.max_by_key(|state| (state.last, preferred(state.node)))?;
         let mut in_sync = config.in_sync.clone();
-        in_sync.retain(|node| present.iter().any(|state| state.node == *node));
+        if present.len() >= config.write_quorum() {
+            in_sync.retain(|node| is_present(*node));
+        }
         (leader.node == self.me).then_some((self.me, in_sync))
     }
 

@@ -4,8 +4,9 @@ use super::Group;
 use crate::effect::{Effect, Work};
 use crate::history::Note;
 use crate::message::{CopyStep, Entry, Payload, StreamId, ToMember, ToPrimary};
+use lumeofs_base::limits::PRIMARY_LEASE;
 use lumeofs_base::{ChunkState, Code, GroupConfig, NodeId, Sequence, Version};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +14,20 @@ use std::time::Duration;
 pub(super) struct Follower {
     pub(super) stream: Option<(NodeId, StreamId)>,
     pub(super) catching: Option<Catching>,
+    /// Stream of a catch-up whose end is on its way to the disk: until then the disk holds a mixture.
+    pub(super) unfinished: Option<StreamId>,
+    /// Operations up to here came with a catch-up. Some may be on their way to commitment, which the own
+    /// tail does not show: no reads before all of them are committed.
+    pub(super) readable_from: Sequence,
     /// End of the read lease.
     pub(super) read_until: Duration,
     /// When answers to beacons of this epoch were sent.
     pub(super) answers: VecDeque<Duration>,
     pub(super) last_beacon: Duration,
-    /// Until [`lumeofs_base::limits::PRIMARY_LEASE`] after it no other primary is supported.
+    /// Until [`PRIMARY_LEASE`] after it no other primary is supported.
     pub(super) last_answer: Duration,
+    /// The same by the primary that got the answer.
+    promises: BTreeMap<NodeId, Duration>,
     /// A connection from the primary ended after its last beacon.
     pub(super) reset_seen: bool,
     acked: (Sequence, Sequence),
@@ -42,13 +50,32 @@ impl Follower {
         Self {
             stream: None,
             catching: None,
+            unfinished: None,
+            readable_from: Sequence(0),
             read_until: Duration::ZERO,
             answers: VecDeque::new(),
             last_beacon: now,
             last_answer: now,
+            promises: BTreeMap::new(),
             reset_seen: false,
             acked: (Sequence(0), Sequence(0)),
         }
+    }
+
+    /// A beacon of this primary is answered: it may serve for a while.
+    pub(super) fn promise(&mut self, primary: NodeId, now: Duration) {
+        self.last_answer = now;
+        self.promises.retain(|_, at| now < *at + PRIMARY_LEASE);
+        self.promises.insert(primary, now);
+    }
+
+    /// Until when a primary may serve by an answer of this member, except those that say themselves that
+    /// they do not.
+    pub(super) fn promised_until(&self, released: impl Fn(NodeId) -> bool) -> Duration {
+        let held = self.promises.iter().filter(|(node, _)| !released(**node));
+        held.map(|(_, at)| *at + PRIMARY_LEASE)
+            .max()
+            .unwrap_or(Duration::ZERO)
     }
 
     /// A new configuration: leases start anew, and so does the patience with the primary.
@@ -106,8 +133,7 @@ impl<P: Payload> Group<P> {
             }
             ToMember::CatchUp { position } => {
                 self.complete = false;
-                self.tail.clear();
-                (self.durable, self.sync_wanted, self.sync_asked) = Default::default();
+                self.replace_history();
                 self.follower.acked = Default::default();
                 self.follower.catching = Some(Catching {
                     position,
@@ -288,16 +314,30 @@ impl<P: Payload> Group<P> {
             }
             Some(_) | None => return self.drop_stream(Some(Code::StaleEpoch)),
         }
+        self.replace_history();
         self.last = last;
         self.applied = last.sequence;
         self.note = note.clone();
-        self.tail.clear();
+        self.follower.unfinished = Some(stream);
+        self.follower.readable_from = last.sequence;
         self.effects
             .push(Effect::Work(Work::Finish { stream, last, note }));
     }
 
+    /// What was known of the own history is about another one than what follows.
+    fn replace_history(&mut self) {
+        self.history += 1;
+        self.committed = Sequence(0);
+        (self.durable, self.sync_wanted, self.sync_asked) = Default::default();
+        self.tail.clear();
+    }
+
     /// A [`Work::Finish`] was done.
     pub fn on_finished(&mut self, stream: StreamId) {
+        if self.follower.unfinished == Some(stream) {
+            self.follower.unfinished = None;
+            self.watch.healed();
+        }
         let current = self
             .follower
             .stream

@@ -17,13 +17,20 @@ pub enum ReadStart {
     Refused(FsError),
 }
 
-/// As what a member answers a read.
+/// As what a member answers a read, and in which of its histories: what was read of one that was
+/// replaced since may contain operations that never were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
     /// As primary.
-    Primary,
+    Primary {
+        /// Number of the history.
+        history: u64,
+    },
     /// As secondary under a read lease.
-    Secondary,
+    Secondary {
+        /// Number of the history.
+        history: u64,
+    },
 }
 
 /// Whether what was read may be shown.
@@ -51,16 +58,17 @@ impl<P: Payload> Group<P> {
             self.effects.push(Effect::Refresh);
             return ReadStart::Wait;
         }
+        let history = self.history;
         if self.config.primary == self.me {
             let ready = self.is_serving() && now < self.lease_until();
             return if ready {
-                ReadStart::Read(Reader::Primary)
+                ReadStart::Read(Reader::Primary { history })
             } else {
                 ReadStart::Wait
             };
         }
         match self.may_read(now) && self.tail.last_of(chunk).is_none() {
-            true => ReadStart::Read(Reader::Secondary),
+            true => ReadStart::Read(Reader::Secondary { history }),
             false => ReadStart::Refused(self.ask_primary()),
         }
     }
@@ -73,11 +81,13 @@ impl<P: Payload> Group<P> {
     /// What was read may be shown when `barrier` is committed and the lease still holds.
     pub fn read_end(&self, reader: Reader, barrier: Sequence, now: Duration) -> ReadEnd {
         match reader {
-            Reader::Primary if !self.is_serving() => ReadEnd::Refused(FsError::new(
-                Code::StaleEpoch,
-                "the group was reconfigured during a read",
-            )),
-            Reader::Primary => {
+            Reader::Primary { history } if !self.is_serving() || history != self.history => {
+                ReadEnd::Refused(FsError::new(
+                    Code::StaleEpoch,
+                    "the group was reconfigured during a read",
+                ))
+            }
+            Reader::Primary { .. } => {
                 let shown = self.committed >= barrier && now < self.lease_until();
                 if shown {
                     ReadEnd::Answer
@@ -85,8 +95,12 @@ impl<P: Payload> Group<P> {
                     ReadEnd::Wait
                 }
             }
-            Reader::Secondary if self.may_read(now) && barrier == Sequence(0) => ReadEnd::Answer,
-            Reader::Secondary => ReadEnd::Refused(self.ask_primary()),
+            Reader::Secondary { history }
+                if self.may_read(now) && history == self.history && barrier == Sequence(0) =>
+            {
+                ReadEnd::Answer
+            }
+            Reader::Secondary { .. } => ReadEnd::Refused(self.ask_primary()),
         }
     }
 
@@ -94,6 +108,7 @@ impl<P: Payload> Group<P> {
         self.primary.is_none()
             && self.complete
             && self.config.is_in_sync(self.me)
+            && self.committed >= self.follower.readable_from
             && now < self.follower.read_until
     }
 

@@ -1,27 +1,12 @@
 //! The primary's streams: attaching members, and deciding how each gets the primary's history.
 
 use super::catchup::CatchUp;
-use super::primary::{Attached, Member, Phase};
+use super::peer::{Attached, Member, Phase};
 use super::{Group, REOPEN_AFTER};
 use crate::effect::Effect;
 use crate::message::{Payload, StreamId, ToMember, ToPrimary};
 use lumeofs_base::{NodeId, Sequence};
 use std::time::Duration;
-
-impl<P> Member<P> {
-    /// How far it has followed the stream.
-    pub(super) fn position(&self) -> Sequence {
-        match &self.phase {
-            Phase::CatchingUp(catch_up) => catch_up.position,
-            Phase::Down
-            | Phase::Opening
-            | Phase::Attaching
-            | Phase::Attached(_)
-            | Phase::Fetching(_)
-            | Phase::Live => self.applied,
-        }
-    }
-}
 
 impl<P: Payload> Group<P> {
     fn member(&mut self, node: NodeId, stream: StreamId) -> Option<&mut Member<P>> {
@@ -54,7 +39,7 @@ impl<P: Payload> Group<P> {
         member.reopen_at = now + REOPEN_AFTER;
         member.trouble.get_or_insert(now);
         if let Some(primary) = &mut self.primary {
-            primary.admitting.remove(&to);
+            primary.change.admitting.remove(&to);
         }
     }
 
@@ -81,6 +66,7 @@ impl<P: Payload> Group<P> {
                 if !matches!(member.phase, Phase::Attaching) {
                     return;
                 }
+                member.said_incomplete = !complete;
                 member.sync_sent = Sequence(0);
                 (member.applied, member.durable) = if complete {
                     (applied, durable)
@@ -104,11 +90,7 @@ impl<P: Payload> Group<P> {
             ToPrimary::Failed { .. } => self.fail_stream(from, stream, now),
             ToPrimary::Ack { applied, durable } => {
                 if member.is_live() {
-                    if applied > member.applied {
-                        member.progress = now;
-                    }
-                    member.applied = member.applied.max(applied);
-                    member.durable = member.durable.max(durable.min(applied));
+                    member.acknowledged(applied, durable, now);
                 } else if let Phase::CatchingUp(catch_up) = &mut member.phase {
                     catch_up.position = catch_up.position.max(applied);
                     member.progress = now;
@@ -203,6 +185,13 @@ impl<P: Payload> Group<P> {
     fn settle_member(&mut self, node: NodeId, stream: StreamId, attached: Attached, now: Duration) {
         let (mine, theirs) = (self.last, attached.last);
         let known = attached.complete && self.config.is_in_sync(node);
+        let recovered = self
+            .primary
+            .as_ref()
+            .is_some_and(|primary| primary.recovered);
+        if known && recovered && !self.is_serving() && !self.note.contains(mine, theirs) {
+            return self.hand_over(node, now);
+        }
         if known && theirs.sequence > mine.sequence {
             let reachable =
                 attached.tail_from <= mine.sequence.next() && theirs.epoch >= mine.epoch;
@@ -253,7 +242,7 @@ impl<P: Payload> Group<P> {
         };
         member.phase = Phase::Live;
         member.trouble = None;
-        member.progress = now;
+        (member.progress, member.synced) = (now, now);
         member.told_committed = Sequence(0);
         member.sync_sent = Sequence(0);
     }
@@ -378,7 +367,7 @@ impl<P: Payload> Group<P> {
         (member.applied, member.durable) = (last, last);
         self.go_live(node, stream, now);
         if !in_sync && let Some(primary) = &mut self.primary {
-            primary.admitting.insert(node);
+            primary.change.admitting.insert(node);
         }
         self.send_syncs();
         self.settle(now);

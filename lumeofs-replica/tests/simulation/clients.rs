@@ -5,7 +5,7 @@
 //! was tried before it ended. After a restart of the whole group only what was synced counts.
 
 use crate::store::data;
-use crate::world::{Core, World};
+use crate::world::{Core, World, index};
 use lumeofs_base::checksum::block_checksums;
 use lumeofs_base::limits::BLOCK_SIZE;
 use lumeofs_base::rng::SplitMix64;
@@ -77,12 +77,16 @@ pub(crate) struct Clients {
     blocks: BTreeMap<(u64, u64), Block>,
     next: u64,
     era: u64,
+    /// Epoch in which the group began after its last restart.
+    restarted: Epoch,
     wake: Vec<usize>,
     /// Blocks written of late.
     hot: Vec<(u64, u64)>,
     /// Packets of requests that nobody waits for any longer.
     ghosts: Vec<WriteRequest<Vec<u8>>>,
     pub(crate) acknowledged: usize,
+    /// Syncs that returned.
+    pub(crate) syncs: usize,
     pub(crate) secondary_reads: usize,
     pub(crate) reads: usize,
     pub(crate) lost_tails: usize,
@@ -129,8 +133,9 @@ impl Clients {
     }
 
     /// The group starts from its members' disks.
-    pub(crate) fn on_restart(&mut self) {
+    pub(crate) fn on_restart(&mut self, epoch: Epoch) {
         self.era += 1;
+        self.restarted = epoch;
         for block in self.blocks.values_mut() {
             block.floor = block.synced;
         }
@@ -247,7 +252,8 @@ impl Clients {
             self.rng().below(6) * block,
             (1 + self.rng().below(4)) * block,
         );
-        let truncations = self.rng().below(4) as u32;
+        // They rise all the time: old ones are refused, equal ones must not cut again.
+        let truncations = (self.next / 300 + self.rng().below(4)) as u32;
         let kind = self.rng().below(20);
         let bytes = if kind < 12 {
             data(&vec![self.next; (len / block) as usize])
@@ -420,6 +426,7 @@ impl Clients {
                 self.ghosts.push(request);
             }
             (Doing::Sync { upto, .. }, Ok(_)) => {
+                self.syncs += 1;
                 for (place, number) in upto {
                     let block = self.blocks.get_mut(&place).expect("tried");
                     block.synced = block.synced.max(number);
@@ -532,7 +539,8 @@ impl Clients {
             }
             Some(ReadEnd::Answer) => {
                 self.reads += 1;
-                self.secondary_reads += usize::from(reader == lumeofs_replica::Reader::Secondary);
+                self.secondary_reads +=
+                    usize::from(matches!(reader, lumeofs_replica::Reader::Secondary { .. }));
                 let known = self.blocks.entry((chunk, block)).or_default();
                 if era == self.era {
                     assert!(
@@ -555,14 +563,21 @@ impl Clients {
 
     /// A packet that a client has long given up, which reaches a primary late.
     pub(crate) fn ghost(&mut self) -> Option<WriteRequest<Vec<u8>>> {
+        // A group that restarted has forgotten its writers; there it is the epoch alone that fences.
+        self.ghosts.retain(|ghost| ghost.epoch >= self.restarted);
         let at = self.rng().below(8) as usize;
         (at < self.ghosts.len()).then(|| self.ghosts.swap_remove(at))
     }
 
     /// After everything converged: what must be there is there.
     pub(crate) fn check_final(&self, world: &World) {
+        let primary = index(world.config.primary);
         for (&(chunk, block), known) in &self.blocks {
-            let contents = world.nodes[0].store.now.chunks.get(&ChunkId(chunk + 1));
+            let contents = world.nodes[primary]
+                .store
+                .now
+                .chunks
+                .get(&ChunkId(chunk + 1));
             let shown = contents
                 .and_then(|contents| contents.blocks.get(&block))
                 .copied()

@@ -1,9 +1,16 @@
 //! A whole group from one seed: crashes, power cuts, partitions, slow disks, lost proposals.
 //!
 //! `LUMEOFS_SEED=n cargo test -p lumeofs-replica --test simulation` repeats one run;
-//! `LUMEOFS_SEEDS=n` tries that many, from `LUMEOFS_SEED_FIRST`.
+//! with `LUMEOFS_TRACE=1` it tells what happens. `LUMEOFS_SEEDS=n` tries that many, from `LUMEOFS_SEED_FIRST`.
 
+mod cases;
+mod checks;
 mod clients;
+mod controller;
+mod disk;
+mod faults;
+mod network;
+mod scenarios;
 mod store;
 mod world;
 
@@ -19,7 +26,8 @@ fn run(seed: u64) -> World {
     let members = if seed % 4 == 3 { 5 } else { 3 };
     let faults = Duration::from_secs(30);
     let mut world = World::new(seed, members, faults);
-    world.run_until(faults + Duration::from_secs(18));
+    // A member whose disk hung for long is tried again after half a minute.
+    world.run_until(faults + Duration::from_secs(45));
     if let Err(why) = world.converged() {
         panic!("did not converge: {why}");
     }

@@ -1,13 +1,14 @@
 //! Nodes, network, controller and faults, driven by one seed through one queue of events.
 
 use crate::clients::Clients;
+use crate::network::Stream;
 use crate::store::Store;
 use lumeofs_base::limits::BEACON_INTERVAL;
 use lumeofs_base::rng::SplitMix64;
-use lumeofs_base::{ChunkId, Code, Epoch, FsError, GroupConfig, GroupId, NodeId};
+use lumeofs_base::{Epoch, GroupConfig, GroupId, NodeId};
 use lumeofs_replica::{
-    BeaconAnswer, BeaconItem, CopyStep, Effect, Group, Local, PeerState, Role, StreamId, ToMember,
-    ToPrimary, Work, WriteRequest,
+    BeaconAnswer, BeaconItem, BeaconSent, Effect, Group, PeerState, StreamId, SyncPoint, ToMember,
+    Work, WriteRequest,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -17,11 +18,11 @@ pub(crate) type Core = Group<Vec<u8>>;
 
 /// Something that will happen. Nodes are indexes; `u32` beside one is its incarnation.
 #[derive(Debug)]
-enum Event {
+pub(crate) enum Event {
     Tick(usize),
     Beacons(usize),
     Work(usize, u32),
-    Durable(usize, u32, lumeofs_base::Sequence),
+    Durable(usize, u32, SyncPoint),
     Connect {
         from: usize,
         to: usize,
@@ -44,7 +45,7 @@ enum Event {
         from: usize,
         to: usize,
         answer: BeaconAnswer,
-        sent: Duration,
+        sent: BeaconSent,
         answered: Duration,
     },
     Reset {
@@ -81,27 +82,30 @@ enum Event {
     ClientLate(usize, u64),
     Ghost,
     Crash(usize),
+    DiskWorks(usize),
 }
 
 pub(crate) struct Node {
     pub(crate) core: Option<Core>,
     pub(crate) store: Store,
-    incarnation: u32,
-    work: VecDeque<Work<Vec<u8>>>,
-    working: bool,
+    pub(crate) incarnation: u32,
+    pub(crate) work: VecDeque<Work<Vec<u8>>>,
+    pub(crate) working: bool,
     /// Its clock is this far ahead of the world's.
-    offset: Duration,
+    pub(crate) offset: Duration,
     /// Store work takes this many times longer.
-    slow: u64,
+    pub(crate) slow: u64,
+    pub(crate) disk: Disk,
 }
 
-struct Stream {
-    from: usize,
-    to: usize,
-    incarnations: (u32, u32),
-    open: bool,
-    messages: VecDeque<ToMember<Vec<u8>>>,
-    answers: VecDeque<ToPrimary<Vec<u8>>>,
+/// What a disk does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Disk {
+    Works,
+    /// Nothing is done, and nothing fails.
+    Hangs,
+    /// The same of syncs only.
+    HangsSyncs,
 }
 
 pub(crate) struct World {
@@ -112,10 +116,16 @@ pub(crate) struct World {
     events: BinaryHeap<Reverse<(Duration, u64)>>,
     bodies: BTreeMap<u64, Event>,
     next_event: u64,
-    streams: BTreeMap<StreamId, Stream>,
-    cut: BTreeSet<(usize, usize)>,
-    controller_down: bool,
-    faults_until: Duration,
+    pub(crate) streams: BTreeMap<StreamId, Stream>,
+    pub(crate) cut: BTreeSet<(usize, usize)>,
+    pub(crate) controller_down: bool,
+    pub(crate) faults_until: Duration,
+    pub(crate) clients_until: Duration,
+    traced: bool,
+    /// After a restart of the group only what was synced must be there.
+    pub(crate) forgiving: bool,
+    /// How long the controller thinks.
+    pub(crate) decision_delay: Duration,
     pub(crate) clients: Clients,
     /// Accepted takeovers, by kind, to know that the simulation reaches them.
     pub(crate) restarts: usize,
@@ -126,15 +136,25 @@ pub(crate) struct World {
     pub(crate) pieces: usize,
 }
 
-fn id(index: usize) -> NodeId {
+pub(crate) fn id(index: usize) -> NodeId {
     NodeId(101 + index as u64)
 }
 
-fn index(node: NodeId) -> usize {
+pub(crate) fn index(node: NodeId) -> usize {
     (node.get() - 101) as usize
 }
 
-const fn ms(millis: u64) -> Duration {
+/// A configuration for people who read a trace.
+pub(crate) fn show(config: &GroupConfig) -> String {
+    let in_sync: Vec<_> = config.in_sync.iter().map(|node| index(*node)).collect();
+    format!(
+        "epoch {}: {} leads {in_sync:?}",
+        config.epoch,
+        index(config.primary)
+    )
+}
+
+pub(crate) const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
@@ -160,6 +180,10 @@ impl World {
             cut: BTreeSet::new(),
             controller_down: false,
             faults_until: faults,
+            clients_until: faults + ms(6_000),
+            traced: std::env::var_os("LUMEOFS_TRACE").is_some(),
+            forgiving: true,
+            decision_delay: Duration::ZERO,
             clients: Clients::new(rng.split()),
             restarts: 0,
             takeovers: 0,
@@ -179,13 +203,16 @@ impl World {
                 working: false,
                 offset,
                 slow: 1,
+                disk: Disk::Works,
             });
             world.start_node(index);
             world.at(ms(50 + index as u64), Event::Tick(index));
             world.at(ms(60 + index as u64 * 7), Event::Beacons(index));
             world.at(ms(70 + index as u64 * 13), Event::Heartbeat(index));
         }
-        world.at(ms(4000), Event::Fault);
+        if !faults.is_zero() {
+            world.at(ms(4000), Event::Fault);
+        }
         world.at(ms(1000), Event::Ghost);
         for client in 0..world.clients.count() {
             world.at(ms(500), Event::Client(client));
@@ -193,103 +220,31 @@ impl World {
         world
     }
 
-    fn at(&mut self, time: Duration, event: Event) {
+    pub(crate) fn at(&mut self, time: Duration, event: Event) {
         self.next_event += 1;
         self.events
             .push(Reverse((time.max(self.now), self.next_event)));
         self.bodies.insert(self.next_event, event);
     }
 
-    fn after(&mut self, from_us: u64, to_us: u64, event: Event) {
+    pub(crate) fn after(&mut self, from_us: u64, to_us: u64, event: Event) {
         let delay = Duration::from_micros(from_us + self.rng.below(to_us - from_us));
         self.at(self.now + delay, event);
     }
 
-    fn clock(&self, node: usize) -> Duration {
+    pub(crate) fn clock(&self, node: usize) -> Duration {
         self.now + self.nodes[node].offset
     }
 
-    fn is_cut(&self, a: usize, b: usize) -> bool {
-        self.cut.contains(&(a.min(b), a.max(b)))
+    /// Shows what happens, if `LUMEOFS_TRACE` is set.
+    pub(crate) fn trace(&self, what: impl FnOnce() -> String) {
+        if self.traced {
+            eprintln!("{:>10.4} {}", self.now.as_secs_f64(), what());
+        }
     }
 
-    fn is_up(&self, node: usize) -> bool {
+    pub(crate) fn is_up(&self, node: usize) -> bool {
         self.nodes[node].core.is_some()
-    }
-
-    fn start_node(&mut self, node: usize) {
-        let now = self.clock(node);
-        let state = &mut self.nodes[node];
-        state.incarnation += 1;
-        state.work.clear();
-        state.working = false;
-        let local = Local {
-            last: state.store.now.last,
-            note: state.store.now.note.clone(),
-        };
-        let nonce = (node as u64 + 1) << 16 | u64::from(state.incarnation);
-        state.core = Some(Group::new(id(node), self.config.clone(), local, nonce, now));
-        self.carry_out(node);
-    }
-
-    fn crash_node(&mut self, node: usize) {
-        let rng = &mut self.rng;
-        let state = &mut self.nodes[node];
-        state.core = None;
-        state.store.crash(rng);
-        let streams: Vec<StreamId> = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.from == node || stream.to == node)
-            .map(|(id, _)| *id)
-            .collect();
-        for stream in streams {
-            self.end_stream(stream);
-        }
-        for other in 0..self.nodes.len() {
-            if other != node && !self.is_cut(node, other) {
-                self.after(
-                    100,
-                    50_000,
-                    Event::Reset {
-                        at: other,
-                        from: node,
-                    },
-                );
-            }
-        }
-        self.clients.on_crash(node);
-    }
-
-    /// A stream ends: what is on its way is lost, each side hears of it in its own time.
-    fn end_stream(&mut self, stream: StreamId) {
-        let Some(state) = self.streams.get_mut(&stream) else {
-            return;
-        };
-        if !std::mem::replace(&mut state.open, false) {
-            return;
-        }
-        state.messages.clear();
-        state.answers.clear();
-        // A cut hides the end until TCP gives up.
-        let (from, to) = (state.from, state.to);
-        let late = if self.is_cut(from, to) { 5_000_000 } else { 0 };
-        self.after(
-            late + 10,
-            late + 100_000,
-            Event::Closed {
-                stream,
-                opener: true,
-            },
-        );
-        self.after(
-            late + 10,
-            late + 100_000,
-            Event::Closed {
-                stream,
-                opener: false,
-            },
-        );
     }
 
     /// Gives a core an event and carries out its effects.
@@ -299,12 +254,25 @@ impl World {
         event: impl FnOnce(&mut Core, Duration) -> R,
     ) -> Option<R> {
         let now = self.clock(node);
+        let before = self.nodes[node].core.as_ref().map(Core::role);
         let result = self.nodes[node].core.as_mut().map(|core| event(core, now));
+        if let Some(core) = &self.nodes[node].core
+            && before != Some(core.role())
+        {
+            let state = core.state(now);
+            let last = (state.last, state.committed);
+            self.trace(|| {
+                format!(
+                    "{node} is {:?}, {last:?}, epoch {}",
+                    state.role, state.config.epoch
+                )
+            });
+        }
         self.carry_out(node);
         result
     }
 
-    fn carry_out(&mut self, node: usize) {
+    pub(crate) fn carry_out(&mut self, node: usize) {
         let Some(core) = &mut self.nodes[node].core else {
             return;
         };
@@ -350,6 +318,7 @@ impl World {
                     self.wake_client(again);
                 }
                 Effect::Propose { expected, config } => {
+                    self.trace(|| format!("{node} proposes {}", show(&config)));
                     let restart = !complete && config.primary == id(node);
                     let proposal = Event::Proposal {
                         from: node,
@@ -357,8 +326,16 @@ impl World {
                         config,
                         restart,
                     };
-                    if !self.rng.percent(5) || self.is_quiet() {
-                        self.after(300, 30_000, proposal);
+                    if self.is_quiet() {
+                        self.at(self.now + self.decision_delay + ms(10), proposal);
+                    } else if !self.rng.percent(5) {
+                        // The controller may be busy electing its leader.
+                        let late = if self.rng.percent(10) {
+                            6_000_000
+                        } else {
+                            30_000
+                        };
+                        self.after(300, late, proposal);
                     }
                 }
                 Effect::Ask { node: to } => {
@@ -382,119 +359,7 @@ impl World {
         }
     }
 
-    fn schedule_work(&mut self, node: usize) {
-        let state = &mut self.nodes[node];
-        if !state.working && !state.work.is_empty() {
-            state.working = true;
-            let (slow, incarnation) = (state.slow, state.incarnation);
-            self.after(5 * slow, 300 * slow, Event::Work(node, incarnation));
-        }
-    }
-
-    fn do_work(&mut self, node: usize) {
-        self.nodes[node].working = false;
-        let Some(work) = self.nodes[node].work.pop_front() else {
-            return;
-        };
-        let fails = !self.is_quiet() && self.rng.below(20_000) == 0;
-        let store = &mut self.nodes[node].store;
-        if fails && !matches!(work, Work::ListOwn { .. } | Work::ReadPiece { .. }) {
-            let last = store.now.last;
-            self.nodes[node].work.clear();
-            let error = FsError::new(Code::NoSpace, "simulated");
-            self.with(node, |core, _| core.on_store_failed(&error, last));
-            return;
-        }
-        match work {
-            Work::Apply { entry } => {
-                let outcome = store.apply(&entry);
-                self.with(node, |core, now| {
-                    core.on_applied(entry.version, outcome, now)
-                });
-            }
-            Work::Follow {
-                entry,
-                partial,
-                stream,
-            } => {
-                if partial {
-                    store.patch(&entry);
-                } else {
-                    store.apply(&entry);
-                }
-                self.with(node, |core, _| core.on_followed(stream, entry.version));
-            }
-            Work::Note(note) => {
-                store.set_note(note);
-                store.sync();
-            }
-            Work::Sync { upto } => {
-                let incarnation = self.nodes[node].incarnation;
-                self.after(200, 8000, Event::Durable(node, incarnation, upto));
-            }
-            Work::ListOwn {
-                member,
-                stream,
-                after,
-            } => {
-                let (chunks, end) = store.list(after, 3);
-                self.with(node, |core, now| {
-                    core.on_own_list(member, stream, chunks, end, now)
-                });
-            }
-            Work::ReadPiece {
-                member,
-                stream,
-                chunk,
-                offset,
-            } => {
-                let piece = store.piece(chunk, offset);
-                self.with(node, |core, now| core.on_piece(member, stream, piece, now));
-            }
-            Work::ListForPrimary { stream, after } => {
-                let (chunks, end) = store.list(after, 3);
-                self.with(node, |core, _| core.on_listed(stream, chunks, end));
-            }
-            Work::Copy { stream, step } => {
-                let piece = matches!(step, CopyStep::Piece { .. });
-                store.copy(step);
-                if piece {
-                    self.with(node, |core, _| core.on_copied(stream));
-                }
-            }
-            Work::Finish { stream, last, note } => {
-                store.set_last(last);
-                store.sync();
-                store.set_note(note);
-                store.sync();
-                self.with(node, |core, _| core.on_finished(stream));
-            }
-        }
-        self.schedule_work(node);
-    }
-
-    fn send_beacons(&mut self, node: usize) {
-        for to in (0..self.nodes.len()).filter(|to| *to != node) {
-            let sent = self.clock(node);
-            let Some(core) = &mut self.nodes[node].core else {
-                return;
-            };
-            if let Some(item) = core.beacon(id(to), sent) {
-                self.after(
-                    50,
-                    3000,
-                    Event::Beacon {
-                        from: node,
-                        to,
-                        item,
-                        sent,
-                    },
-                );
-            }
-        }
-    }
-
-    fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.now >= self.faults_until
     }
 
@@ -522,46 +387,6 @@ impl World {
         self.now = end;
     }
 
-    /// Members with the same history have the same contents.
-    fn check_equal_histories(&self) {
-        let complete = |node: &&Node| {
-            node.core.as_ref().is_some_and(|core| {
-                core.peer_state().complete && node.store.now.last.sequence.get() > 0
-            })
-        };
-        let mut by_last: BTreeMap<lumeofs_base::Version, &Node> = BTreeMap::new();
-        for node in self.nodes.iter().filter(complete) {
-            let contents = &node.store.now;
-            let other = by_last.entry(contents.last).or_insert(node);
-            if other.store.now.chunks != contents.chunks {
-                let differ =
-                    |id: &ChunkId| other.store.now.chunks.get(id) != contents.chunks.get(id);
-                let ids: Vec<_> = contents.chunks.keys().filter(|id| differ(id)).collect();
-                let show = |node: &Node| {
-                    ids.iter()
-                        .map(|id| node.store.now.chunks.get(id).cloned())
-                        .collect::<Vec<_>>()
-                };
-                panic!(
-                    "equal histories up to {:?}, chunks differ: {ids:?}: {:?} {:?}",
-                    contents.last,
-                    show(node),
-                    show(other)
-                );
-            }
-        }
-    }
-
-    fn check_one_primary(&self) {
-        let serves = |node: usize| {
-            let core = self.nodes[node].core.as_ref()?;
-            let state = core.state(self.clock(node));
-            (state.role == Role::Primary && !state.lease_left.is_zero()).then_some(state)
-        };
-        let serving: Vec<_> = (0..self.nodes.len()).filter_map(serves).collect();
-        assert!(serving.len() <= 1, "two primaries serve: {serving:?}");
-    }
-
     fn handle(&mut self, event: Event) {
         match event {
             Event::Tick(node) => {
@@ -573,12 +398,18 @@ impl World {
                 self.at(self.now + BEACON_INTERVAL, Event::Beacons(node));
             }
             Event::Work(node, incarnation) => {
-                if self.nodes[node].incarnation == incarnation && self.is_up(node) {
+                if self.nodes[node].incarnation != incarnation || !self.is_up(node) {
+                } else if self.is_held(node) {
+                    self.after(20_000, 60_000, Event::Work(node, incarnation));
+                } else {
                     self.do_work(node);
                 }
             }
             Event::Durable(node, incarnation, upto) => {
-                if self.nodes[node].incarnation == incarnation && self.is_up(node) {
+                if self.nodes[node].incarnation != incarnation || !self.is_up(node) {
+                } else if self.nodes[node].disk != Disk::Works {
+                    self.after(20_000, 60_000, Event::Durable(node, incarnation, upto));
+                } else {
                     self.nodes[node].store.sync();
                     self.with(node, |core, now| core.on_durable(upto, now));
                 }
@@ -592,23 +423,7 @@ impl World {
                 to,
                 item,
                 sent,
-            } => {
-                if self.is_cut(from, to) || !self.is_up(to) || !self.is_up(from) {
-                    return;
-                }
-                let answered = self.clock(to);
-                let answer = self.with(to, |core, _| core.on_beacon(id(from), item, answered));
-                if let Some(answer) = answer {
-                    let event = Event::BeaconAnswer {
-                        from: to,
-                        to: from,
-                        answer,
-                        sent,
-                        answered,
-                    };
-                    self.after(50, 3000, event);
-                }
-            }
+            } => self.beacon(from, to, item, sent),
             Event::BeaconAnswer {
                 from,
                 to,
@@ -685,6 +500,7 @@ impl World {
                     self.after(500_000, 9_000_000, Event::Restart(node));
                 }
             }
+            Event::DiskWorks(node) => self.nodes[node].disk = Disk::Works,
             Event::ClientLate(client, ticket) => {
                 let (late, node) = self.clients.on_late(client, ticket);
                 if let Some(node) = node {
@@ -695,236 +511,9 @@ impl World {
         }
     }
 
-    fn connect(&mut self, from: usize, to: usize, stream: StreamId) {
-        if !self.is_up(from) {
-            return;
-        }
-        if self.is_cut(from, to) || !self.is_up(to) {
-            let failed = Event::Closed {
-                stream,
-                opener: true,
-            };
-            let incarnations = (self.nodes[from].incarnation, 0);
-            let (messages, answers) = Default::default();
-            let state = Stream {
-                from,
-                to,
-                incarnations,
-                open: false,
-                messages,
-                answers,
-            };
-            self.streams.insert(stream, state);
-            return self.after(10, 1_000_000, failed);
-        }
-        let incarnations = (self.nodes[from].incarnation, self.nodes[to].incarnation);
-        let (messages, answers) = Default::default();
-        let state = Stream {
-            from,
-            to,
-            incarnations,
-            open: true,
-            messages,
-            answers,
-        };
-        self.streams.insert(stream, state);
-        self.with(from, |core, now| core.on_stream_open(id(to), stream, now));
-    }
-
-    fn deliver(&mut self, stream: StreamId) {
-        let Some(state) = self.streams.get_mut(&stream) else {
-            return;
-        };
-        let (from, to) = (state.from, state.to);
-        if self.is_cut(from, to) {
-            return self.after(20_000, 200_000, Event::Deliver(stream));
-        }
-        let state = self.streams.get_mut(&stream).expect("just there");
-        if let Some(message) = state.messages.pop_front() {
-            self.with(to, |core, now| {
-                core.on_message(id(from), stream, message, now)
-            });
-        }
-    }
-
-    fn deliver_answer(&mut self, stream: StreamId) {
-        let Some(state) = self.streams.get_mut(&stream) else {
-            return;
-        };
-        let (from, to) = (state.from, state.to);
-        if self.is_cut(from, to) {
-            return self.after(20_000, 200_000, Event::DeliverAnswer(stream));
-        }
-        let state = self.streams.get_mut(&stream).expect("just there");
-        if let Some(answer) = state.answers.pop_front() {
-            self.with(from, |core, now| {
-                core.on_answer(id(to), stream, answer, now)
-            });
-        }
-    }
-
-    fn closed(&mut self, stream: StreamId, opener: bool) {
-        let Some(state) = self.streams.get(&stream) else {
-            return;
-        };
-        let (from, to, incarnations) = (state.from, state.to, state.incarnations);
-        if opener && self.nodes[from].incarnation == incarnations.0 {
-            self.with(from, |core, now| core.on_stream_closed(id(to), stream, now));
-        } else if !opener && self.nodes[to].incarnation == incarnations.1 {
-            self.with(to, |core, _| core.on_stream_lost(stream));
-        }
-    }
-
-    fn decide(&mut self, from: usize, expected: Epoch, config: GroupConfig, restart: bool) {
-        if self.controller_down {
-            return;
-        }
-        let valid = config.epoch == self.config.epoch.next()
-            && config.in_sync.len() >= config.write_quorum()
-            && config.in_sync.contains(&config.primary);
-        if expected == self.config.epoch && valid {
-            self.takeovers += usize::from(config.primary != self.config.primary);
-            let grown = config
-                .in_sync
-                .iter()
-                .any(|node| !self.config.is_in_sync(*node));
-            if grown && self.rng.percent(20) {
-                self.after(10, 40_000, Event::Crash(from));
-            }
-            self.config = config;
-            if restart {
-                self.restarts += 1;
-                self.clients.on_restart();
-            }
-        }
-        // The answer may be lost; the proposer then hears of it some other way.
-        if !self.rng.percent(10) || self.is_quiet() {
-            let config = self.config.clone();
-            self.after(300, 30_000, Event::Proposed { to: from, config });
-        }
-    }
-
-    fn fault(&mut self) {
-        if self.is_quiet() {
-            self.cut.clear();
-            self.controller_down = false;
-            for node in 0..self.nodes.len() {
-                self.nodes[node].slow = 1;
-                self.at(self.now + ms(10), Event::Restart(node));
-            }
-            return;
-        }
-        let count = self.nodes.len() as u64;
-        let node = self.rng.below(count) as usize;
-        let other = self.rng.below(count) as usize;
-        match self.rng.below(12) {
-            0..=2 if self.is_up(node) => {
-                self.crash_node(node);
-                // Sometimes back before anybody noticed, sometimes for long.
-                let quick = self.rng.percent(50);
-                let (least, most) = if quick {
-                    (1_000, 300_000)
-                } else {
-                    (500_000, 9_000_000)
-                };
-                self.after(least, most, Event::Restart(node));
-            }
-            3 if self.rng.percent(30) => {
-                for node in 0..self.nodes.len() {
-                    if self.is_up(node) {
-                        self.crash_node(node);
-                    }
-                    self.after(100_000, 5_000_000, Event::Restart(node));
-                }
-            }
-            4 if node != other => {
-                self.cut.insert((node.min(other), node.max(other)));
-            }
-            5 if node != other => self.cut_and_reset(node, &[other]),
-            6 => {
-                let others: Vec<usize> = (0..self.nodes.len())
-                    .filter(|other| *other != node)
-                    .collect();
-                if self.rng.percent(30) {
-                    // It lives on alone while all others lose power.
-                    for &other in &others {
-                        if self.is_up(other) {
-                            self.crash_node(other);
-                        }
-                        self.after(1_000, 400_000, Event::Restart(other));
-                    }
-                }
-                self.cut_and_reset(node, &others);
-            }
-            7 => self.cut.clear(),
-            8 => self.controller_down = !self.controller_down,
-            9 => {
-                let open: Vec<StreamId> = self
-                    .streams
-                    .iter()
-                    .filter(|(_, s)| s.open)
-                    .map(|(id, _)| *id)
-                    .collect();
-                if !open.is_empty() {
-                    let chosen = open[self.rng.below(open.len() as u64) as usize];
-                    self.end_stream(chosen);
-                }
-            }
-            10 => self.nodes[node].slow = 1 + self.rng.below(200),
-            _ => {
-                self.cut.clear();
-                self.controller_down = false;
-                self.nodes[node].slow = 1;
-            }
-        }
-        let next = if self.now + ms(3000) > self.faults_until {
-            self.faults_until
-        } else {
-            self.now + ms(50 + self.rng.below(2500))
-        };
-        self.at(next, Event::Fault);
-    }
-
-    /// Cuts a node off; half of the time connections are reset, which one side notices first.
-    fn cut_and_reset(&mut self, node: usize, others: &[usize]) {
-        let reset = self.rng.percent(50);
-        for &other in others {
-            let streams: Vec<StreamId> = self
-                .streams
-                .iter()
-                .filter(|(_, s)| {
-                    s.open && [(s.from, s.to), (s.to, s.from)].contains(&(node, other))
-                })
-                .map(|(id, _)| *id)
-                .collect();
-            if reset {
-                streams
-                    .into_iter()
-                    .for_each(|stream| self.end_stream(stream));
-                self.after(
-                    10,
-                    100_000,
-                    Event::Reset {
-                        at: other,
-                        from: node,
-                    },
-                );
-                self.after(
-                    10,
-                    100_000,
-                    Event::Reset {
-                        at: node,
-                        from: other,
-                    },
-                );
-            }
-            self.cut.insert((node.min(other), node.max(other)));
-        }
-    }
-
     fn client(&mut self, client: usize) {
         let mut clients = std::mem::take(&mut self.clients);
-        let stop = self.now >= self.faults_until + ms(6_000);
+        let stop = self.now >= self.clients_until;
         if let Some((ticket, wait)) = clients.act(self, client, stop) {
             self.at(self.now + wait, Event::ClientLate(client, ticket));
         }
@@ -943,34 +532,5 @@ impl World {
             false => self.rng.below(self.nodes.len() as u64) as usize,
         };
         self.is_up(node).then_some(node)
-    }
-
-    /// Why the group is not as it should be after all faults have ended.
-    pub(crate) fn converged(&self) -> Result<(), String> {
-        let states: Vec<_> = (0..self.nodes.len())
-            .map(|node| {
-                self.nodes[node]
-                    .core
-                    .as_ref()
-                    .map(|core| core.state(self.clock(node)))
-            })
-            .collect();
-        let fail = |what: &str| Err(format!("{what}: {:?} {states:#?}", self.config));
-        if self.config.in_sync.len() != self.config.members.len() {
-            return fail("not all in sync");
-        }
-        let primary = index(self.config.primary);
-        if states[primary]
-            .as_ref()
-            .is_none_or(|state| state.lease_left.is_zero())
-        {
-            return fail("the primary has no lease");
-        }
-        for node in &self.nodes[1..] {
-            if node.store.now.chunks != self.nodes[0].store.now.chunks {
-                return fail("stores differ");
-            }
-        }
-        Ok(())
     }
 }
