@@ -68,6 +68,19 @@ pub const SESSION_KEEPALIVE: Duration = Duration::from_secs(2);
 /// Inodes in each list of one report of open files; a longer list goes in parts.
 pub const OPENS_PER_REPORT_MAX: usize = 32_768;
 
+// Mounts.
+/// How long a call on a mount that was taken out of the tree waits for a cluster that does not answer, and how long
+/// such a mount stays without one: nobody can reach it any more to end it. Longer than an election after the silent
+/// loss of a leader.
+pub const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
+/// Silence of the cluster after which `stat` of a mount's root shows what was seen last. Longer than an election after
+/// the silent loss of a leader.
+pub const ROOT_STAT_PATIENCE: Duration = Duration::from_secs(7);
+/// How often a mount process looks whether its mount still is where it was.
+pub const MOUNT_WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// How long operations may take to end once their mount has.
+pub const MOUNT_END_TIMEOUT: Duration = Duration::from_secs(3);
+
 // Raft.
 /// Time between two heartbeats of a leader.
 pub const RAFT_HEARTBEAT: Duration = Duration::from_millis(300);
@@ -140,6 +153,8 @@ const _: () = assert!(OPENS_PER_REPORT_MAX * 2 * 10 < FRAME_HEADER_BYTES_MAX);
 const _: () = assert!(POOLED_BYTES_MIN.is_power_of_two() && POOLED_BYTES_MAX.is_power_of_two());
 const _: () = assert!(FRAME_PAYLOAD_BYTES_MAX <= POOLED_BYTES_MAX);
 const _: () = assert!(IO_BYTES_MAX.is_multiple_of(BLOCK_SIZE));
+const _: () = assert!(LEAVE_PATIENCE.as_millis() > REQUEST_TIMEOUT.as_millis());
+const _: () = assert!(LEAVE_PATIENCE.as_millis() > 2 * SESSION_KEEPALIVE.as_millis());
 const _: () = assert!(FILE_SIZE_BYTES_MAX / CHUNK_SIZE_BYTES <= u32::MAX as u64);
 const _: () = assert!(WAL_INLINE_BYTES_MAX < WAL_RECORD_BYTES_MAX);
 const _: () = assert!(FRAME_PAYLOAD_BYTES_MAX < WAL_RECORD_BYTES_MAX);

@@ -107,6 +107,18 @@ impl Client {
         self.link.close();
     }
 
+    /// Announces the end: from now on no call waits out an outage for longer than
+    /// [`lumeofs_base::limits::LEAVE_PATIENCE`], whatever [`ClientOptions::on_outage`] says.
+    pub fn leave(&self) {
+        self.link.halt.leave();
+    }
+
+    /// How long no leader of the metadata group has answered. Below
+    /// [`lumeofs_base::limits::SESSION_KEEPALIVE`] and some while one is there.
+    pub fn silence(&self) -> Duration {
+        self.link.masters.silence()
+    }
+
     /// The newest cluster map that this client has seen.
     pub fn cluster_map(&self) -> Arc<ClusterMap> {
         self.link.map()

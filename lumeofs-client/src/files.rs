@@ -86,6 +86,12 @@ impl Client {
         }
     }
 
+    /// Whether [`Client::flush`] has nothing to do. Never waits.
+    pub fn is_flushed(&self, ino: InodeId) -> bool {
+        let inode = self.link.inodes.find(ino);
+        inode.is_none_or(|inode| inode.is_flushed())
+    }
+
     /// close(2): publishes a pending modification time, reports an error of background work once.
     pub fn flush(&self, cx: Context<'_>, ino: InodeId) -> FsResult<()> {
         self.link.flush(&cx, ino)

@@ -256,6 +256,14 @@ impl Inode {
         self.publishing.is_locked() || self.state.lock().dirty
     }
 
+    /// Whether there is nothing that close(2) must do or tell.
+    pub(crate) fn is_flushed(&self) -> bool {
+        !self.publishing.is_locked() && {
+            let state = self.state.lock();
+            !state.dirty && state.error.is_none()
+        }
+    }
+
     /// Keeps an error of background work for the next caller who asks.
     pub(crate) fn fail(&self, error: FsError) {
         self.state.lock().error = Some(error);

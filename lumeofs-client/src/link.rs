@@ -149,7 +149,7 @@ impl Link {
         Ok(())
     }
 
-    /// Ends the client.
+    /// Ends the client, within seconds also if nobody answers.
     pub(crate) fn close(&self) {
         if self.halt.is_halted() {
             return;

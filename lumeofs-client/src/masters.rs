@@ -3,7 +3,7 @@
 use crate::pool::{Host, Pool};
 use crate::retry::{Attempt, Next, retry};
 use crate::session::Alarm;
-use crate::wait::{Patience, SLICE};
+use crate::wait::{Patience, SLICE, now};
 use lumeofs_base::limits::REQUEST_TIMEOUT;
 use lumeofs_base::{Code, FsError, FsResult, NodeId};
 use lumeofs_proto::frame::Op;
@@ -25,6 +25,8 @@ pub(crate) struct Masters {
     alarm: Arc<Alarm>,
     /// Counts how often another master answered as leader than before.
     changes: AtomicU64,
+    /// When one answered as leader last, in ms of the monotonic clock.
+    heard_ms: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -76,6 +78,7 @@ impl Masters {
             alarm,
             state: Mutex::new(state),
             changes: AtomicU64::new(0),
+            heard_ms: AtomicU64::new(now().as_millis() as u64),
         })
     }
 
@@ -108,6 +111,11 @@ impl Masters {
         self.changes.load(Ordering::Relaxed)
     }
 
+    /// How long no master has answered as leader.
+    pub(crate) fn silence(&self) -> Duration {
+        now().saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Relaxed)))
+    }
+
     /// Number of masters.
     pub(crate) fn count(&self) -> usize {
         let state = self.state.lock();
@@ -127,6 +135,8 @@ impl Masters {
 
     /// A master answered as only the leader does.
     fn found(&self, host: &Arc<Host>) {
+        self.heard_ms
+            .store(now().as_millis() as u64, Ordering::Relaxed);
         let mut state = self.state.lock();
         if state
             .answered

@@ -5,7 +5,7 @@
 
 use crate::client::{Context, OnOutage};
 use lumeofs_base::clock::{Clock, SystemClock};
-use lumeofs_base::limits::REQUEST_TIMEOUT;
+use lumeofs_base::limits::{LEAVE_PATIENCE, REQUEST_TIMEOUT};
 use lumeofs_base::{Code, FsError, FsResult};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::cell::Cell;
@@ -20,10 +20,11 @@ pub(crate) fn now() -> Duration {
     SystemClock.monotonic()
 }
 
-/// The end of the client: set once, wakes all who sleep.
+/// The end of the client: set once, wakes all who sleep. Before it may come its announcement.
 #[derive(Debug, Default)]
 pub(crate) struct Halt {
     halted: AtomicBool,
+    leaving: AtomicBool,
     lock: Mutex<()>,
     changed: Condvar,
 }
@@ -41,6 +42,11 @@ impl Halt {
         self.halted.load(Ordering::SeqCst)
     }
 
+    /// From now on no caller waits out an outage for longer than [`LEAVE_PATIENCE`].
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+    }
+
     /// Sleeps, less long if the client ends.
     pub(crate) fn sleep(&self, time: Duration) {
         let mut lock = self.lock.lock();
@@ -56,9 +62,12 @@ pub(crate) struct Patience<'a> {
     interrupted: &'a (dyn Fn() -> bool + Sync),
     halt: &'a Halt,
     limit: Option<Duration>,
-    deadline: Cell<Option<Duration>>,
+    /// What the time limit counts from.
+    since: Cell<Duration>,
     /// The time limit counts from the start instead.
     fixed: bool,
+    /// For a caller, whose patience ends sooner when the client is about to.
+    of_caller: bool,
 }
 
 impl<'a> Patience<'a> {
@@ -68,7 +77,10 @@ impl<'a> Patience<'a> {
             OnOutage::Block(limit) => limit,
             OnOutage::Eio => Some(REQUEST_TIMEOUT),
         };
-        Self::of(cx.interrupted, halt, limit)
+        Self {
+            of_caller: true,
+            ..Self::of(cx.interrupted, halt, limit)
+        }
     }
 
     /// Patience of a background thread.
@@ -81,15 +93,14 @@ impl<'a> Patience<'a> {
         halt: &'a Halt,
         limit: Option<Duration>,
     ) -> Self {
-        let patience = Self {
+        Self {
             interrupted,
             halt,
             limit,
-            deadline: Cell::new(None),
+            since: Cell::new(now()),
             fixed: false,
-        };
-        patience.progressed();
-        patience
+            of_caller: false,
+        }
     }
 
     /// The same, ending whatever progress there was.
@@ -100,15 +111,25 @@ impl<'a> Patience<'a> {
 
     /// As much patience again.
     pub(crate) fn renewed(&self) -> Self {
-        Self::of(self.interrupted, self.halt, self.limit)
+        Self {
+            of_caller: self.of_caller,
+            ..Self::of(self.interrupted, self.halt, self.limit)
+        }
     }
 
     /// A server answered: the time limit starts anew.
     pub(crate) fn progressed(&self) {
-        if self.fixed {
-            return;
+        if !self.fixed {
+            self.since.set(now());
         }
-        self.deadline.set(self.limit.map(|limit| now() + limit));
+    }
+
+    /// The time limit as it is at this moment.
+    fn limit_now(&self) -> Option<Duration> {
+        if self.of_caller && self.halt.leaving.load(Ordering::SeqCst) {
+            return Some(self.limit.unwrap_or(LEAVE_PATIENCE).min(LEAVE_PATIENCE));
+        }
+        self.limit
     }
 
     /// Fails if there is no reason to wait on.
@@ -122,8 +143,8 @@ impl<'a> Patience<'a> {
                 "the caller was interrupted",
             ));
         }
-        match (self.deadline.get(), self.limit) {
-            (Some(deadline), Some(limit)) if now() >= deadline => Err(FsError::new(
+        match self.limit_now() {
+            Some(limit) if now() >= self.since.get() + limit => Err(FsError::new(
                 Code::Unavailable,
                 format!("no answer from the cluster for {} ms", limit.as_millis()),
             )),

@@ -4,6 +4,7 @@
 use lumeofs_base::{Attr, FsResult, InodeId};
 use lumeofs_client::{Client, Context, Range, Usage, Written};
 use lumeofs_meta::op::{DirEntry, NewNode, RenameMode, SetAttr, XattrMode};
+use std::time::Duration;
 
 /// What a WRITE carries besides its data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,6 +84,12 @@ pub(crate) trait Backend: Send + Sync + 'static {
         range: Range,
     ) -> FsResult<()>;
     fn seek(&self, cx: Context<'_>, ino: InodeId, offset: u64, hole: bool) -> FsResult<u64>;
+    /// Whether `flush` has nothing to do. Never waits.
+    fn is_flushed(&self, ino: InodeId) -> bool;
+    /// From now on calls wait out no long outage.
+    fn leave(&self);
+    /// How long the cluster has not answered.
+    fn silence(&self) -> Duration;
     /// Ends the session; later calls fail.
     fn close(&self);
 }
@@ -209,6 +216,15 @@ impl Backend for Client {
     }
     fn seek(&self, cx: Context<'_>, ino: InodeId, offset: u64, hole: bool) -> FsResult<u64> {
         Client::seek(self, cx, ino, offset, hole)
+    }
+    fn is_flushed(&self, ino: InodeId) -> bool {
+        Client::is_flushed(self, ino)
+    }
+    fn leave(&self) {
+        Client::leave(self);
+    }
+    fn silence(&self) -> Duration {
+        Client::silence(self)
     }
     fn close(&self) {
         Client::close(self);

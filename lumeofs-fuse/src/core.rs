@@ -17,6 +17,7 @@ use crate::stats::Stats;
 use directory::Directories;
 use fuser::{FileAttr, INodeNo};
 use lumeofs_base::{Attr, InodeId};
+use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// One mounted filesystem.
@@ -24,6 +25,8 @@ pub(crate) struct Core {
     backend: Arc<dyn Backend>,
     /// The directory that is mounted, which FUSE calls 1.
     root: InodeId,
+    /// Attributes of that directory when they were asked for last.
+    root_seen: Mutex<Option<Attr>>,
     directories: Directories,
     stats: Arc<Stats>,
 }
@@ -34,6 +37,7 @@ impl Core {
         Self {
             backend,
             root,
+            root_seen: Mutex::default(),
             directories: Directories::default(),
             stats,
         }

@@ -7,7 +7,7 @@
 //! are counted, and the *last free one* never runs an operation that may wait: it hands the operation with its
 //! reply to the overflow pool and goes back to `/dev/fuse`.
 //!
-//! Only when that pool and its queue are full (over 4000 operations wait) does the last thread run one itself.
+//! Only when that pool and its queue are full (over 4000 operations wait, or 256 MiB of them) does the last thread run one itself.
 //! Refusing it instead would fail a call of a program that asked to wait out an outage; so the kernel's own
 //! queue takes what comes then, until operations end or their callers are killed.
 
@@ -87,14 +87,18 @@ impl<T: Send + Sync + 'static> Dispatcher<T> {
             return;
         }
         let (target, stats, data) = (self.target.clone(), self.stats.clone(), data.to_vec());
-        let job: Job = Box::new(move || {
-            // It may have waited for a thread for long; what nobody waits for any more need not be sent.
-            if signals::fatal_pending(header.tid) {
-                finish(&stats, header, answer, Err(Code::Interrupted.into()));
-            } else {
-                serve(&*target, &stats, header, &data, answer, work);
-            }
-        });
+        let job = Job {
+            tid: header.tid,
+            bytes: data.len(),
+            run: Box::new(move |abandoned| {
+                // What nobody waits for any more need not be sent.
+                if abandoned {
+                    finish(&stats, header, answer, Err(Code::Interrupted.into()));
+                } else {
+                    serve(&*target, &stats, header, &data, answer, work);
+                }
+            }),
+        };
         self.stats.count_handed_over();
         if let Err(job) = self.overflow.submit(job) {
             self.stats.count_overloaded();
@@ -105,7 +109,7 @@ impl<T: Send + Sync + 'static> Dispatcher<T> {
                     "too many operations wait: the last free thread runs one itself"
                 );
             }
-            job();
+            (job.run)(false);
         }
     }
 
@@ -155,7 +159,7 @@ where
         groups: Vec::new(),
         trusted: true,
     };
-    let interrupted = || signals::fatal_pending(header.tid);
+    let interrupted = || signals::is_dying(header.tid);
     let result = work(
         target,
         Context {

@@ -14,6 +14,7 @@ mod attr;
 mod backend;
 mod core;
 mod dispatch;
+mod ending;
 mod errno;
 #[cfg(test)]
 mod memory;

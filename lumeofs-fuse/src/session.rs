@@ -4,12 +4,14 @@ use crate::adapter::Adapter;
 use crate::backend::Backend;
 use crate::core::Core;
 use crate::dispatch::Dispatcher;
+use crate::ending::{Verdict, Watch};
 use crate::mountpoint;
 use crate::options::MountOptions;
 use crate::overflow::Limits;
 use crate::stats::Stats;
 use anyhow::{Context as _, Result, bail};
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+use lumeofs_base::limits::{LEAVE_PATIENCE, MOUNT_END_TIMEOUT, MOUNT_WATCH_INTERVAL};
 use lumeofs_base::{Code, FileKind, FsError, InodeId};
 use lumeofs_client::{Client, ClientOptions, Context, OnOutage};
 use lumeofs_meta::op::Caller;
@@ -17,9 +19,10 @@ use lumeofs_proto::auth::Credentials;
 use parking_lot::Mutex;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 /// Threads that read requests: at least and at most. A waiting operation keeps one, so there are more than
 /// processors; beyond them the overflow pool takes over.
@@ -45,7 +48,9 @@ pub struct MountConfig {
 /// A mount that answers. Dropping it leaves it mounted as long as the process lives.
 pub struct Mounted {
     backend: Arc<dyn Backend>,
-    session: JoinHandle<io::Result<()>>,
+    /// How the session ended.
+    session: Receiver<io::Result<()>>,
+    watch: Watch,
     handle: MountHandle,
     stats: Arc<Stats>,
 }
@@ -96,16 +101,49 @@ impl Mounted {
         self.stats.clone()
     }
 
-    /// Waits until it is unmounted, by whomever, and closes the session with the cluster.
-    pub fn wait(self) -> Result<()> {
-        let ended = self.session.join();
+    /// Waits until it is unmounted, by whomever, and closes the session with the cluster. Returns within seconds
+    /// after its end also if the cluster does not answer; operations may then still be under way.
+    pub fn wait(mut self) -> Result<()> {
+        let ended = self.ended();
         self.backend.close();
+        // With the client closed, what still waits for servers fails soon.
+        let ended = ended.or_else(|| match self.session.recv_timeout(MOUNT_END_TIMEOUT) {
+            Ok(result) => Some(result),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Err(panicked())),
+        });
         match ended {
             // What the kernel says when the connection was taken down under a waiting thread: `umount -f`, or
             // the end of an unmount that another thread has already answered.
-            Ok(Err(error)) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
-            Ok(result) => result.context("the FUSE session failed"),
-            Err(_) => bail!("the FUSE session panicked"),
+            Some(Err(error)) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+            Some(result) => result.context("the FUSE session failed"),
+            None => {
+                tracing::warn!("somebody still uses the mount: it ends with this process");
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits for the end; `None` if it must be forced.
+    fn ended(&mut self) -> Option<io::Result<()>> {
+        loop {
+            match self.session.recv_timeout(MOUNT_WATCH_INTERVAL) {
+                Ok(result) => return Some(result),
+                Err(RecvTimeoutError::Disconnected) => return Some(Err(panicked())),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            match self.watch.look(&*self.backend) {
+                Verdict::GoOn => {}
+                Verdict::Over => return None,
+                Verdict::GiveUp => {
+                    tracing::warn!(
+                        "the mount was taken out of the tree and the cluster has not answered for {} s: \
+                         ending it although it is in use",
+                        LEAVE_PATIENCE.as_secs()
+                    );
+                    return None;
+                }
+            }
         }
     }
 }
@@ -174,13 +212,20 @@ pub(crate) fn start_with(
         mountpoint: mountpoint.clone(),
         unmounter,
     };
-    let session = std::thread::Builder::new()
+    let connection = session.as_fd().try_clone_to_owned();
+    let watch = Watch::new(connection.context("a descriptor for the FUSE connection")?);
+    let (ended, end) = channel();
+    std::thread::Builder::new()
         .name("fuse-session".to_owned())
-        .spawn(move || session.run())
+        .spawn(move || {
+            // Fails only if nobody waits for the end.
+            let _ = ended.send(session.run());
+        })
         .context("no thread for the FUSE session")?;
-    let mounted = Mounted {
+    let mut mounted = Mounted {
         backend,
-        session,
+        session: end,
+        watch,
         handle,
         stats,
     };
@@ -194,6 +239,7 @@ pub(crate) fn start_with(
             mountpoint.display()
         );
     }
+    mounted.watch.mounted_at(&mountpoint);
     mountpoint::raise_read_ahead(&mountpoint);
     tracing::info!(mountpoint = %mountpoint.display(), source, threads, "mounted");
     Ok(mounted)
@@ -279,6 +325,10 @@ fn resolve(backend: &dyn Backend, path: &[u8]) -> Result<InodeId> {
         }
     }
     Ok(at.ino)
+}
+
+fn panicked() -> io::Error {
+    io::Error::other("a thread of the FUSE session panicked")
 }
 
 /// The client's errors say what to do; the code stays with them, for the exit code.

@@ -1,9 +1,10 @@
-//! Whether a caller that waits in the kernel is to die.
+//! Whether a caller that waits in the kernel is to die, or is dying.
 //!
 //! fuser answers INTERRUPT with ENOSYS, so the kernel never interrupts a request: a task that waits for one
 //! cannot be killed until it is answered. So a waiting operation looks at its caller itself and ends with
 //! EINTR when nobody will see the answer. Only a fatal signal counts: calls on regular files never return
-//! EINTR to a program that lives, and a runtime's timer signals must not fail its I/O.
+//! EINTR to a program that lives, and a runtime's timer signals must not fail its I/O. Nor does anybody see the
+//! answer to the close(2) of a process that is ending already, and no signal would reach that one any more.
 
 use std::fs::File;
 use std::io::Read;
@@ -21,17 +22,41 @@ const HARMLESS_BY_DEFAULT: u64 = bit(libc::SIGCHLD)
 /// Enough for all of `/proc/TID/status` up to the signal masks, also with many groups.
 const STATUS_BYTES_MAX: u64 = 16 << 10;
 
-/// Whether a fatal signal is pending for the thread `tid`: one that is not blocked, caught or ignored and
-/// that would end it. 0, which the kernel sends where nobody waits, and a thread that is gone or out of
-/// sight have none.
-pub(crate) fn fatal_pending(tid: u32) -> bool {
+/// The flag of a thread that has begun to end, in `/proc/TID/stat` (PF_EXITING).
+const EXITING: u32 = 4;
+
+/// Whether the thread `tid` is ending, or a fatal signal is pending for it: one that is not blocked, caught or
+/// ignored and that would end it. 0, which the kernel sends where nobody waits, and a thread that is gone or out
+/// of sight do not count.
+pub(crate) fn is_dying(tid: u32) -> bool {
     if tid == 0 {
         return false;
     }
-    let mut status = String::with_capacity(2048);
-    let read = File::open(format!("/proc/{tid}/status"))
-        .and_then(|file| file.take(STATUS_BYTES_MAX).read_to_string(&mut status));
-    read.is_ok() && Masks::parse(&status).is_some_and(Masks::fatal)
+    let Some(status) = read(tid, "status") else {
+        return false;
+    };
+    if Masks::parse(&status).is_some_and(Masks::fatal) {
+        return true;
+    }
+    // Only a thread that has given up its memory can be ending; there are few of those, so this costs little.
+    !status.contains("\nVmSize:") && read(tid, "stat").is_some_and(|stat| is_exiting(&stat))
+}
+
+/// A file of `/proc/TID`.
+fn read(tid: u32, name: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(2048);
+    let file = File::open(format!("/proc/{tid}/{name}")).ok()?;
+    file.take(STATUS_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    // The name of a program need not be UTF-8.
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Whether the flags in the text of `/proc/TID/stat` (proc(5)) say that the thread is ending.
+fn is_exiting(stat: &str) -> bool {
+    // The name, in parentheses, may hold anything.
+    let fields = stat.rsplit_once(')').map(|(_, fields)| fields);
+    let flags = fields.and_then(|fields| fields.split_ascii_whitespace().nth(6)?.parse().ok());
+    flags.is_some_and(|flags: u32| flags & EXITING != 0)
 }
 
 /// The bit of a signal in the masks of `/proc/TID/status`.
@@ -112,9 +137,22 @@ mod tests {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
         assert!(Masks::parse(&status).is_some());
         assert!(Masks::parse("Name:\tx\n").is_none());
-        assert!(!fatal_pending(0));
-        assert!(!fatal_pending(u32::MAX));
-        assert!(!fatal_pending(std::process::id()));
+        assert!(!is_dying(0));
+        assert!(!is_dying(u32::MAX));
+        assert!(!is_dying(std::process::id()));
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        assert!(!is_exiting(&stat));
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_dying_whatever_its_name() {
+        let mut child = Command::new("true").spawn().unwrap();
+        // It stays as a zombie until somebody asks for its status.
+        wait_for(|| is_dying(child.id()));
+        child.wait().unwrap();
+        assert!(is_exiting("7 (a) 1 2 3) Z 1 7 7 0 -1 4227084 0 0"));
+        assert!(!is_exiting("7 (x) S 1 7 7 0 -1 4194560 0 0"));
+        assert!(!is_exiting("7"));
     }
 
     /// A process in which SIGTERM does what `setup` says and that stopped, so that signals stay pending.
@@ -158,12 +196,12 @@ mod tests {
             ("trap 'echo caught' TERM;", "USR1", true),
         ] {
             let mut child = stopped(setup);
-            assert!(!fatal_pending(child.id()), "nothing sent yet: {setup:?}");
+            assert!(!is_dying(child.id()), "nothing sent yet: {setup:?}");
             signal(&child, name);
             if fatal {
-                wait_for(|| fatal_pending(child.id()));
+                wait_for(|| is_dying(child.id()));
             } else {
-                assert!(!fatal_pending(child.id()), "{setup:?} {name}");
+                assert!(!is_dying(child.id()), "{setup:?} {name}");
             }
             child.kill().unwrap();
             child.wait().unwrap();

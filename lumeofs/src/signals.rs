@@ -21,8 +21,17 @@ impl Stop {
 }
 
 /// Starts a thread that waits for SIGINT, SIGTERM or SIGHUP, then calls `then` once. A later second
-/// signal ends the process at once, as a kill would, whatever it still waits for.
+/// signal ends the process at once, as a kill would, whatever it still waits for: `then` too may wait, as an unmount
+/// does for pages to be written.
 pub(crate) fn on_stop(then: impl FnOnce() + Send + 'static) -> anyhow::Result<Stop> {
+    let (asked_to_stop, stops) = std::sync::mpsc::channel::<()>();
+    std::thread::Builder::new()
+        .name("stop".into())
+        .spawn(move || {
+            if stops.recv().is_ok() {
+                then();
+            }
+        })?;
     use tokio::signal::unix::{SignalKind, signal};
     let stop = Stop::default();
     let flag = stop.clone();
@@ -52,7 +61,8 @@ pub(crate) fn on_stop(then: impl FnOnce() + Send + 'static) -> anyhow::Result<St
             wait();
             let asked = Instant::now();
             flag.0.store(true, Ordering::Relaxed);
-            then();
+            // Fails only if `then` panicked, which ends the process.
+            let _ = asked_to_stop.send(());
             loop {
                 wait();
                 if asked.elapsed() > SAME_REQUEST {

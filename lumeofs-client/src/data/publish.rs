@@ -5,14 +5,14 @@ use crate::client::Context;
 use crate::data::write::again;
 use crate::inodes::Inode;
 use crate::link::{Asker, Link};
-use crate::wait::Patience;
+use crate::wait::{Patience, now};
 use lumeofs_base::{Attr, Code, FsResult, InodeId};
 use lumeofs_meta::op::{Mutation, Query};
 use std::time::Duration;
 
 /// Time between two rounds of the background thread.
 const ROUND: Duration = Duration::from_millis(500);
-/// How long publishing may take when the client closes.
+/// How long all publishing may take when the client closes.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 impl Link {
@@ -76,10 +76,12 @@ impl Link {
         }
     }
 
-    /// Publishes what is pending while there still is a session.
+    /// Publishes what is pending while there still is a session, as far as the time goes.
     pub(crate) fn publish_before_close(&self) {
+        let until = now() + CLOSE_LIMIT;
         for ino in self.inodes.all_dirty() {
-            if self.publish_in_background(ino, Some(CLOSE_LIMIT)).is_err() {
+            let left = until.saturating_sub(now());
+            if left.is_zero() || self.publish_in_background(ino, Some(left)).is_err() {
                 return;
             }
         }

@@ -154,6 +154,11 @@ impl Core {
         Ok(data.len() as u32)
     }
 
+    /// Whether a flush has nothing to do. Never waits.
+    pub(crate) fn is_flushed(&self, ino: InodeId) -> bool {
+        self.backend.is_flushed(ino)
+    }
+
     pub(crate) fn flush(&self, cx: Context<'_>, ino: InodeId) -> FsResult<()> {
         self.backend.flush(cx, ino)
     }

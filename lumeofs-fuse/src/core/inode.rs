@@ -3,14 +3,36 @@
 use super::{Core, ReadBuffer};
 use crate::answer::StatFs;
 use fuser::FileAttr;
-use lumeofs_base::limits::{BLOCK_SIZE, NAME_LEN_BYTES_MAX};
-use lumeofs_base::{FsResult, InodeId};
+use lumeofs_base::limits::{BLOCK_SIZE, NAME_LEN_BYTES_MAX, ROOT_STAT_PATIENCE};
+use lumeofs_base::{Attr, FsResult, InodeId};
 use lumeofs_client::{Context, Usage};
 use lumeofs_meta::op::SetAttr;
 
 impl Core {
     pub(crate) fn getattr(&self, cx: Context<'_>, ino: InodeId) -> FsResult<FileAttr> {
-        self.backend.getattr(cx, ino).map(|attr| self.shown(&attr))
+        let attr = if ino == self.root {
+            self.root_attr(cx)
+        } else {
+            self.backend.getattr(cx, ino)
+        };
+        attr.map(|attr| self.shown(&attr))
+    }
+
+    /// Attributes of the root; as they were seen last when the cluster has not answered for long. umount(8) asks
+    /// for them first, so without this a mount could not be taken away in an outage.
+    fn root_attr(&self, cx: Context<'_>) -> FsResult<Attr> {
+        let is_gone = || self.backend.silence() >= ROOT_STAT_PATIENCE;
+        let asked = Context {
+            caller: cx.caller,
+            interrupted: &|| (cx.interrupted)() || is_gone(),
+        };
+        let found = self.backend.getattr(asked, self.root);
+        let mut seen = self.root_seen.lock();
+        match (found, &*seen) {
+            (Ok(attr), _) => Ok(seen.insert(attr).clone()),
+            (Err(_), Some(attr)) if is_gone() => Ok(attr.clone()),
+            (found, _) => found,
+        }
     }
 
     pub(crate) fn setattr(

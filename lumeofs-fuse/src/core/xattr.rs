@@ -35,12 +35,8 @@ impl Core {
         ino: InodeId,
         size: u32,
     ) -> FsResult<XattrAnswer> {
-        let mut list = Vec::new();
-        for name in self.backend.listxattr(cx, ino)? {
-            list.extend_from_slice(&name);
-            list.push(0);
-        }
-        sized(list, size)
+        let names = self.backend.listxattr(cx, ino)?;
+        sized(list(&names, cx.caller.uid), size)
     }
 
     pub(crate) fn setxattr(
@@ -87,6 +83,17 @@ fn check_namespace(name: &[u8]) -> FsResult<()> {
     Err(FsError::new(code, format!("extended attribute {name:?}")))
 }
 
+/// Names as listxattr(2) gives them. Those that only root may read, only root sees; the kernel looks after the
+/// reading alone.
+fn list(names: &[Vec<u8>], uid: u32) -> Vec<u8> {
+    let seen = |name: &&Vec<u8>| uid == 0 || !name.starts_with(b"trusted.");
+    let ended = names
+        .iter()
+        .filter(seen)
+        .map(|name| [name, &b"\0"[..]].concat());
+    ended.flatten().collect()
+}
+
 /// `size` is that of the caller's buffer, 0 for the question how large it must be.
 fn sized(data: Vec<u8>, size: u32) -> FsResult<XattrAnswer> {
     if size == 0 {
@@ -116,6 +123,13 @@ mod tests {
         }
         let bare = check_namespace(b"user.").unwrap_err();
         assert_eq!(bare.code, Code::Invalid);
+    }
+
+    #[test]
+    fn trusted_names_are_shown_to_root_only() {
+        let names = [b"trusted.a".to_vec(), b"user.b".to_vec()];
+        assert_eq!(list(&names, 0), b"trusted.a\0user.b\0");
+        assert_eq!(list(&names, 1000), b"user.b\0");
     }
 
     #[test]

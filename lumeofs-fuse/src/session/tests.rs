@@ -10,7 +10,7 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 struct Fixture {
     memory: Arc<Memory>,
@@ -51,7 +51,9 @@ impl Fixture {
 impl Drop for Fixture {
     fn drop(&mut self) {
         self.memory.let_go();
-        let mounted = self.mounted.take().unwrap();
+        let Some(mounted) = self.mounted.take() else {
+            return;
+        };
         mounted.handle().detach().unwrap();
         let ended = mounted.wait();
         if !std::thread::panicking() {
@@ -493,6 +495,32 @@ fn a_caller_that_is_killed_does_not_wait_for_the_answer() {
         wait_for("its end", || fixture.memory.waiting() == 0);
         assert_eq!(child.wait().unwrap().signal(), Some(number));
     }
+}
+
+#[test]
+fn a_mount_that_is_cut_off_ends_although_an_operation_waits() {
+    let Some(mut fixture) = Fixture::new() else {
+        return;
+    };
+    let mounted = fixture.mounted.take().unwrap();
+    let mut child = Command::new("cat")
+        .arg(fixture.path("wait"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("the lookup", || fixture.memory.waiting() == 1);
+    // It may find the mount in use, but the connection has ended then.
+    let _ = Command::new("umount")
+        .arg("-f")
+        .arg(fixture.dir.path())
+        .output()
+        .unwrap();
+    let begun = Instant::now();
+    let handle = mounted.handle();
+    mounted.wait().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(!child.wait().unwrap().success());
+    handle.detach().unwrap();
 }
 
 fn signal(pid: u32, name: &str) {

@@ -179,28 +179,35 @@ fn a_secondary_whose_disk_hangs_is_removed() {
 
 #[test]
 fn a_member_that_comes_and_goes_holds_no_lease_when_its_removal_is_accepted() {
-    let mut world = world(3);
-    world.forgiving = false;
-    let (primary, other) = (index(world.config.primary), secondary(&world));
-    let epoch = world.config.epoch;
-    world.decision_delay = seconds(4);
-    world.cut_off(primary, other);
-    // Its removal is proposed, the controller takes its time, and meanwhile it is back.
-    world.run_until(world.now + ms(2500));
-    world.cut.clear();
-    let mut leased = false;
-    let late = world.now + seconds(10);
-    while world.config.epoch == epoch {
-        assert!(world.now < late, "nothing is decided");
-        let core = world.nodes[other].core.as_ref().unwrap();
-        let state = core.state(world.clock(other));
-        leased = state.role == Role::Secondary && !state.lease_left.is_zero();
-        world.run_until(world.now + ms(1));
+    let mut removed = 0;
+    for seed in 0..3 * SEEDS {
+        let mut world = world(seed);
+        world.forgiving = false;
+        let (primary, other) = (index(world.config.primary), secondary(&world));
+        let (epoch, proposals) = (world.config.epoch, world.proposals);
+        // The controller takes its time, and meanwhile the member is back.
+        world.decision_delay = seconds(4);
+        world.cut_off(primary, other);
+        while world.proposals == proposals {
+            world.run_until(world.now + ms(10));
+        }
+        world.cut.clear();
+        let mut leased = false;
+        let late = world.now + seconds(10);
+        while world.config.epoch == epoch {
+            assert!(world.now < late, "nothing is decided");
+            let core = world.nodes[other].core.as_ref().unwrap();
+            let state = core.state(world.clock(other));
+            leased = state.role == Role::Secondary && !state.lease_left.is_zero();
+            world.run_until(world.now + ms(1));
+        }
+        removed += usize::from(!world.config.is_in_sync(id(other)));
+        let holds = leased && !world.config.is_in_sync(id(other));
+        assert!(!holds, "seed {seed}: a removed member can answer reads");
+        world.decision_delay = Duration::ZERO;
+        world.run_until(world.now + seconds(12));
+        assert!(world.config.is_in_sync(id(other)), "it returns");
+        assert_works(&mut world, seconds(5));
     }
-    assert!(!world.config.is_in_sync(id(other)), "it was removed");
-    assert!(!leased, "and could still answer reads");
-    world.decision_delay = Duration::ZERO;
-    world.run_until(world.now + seconds(10));
-    assert!(world.config.is_in_sync(id(other)), "it returns");
-    assert_works(&mut world, seconds(5));
+    assert!(removed > 0, "nothing was tested");
 }

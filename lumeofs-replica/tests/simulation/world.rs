@@ -129,6 +129,7 @@ pub(crate) struct World {
     pub(crate) clients: Clients,
     /// Accepted takeovers, by kind, to know that the simulation reaches them.
     pub(crate) restarts: usize,
+    pub(crate) proposals: usize,
     pub(crate) takeovers: usize,
     pub(crate) catch_ups: usize,
     pub(crate) patches: usize,
@@ -186,6 +187,7 @@ impl World {
             decision_delay: Duration::ZERO,
             clients: Clients::new(rng.split()),
             restarts: 0,
+            proposals: 0,
             takeovers: 0,
             catch_ups: 0,
             patches: 0,
@@ -318,6 +320,7 @@ impl World {
                     self.wake_client(again);
                 }
                 Effect::Propose { expected, config } => {
+                    self.proposals += 1;
                     self.trace(|| format!("{node} proposes {}", show(&config)));
                     let restart = !complete && config.primary == id(node);
                     let proposal = Event::Proposal {

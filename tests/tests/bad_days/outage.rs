@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
+/// When a mount that is in use and was taken away is given up without a cluster, and a margin.
+const GIVEN_UP: Duration = Duration::from_secs(25);
 
 fn is_mounted(point: &Path) -> bool {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
@@ -75,6 +77,105 @@ fn without_a_quorum_commands_say_so_and_the_mount_can_be_taken_away() {
     cluster.restart("mount");
     let kept = std::fs::read_to_string(mount.join("kept"));
     assert_eq!(kept.unwrap(), "kept");
+}
+
+/// How a mount is taken away.
+type TakeAway = fn(&Path, i64);
+
+#[test]
+fn a_mount_that_is_taken_away_ends_without_a_cluster_although_processes_wait() {
+    let cluster = Cluster::start();
+    let mount = cluster.mount();
+    let ways: [(&str, TakeAway); 4] = [
+        ("umount -f", |mount, _| {
+            ends(Command::new("umount").arg("-f").arg(mount));
+        }),
+        ("fusermount -u -z", |mount, _| {
+            let arguments = ["-u", "-z"];
+            ends(Command::new("fusermount3").args(arguments).arg(mount)).says(0, &[]);
+        }),
+        ("umount -l", |mount, _| {
+            ends(Command::new("umount").arg("-l").arg(mount)).says(0, &[]);
+        }),
+        ("SIGTERM", |_, pid| terminate(pid)),
+    ];
+    for (way, take_away) in ways {
+        let pid = cluster.pid("mount").unwrap();
+        // Something to publish at the close, and somebody who stands in the mount and waits for nothing.
+        std::fs::write(mount.join("file"), way).unwrap();
+        let place = text(&mount);
+        let mut user = start(&format!(
+            "cd {place}; exec 3<> file; printf x >&3; exec sleep 60"
+        ));
+        let there = format!("/proc/{}/fd/3", user.id());
+        eventually("somebody uses the mount", SOON, || {
+            std::fs::read_link(&there).is_ok_and(|at| at == mount.join("file"))
+        });
+        end_quorum(&cluster);
+        let waiting: Vec<_> = (0..20)
+            .map(|_| start(&format!("exec ls -l {place}")))
+            .collect();
+        std::thread::sleep(Duration::from_millis(500));
+        take_away(&mount, pid);
+        eventually(&format!("{way}: the process ends"), GIVEN_UP, || {
+            cluster.pid("mount").is_none()
+        });
+        for child in waiting {
+            let output = child.wait_with_output().unwrap();
+            assert!(!output.status.success(), "{way}: it got no answer");
+        }
+        user.kill().unwrap();
+        user.wait().unwrap();
+        // What `umount -f` found in use stays in the tree without its process.
+        let _ = Command::new("umount").arg("-l").arg(&mount).output();
+        cluster.restart("master-1");
+        cluster.restart("master-2");
+        cluster.restart("mount");
+        let first = std::fs::read_to_string(mount.join("file")).unwrap();
+        assert_eq!(&first[1..], &way[1..]);
+    }
+}
+
+#[test]
+fn processes_that_wait_for_the_cluster_can_be_killed_and_the_others_go_on() {
+    let cluster = Cluster::start();
+    let mount = cluster.mount();
+    std::fs::write(mount.join("file"), "1").unwrap();
+    let place = text(&mount);
+    // Who writes has something to publish when it ends, which must not wait if it was killed.
+    let writer = |number: u32| {
+        let file = format!("{place}/file-{number}");
+        start(&format!(
+            "head -c 1000000 /dev/zero > {file}; exec 3<> {file}; while printf x >&3; do :; done"
+        ))
+    };
+    let mut killed: Vec<_> = (0..10).map(writer).collect();
+    eventually("all write", SOON, || {
+        let open = |child: &Child| Path::new(&format!("/proc/{}/fd/3", child.id())).exists();
+        killed.iter().all(open)
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    end_quorum(&cluster);
+    // More than there are threads for.
+    killed.extend((0..300).map(|_| start(&format!("exec cat {place}/file"))));
+    let mut patient = start(&format!("exec cat {place}/file"));
+    std::thread::sleep(Duration::from_secs(3));
+    for child in &mut killed {
+        assert!(child.try_wait().unwrap().is_none(), "it waits");
+        child.kill().unwrap();
+    }
+    eventually("all that were killed end", SOON, || {
+        killed
+            .iter_mut()
+            .all(|child| child.try_wait().unwrap().is_some())
+    });
+    assert!(patient.try_wait().unwrap().is_none(), "the other one waits");
+    cluster.restart("master-1");
+    cluster.restart("master-2");
+    let ended = || patient.try_wait().unwrap().is_some();
+    eventually("it gets its answer", Duration::from_secs(20), ended);
+    assert!(patient.wait().unwrap().success());
+    assert_eq!(std::fs::read_to_string(mount.join("file")).unwrap(), "1");
 }
 
 #[test]
