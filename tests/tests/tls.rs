@@ -57,7 +57,7 @@ impl Listening {
         let mut text = String::new();
         let out = self.0.stdout.as_mut().expect("a pipe");
         out.read_to_string(&mut text).expect("text");
-        let figures = text.split_whitespace().map(|figure| figure.parse());
+        let figures = text.split_whitespace().map(str::parse);
         let figures: Result<Vec<_>, _> = figures.collect();
         let figures = figures.expect("figures");
         figures.try_into().expect("three figures")

@@ -8,6 +8,7 @@ mod checks;
 mod clients;
 mod controller;
 mod disk;
+mod event;
 mod faults;
 mod network;
 mod scenarios;

@@ -1,89 +1,18 @@
 //! Nodes, network, controller and faults, driven by one seed through one queue of events.
 
 use crate::clients::Clients;
+pub(crate) use crate::event::Event;
 use crate::network::Stream;
 use crate::store::Store;
 use lumeofs_base::limits::BEACON_INTERVAL;
 use lumeofs_base::rng::SplitMix64;
 use lumeofs_base::{Epoch, GroupConfig, GroupId, NodeId};
-use lumeofs_replica::{
-    BeaconAnswer, BeaconItem, BeaconSent, Effect, Group, PeerState, StreamId, SyncPoint, ToMember,
-    Work, WriteRequest,
-};
+use lumeofs_replica::{Effect, Group, StreamId, ToMember, Work, WriteRequest};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 pub(crate) type Core = Group<Vec<u8>>;
-
-/// Something that will happen. Nodes are indexes; `u32` beside one is its incarnation.
-#[derive(Debug)]
-pub(crate) enum Event {
-    Tick(usize),
-    Beacons(usize),
-    Work(usize, u32),
-    Durable(usize, u32, SyncPoint),
-    Connect {
-        from: usize,
-        to: usize,
-        stream: StreamId,
-    },
-    Deliver(StreamId),
-    DeliverAnswer(StreamId),
-    /// The end of a stream reaches its opener, or the other side.
-    Closed {
-        stream: StreamId,
-        opener: bool,
-    },
-    Beacon {
-        from: usize,
-        to: usize,
-        item: BeaconItem,
-        sent: Duration,
-    },
-    BeaconAnswer {
-        from: usize,
-        to: usize,
-        answer: BeaconAnswer,
-        sent: BeaconSent,
-        answered: Duration,
-    },
-    Reset {
-        at: usize,
-        from: usize,
-    },
-    Ask {
-        from: usize,
-        to: usize,
-    },
-    State {
-        to: usize,
-        state: PeerState,
-    },
-    Proposal {
-        from: usize,
-        expected: Epoch,
-        config: GroupConfig,
-        restart: bool,
-    },
-    Proposed {
-        to: usize,
-        config: GroupConfig,
-    },
-    Fetch(usize),
-    Config {
-        to: usize,
-        config: GroupConfig,
-    },
-    Heartbeat(usize),
-    Restart(usize),
-    Fault,
-    Client(usize),
-    ClientLate(usize, u64),
-    Ghost,
-    Crash(usize),
-    DiskWorks(usize),
-}
 
 pub(crate) struct Node {
     pub(crate) core: Option<Core>,
