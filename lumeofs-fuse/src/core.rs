@@ -17,6 +17,7 @@ use crate::stats::Stats;
 use directory::Directories;
 use fuser::{FileAttr, INodeNo};
 use lumeofs_base::{Attr, InodeId};
+use lumeofs_client::Usage;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub(crate) struct Core {
     root: InodeId,
     /// Attributes of that directory when they were asked for last.
     root_seen: Mutex<Option<Attr>>,
+    /// The filesystem's space when it was asked for last.
+    usage_seen: Mutex<Option<Usage>>,
     directories: Directories,
     stats: Arc<Stats>,
 }
@@ -38,6 +41,7 @@ impl Core {
             backend,
             root,
             root_seen: Mutex::default(),
+            usage_seen: Mutex::default(),
             directories: Directories::default(),
             stats,
         }

@@ -229,8 +229,10 @@ pub(crate) fn start_with(
         handle,
         stats,
     };
-    // The first request through the kernel: from here on the mount answers.
-    if let Err(error) = fs::metadata(&mountpoint) {
+    // The first requests through the kernel: from here on the mount answers, these two also in an outage.
+    let asked = fs::metadata(&mountpoint);
+    let asked = asked.and_then(|_| Ok(rustix::fs::statvfs(&mountpoint)?));
+    if let Err(error) = asked {
         // Nobody can use it yet, so this ends it at once.
         let _ = mounted.handle.detach();
         let _ = mounted.wait();

@@ -4,34 +4,40 @@ use super::{Core, ReadBuffer};
 use crate::answer::StatFs;
 use fuser::FileAttr;
 use lumeofs_base::limits::{BLOCK_SIZE, NAME_LEN_BYTES_MAX, ROOT_STAT_PATIENCE};
-use lumeofs_base::{Attr, FsResult, InodeId};
+use lumeofs_base::{FsResult, InodeId};
 use lumeofs_client::{Context, Usage};
 use lumeofs_meta::op::SetAttr;
+use parking_lot::Mutex;
 
 impl Core {
     pub(crate) fn getattr(&self, cx: Context<'_>, ino: InodeId) -> FsResult<FileAttr> {
         let attr = if ino == self.root {
-            self.root_attr(cx)
+            let root = |cx: Context<'_>| self.backend.getattr(cx, ino);
+            self.or_last_seen(cx, &self.root_seen, root)
         } else {
             self.backend.getattr(cx, ino)
         };
         attr.map(|attr| self.shown(&attr))
     }
 
-    /// Attributes of the root; as they were seen last when the cluster has not answered for long. umount(8) asks
-    /// for them first, so without this a mount could not be taken away in an outage.
-    fn root_attr(&self, cx: Context<'_>) -> FsResult<Attr> {
+    /// An answer of the cluster; the last one that was seen when the cluster has not answered for long. For what
+    /// umount(8) asks for first: else no mount could be taken away in an outage.
+    fn or_last_seen<T: Clone>(
+        &self,
+        cx: Context<'_>,
+        last: &Mutex<Option<T>>,
+        ask: impl Fn(Context<'_>) -> FsResult<T>,
+    ) -> FsResult<T> {
         let is_gone = || self.backend.silence() >= ROOT_STAT_PATIENCE;
-        let asked = Context {
+        let answer = ask(Context {
             caller: cx.caller,
             interrupted: &|| (cx.interrupted)() || is_gone(),
-        };
-        let found = self.backend.getattr(asked, self.root);
-        let mut seen = self.root_seen.lock();
-        match (found, &*seen) {
-            (Ok(attr), _) => Ok(seen.insert(attr).clone()),
-            (Err(_), Some(attr)) if is_gone() => Ok(attr.clone()),
-            (found, _) => found,
+        });
+        let mut last = last.lock();
+        match (answer, &*last) {
+            (Ok(answer), _) => Ok(last.insert(answer).clone()),
+            (Err(_), Some(seen)) if is_gone() => Ok(seen.clone()),
+            (answer, _) => answer,
         }
     }
 
@@ -51,7 +57,8 @@ impl Core {
     }
 
     pub(crate) fn statfs(&self, cx: Context<'_>) -> FsResult<StatFs> {
-        self.backend.usage(cx).map(statfs)
+        let usage = |cx: Context<'_>| self.backend.usage(cx);
+        self.or_last_seen(cx, &self.usage_seen, usage).map(statfs)
     }
 }
 

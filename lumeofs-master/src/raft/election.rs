@@ -17,7 +17,9 @@ const LOOK: Duration = Duration::from_millis(25);
 /// Pause between two attempts to win the first election of a new group.
 const FOUND_PACE: Duration = Duration::from_millis(200);
 /// Attempts of a restarted leader.
-const OWN_TRIES: usize = 10;
+const OWN_TRIES: u32 = 10;
+/// How often the pause between attempts doubles.
+const DOUBLINGS_MAX: u32 = 4;
 
 /// Asks for votes in a new group until it has its first leader: the other masters may be starting
 /// just now.
@@ -35,10 +37,16 @@ pub(super) async fn replace_own(raft: Raft, server: Arc<RaftServer>) {
     while tries < OWN_TRIES && has_no_leader(&raft) {
         sleep(LOOK).await;
         if has_no_leader(&raft) && server.elect() {
+            sleep(pause(FOUND_PACE, tries)).await;
             tries += 1;
-            sleep(FOUND_PACE).await;
         }
     }
+}
+
+/// Pause after an attempt, longer each time: on a slow disk the votes of an attempt may arrive only after a short one,
+/// and each new attempt voids those of the one before.
+fn pause(first: Duration, attempts_before: u32) -> Duration {
+    first * (1 << attempts_before.min(DOUBLINGS_MAX))
 }
 
 fn has_no_leader(raft: &Raft) -> bool {
@@ -58,6 +66,7 @@ pub(super) async fn run(
     let metrics = raft.server_metrics();
     // The leader that we are replacing, and when to ask again.
     let mut replacing: Option<(u64, Instant)> = None;
+    let mut attempts = 0;
     loop {
         sleep(LOOK).await;
         let leader = metrics.borrow().current_leader;
@@ -65,7 +74,7 @@ pub(super) async fn run(
             (Some(leader), _)
                 if leader == me || !(presence.is_gone(leader) || server.has_resigned(leader)) =>
             {
-                replacing = None;
+                (replacing, attempts) = (None, 0);
                 continue;
             }
             (Some(leader), None) => (leader, Instant::now()),
@@ -79,7 +88,8 @@ pub(super) async fn run(
         }
         if server.elect() {
             tracing::info!(%group, gone = next.0, "the leader is gone, asking for votes");
-            replacing = Some((next.0, Instant::now() + pace));
+            replacing = Some((next.0, Instant::now() + pause(pace, attempts)));
+            attempts += 1;
         }
     }
 }
