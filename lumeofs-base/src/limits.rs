@@ -73,8 +73,8 @@ pub const OPENS_PER_REPORT_MAX: usize = 32_768;
 /// such a mount stays without one: nobody can reach it any more to end it. Longer than an election after the silent
 /// loss of a leader.
 pub const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
-/// Silence of the cluster after which `stat` of a mount's root shows what was seen last. Longer than an election after
-/// the silent loss of a leader.
+/// Silence of the cluster after which `stat` of a mount's root and `statfs` show what was seen last. Longer than
+/// an election after the silent loss of a leader.
 pub const ROOT_STAT_PATIENCE: Duration = Duration::from_secs(7);
 /// How often a mount process looks whether its mount still is where it was.
 pub const MOUNT_WATCH_INTERVAL: Duration = Duration::from_millis(500);
