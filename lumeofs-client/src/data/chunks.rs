@@ -3,7 +3,7 @@
 use crate::inodes::{Inode, Known};
 use crate::link::{Asker, Link};
 use crate::meta::unexpected;
-use lumeofs_base::limits::{BLOCK_SIZE, FILE_SIZE_BYTES_MAX, IO_BYTES_MAX};
+use lumeofs_base::limits::{BLOCK_SIZE, FILE_SIZE_BYTES_MAX};
 use lumeofs_base::{ChunkIndex, Code, FsError, FsResult, InodeId};
 use lumeofs_meta::op::{Query, Reply};
 use std::ops::Range;
@@ -19,19 +19,19 @@ pub(crate) struct Piece {
     pub(crate) bytes: Range<usize>,
 }
 
-/// Splits `len` bytes at `offset` at chunk boundaries and into requests; the cuts between
-/// requests are at block boundaries.
-pub(crate) fn pieces(offset: u64, len: usize, chunk_size: u64) -> Vec<Piece> {
+/// Splits `len` bytes at `offset` at chunk boundaries and into requests of at most `most` bytes; the cuts
+/// between requests are at block boundaries.
+pub(crate) fn pieces(offset: u64, len: usize, chunk_size: u64, most: usize) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut start = 0;
     while start < len {
         let at = offset + start as u64;
         let within = at % chunk_size;
         let in_chunk = ((len - start) as u64).min(chunk_size - within) as usize;
-        let count = if in_chunk <= IO_BYTES_MAX {
+        let count = if in_chunk <= most {
             in_chunk
         } else {
-            IO_BYTES_MAX - (within % BLOCK_SIZE as u64) as usize
+            most - (within % BLOCK_SIZE as u64) as usize
         };
         let index = ChunkIndex((at / chunk_size) as u32);
         pieces.push(Piece {
@@ -112,13 +112,14 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lumeofs_base::limits::IO_BYTES_MAX;
 
     const CHUNK: u64 = 64 << 20;
 
     #[test]
     fn pieces_end_at_chunks_and_cuts_between_them_are_aligned() {
-        assert!(pieces(7, 0, CHUNK).is_empty());
-        let two = pieces(CHUNK - 10, 30, CHUNK);
+        assert!(pieces(7, 0, CHUNK, IO_BYTES_MAX).is_empty());
+        let two = pieces(CHUNK - 10, 30, CHUNK, IO_BYTES_MAX);
         assert_eq!(
             two[0],
             Piece {
@@ -135,8 +136,8 @@ mod tests {
                 bytes: 10..30
             }
         );
-        assert_eq!(pieces(5, IO_BYTES_MAX, CHUNK).len(), 1);
-        let many = pieces(5, 3 * IO_BYTES_MAX, CHUNK);
+        assert_eq!(pieces(5, IO_BYTES_MAX, CHUNK, IO_BYTES_MAX).len(), 1);
+        let many = pieces(5, 3 * IO_BYTES_MAX, CHUNK, IO_BYTES_MAX);
         assert!(
             many[1..]
                 .iter()

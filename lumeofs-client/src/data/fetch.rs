@@ -22,6 +22,8 @@ use std::time::Duration;
 /// How long a replica may be silent while there is another one to ask; doubled with each turn
 /// through all of them.
 const REPLICA_LIMIT: Duration = Duration::from_millis(500);
+/// Bytes that one request reads: of a longer read, one part comes from the disk while another is on the way.
+const READ_BYTES_MAX: usize = 256 << 10;
 
 impl Link {
     /// Fills `buf` from `offset` on; chunks that are not in `known` read as zeros.
@@ -86,7 +88,7 @@ impl<'a, 'p> Fetch<'a, 'p> {
         meanwhile: Option<&'a mut dyn FnMut()>,
     ) -> Self {
         let mut wanted = Vec::new();
-        for piece in pieces(offset, buf.len(), link.chunk_size()) {
+        for piece in pieces(offset, buf.len(), link.chunk_size(), READ_BYTES_MAX) {
             match known.chunks.get(&piece.index) {
                 Some(chunk) => wanted.push(Wanted::new(piece, *chunk)),
                 None => buf[piece.bytes].fill(0),

@@ -13,6 +13,7 @@ use crate::link::{Asker, Link};
 use crate::meta::unexpected;
 use lumeofs_base::checksum::block_checksums;
 use lumeofs_base::clock::{Clock, SystemClock};
+use lumeofs_base::limits::IO_BYTES_MAX;
 use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId};
 use lumeofs_meta::op::{Mutation, Query, Reply};
 use lumeofs_proto::data::ChunkRequest;
@@ -292,7 +293,7 @@ impl Link {
         let map = self.map();
         let durable = how.durable || map.always_durable;
         let mut ops = Vec::new();
-        for piece in pieces(offset, data.len(), map.chunk_size) {
+        for piece in pieces(offset, data.len(), map.chunk_size, IO_BYTES_MAX) {
             let chunk = known.chunks.get(&piece.index).ok_or_else(|| {
                 FsError::new(Code::Io, format!("chunk {} was not allocated", piece.index))
             })?;

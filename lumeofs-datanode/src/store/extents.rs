@@ -45,7 +45,10 @@ pub(super) struct Extents {
 
 struct ExtentFile {
     path: PathBuf,
+    /// For writing, past the page cache.
     data: Arc<dyn DiskFile>,
+    /// The same file, for reading: what is read again comes from memory.
+    cached: Arc<dyn DiskFile>,
     sums: Arc<dyn DiskFile>,
     data_dirty: AtomicBool,
     sums_dirty: AtomicBool,
@@ -61,6 +64,12 @@ struct Part {
     /// Blocks of the run: first one and count.
     first: usize,
     count: usize,
+}
+
+/// Position of the first block that does not match its checksum.
+fn first_damaged(blocks: &[u8], sums: &[u32]) -> Option<usize> {
+    let mut blocks = blocks.chunks_exact(BLOCK_SIZE).zip(sums);
+    blocks.position(|(block, sum)| crc32c(block) != *sum)
 }
 
 impl Extents {
@@ -157,21 +166,18 @@ impl Extents {
             create: true,
             ..OpenMode::default()
         };
-        let data = self
-            .disk
-            .open(
-                &path,
-                OpenMode {
-                    direct: true,
-                    ..create
-                },
-            )
-            .map_err(context)?;
+        let direct = OpenMode {
+            direct: true,
+            ..create
+        };
+        let data = self.disk.open(&path, direct).map_err(context)?;
+        let cached = self.disk.open(&path, create).map_err(context)?;
         let sums = self.disk.open(&sums_path, create).map_err(context)?;
         let (data_dirty, sums_dirty) = (AtomicBool::new(false), AtomicBool::new(false));
         Ok(ExtentFile {
             path,
             data,
+            cached,
             sums,
             data_dirty,
             sums_dirty,
@@ -222,26 +228,29 @@ impl Extents {
         let mut all = Vec::with_capacity(run.count as usize);
         for part in self.parts(run) {
             let blocks = &mut buf[part.first * BLOCK_SIZE..(part.first + part.count) * BLOCK_SIZE];
+            let failed = |error: io::Error| ReadError::Disk(part.failed("read", &error));
             let mut bytes = vec![0; part.count * SUM_BYTES as usize];
-            let read = part.file.data.read_exact_at(blocks, part.start * BLOCK);
-            read.and_then(|()| {
-                part.file
-                    .sums
-                    .read_exact_at(&mut bytes, part.start * SUM_BYTES)
-            })
-            .map_err(|error| ReadError::Disk(part.failed("read", &error)))?;
-            for (index, block) in blocks.chunks_exact(BLOCK_SIZE).enumerate() {
-                let at = index * SUM_BYTES as usize;
-                let sum = u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
-                if crc32c(block) != sum {
-                    return Err(ReadError::Damaged(Damaged {
-                        index: part.first + index,
-                        file: part.file.path.clone(),
-                        offset: (part.start + index as u64) * BLOCK,
-                    }));
-                }
-                all.push(sum);
+            let (start, sums_start) = (part.start * BLOCK, part.start * SUM_BYTES);
+            let read = part.file.cached.read_exact_at(blocks, start);
+            let read = read.and_then(|()| part.file.sums.read_exact_at(&mut bytes, sums_start));
+            read.map_err(failed)?;
+            let (sums, _) = bytes.as_chunks();
+            let sums: Vec<_> = sums.iter().map(|sum| u32::from_le_bytes(*sum)).collect();
+            let mut damaged = first_damaged(blocks, &sums);
+            if damaged.is_some() {
+                // Memory fails too: what counts is what the disk has.
+                let again = part.file.data.read_exact_at(blocks, start);
+                again.map_err(failed)?;
+                damaged = first_damaged(blocks, &sums);
             }
+            if let Some(index) = damaged {
+                return Err(ReadError::Damaged(Damaged {
+                    index: part.first + index,
+                    file: part.file.path.clone(),
+                    offset: (part.start + index as u64) * BLOCK,
+                }));
+            }
+            all.extend(sums);
         }
         Ok(all)
     }

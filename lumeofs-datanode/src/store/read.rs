@@ -28,16 +28,18 @@ impl Core {
             return Err(FsError::new(Code::Invalid, context));
         }
         let within = (offset % BLOCK) as usize;
-        let mut buf = AlignedBuf::zeroed((within + len).next_multiple_of(BLOCK_SIZE));
+        let mut buf = AlignedBuf::scratch((within + len).next_multiple_of(BLOCK_SIZE));
         let mut sums = vec![*ZERO_BLOCK_SUM; buf.len() / BLOCK_SIZE];
         let first = Block::try_from(offset / BLOCK)
             .unwrap_or(BLOCKS_MAX)
             .min(BLOCKS_MAX);
         let end = BLOCKS_MAX.min(first + sums.len() as Block);
+        let mut filled = 0;
         if let Some(chunk) = self.catalog.chunk(chunk) {
             let content = chunk.content.read();
-            self.fill(&chunk, &content, first..end, &mut buf, &mut sums)?;
+            filled = self.fill(&chunk, &content, first..end, &mut buf, &mut sums)?;
         }
+        buf[filled..].fill(0);
         let data = if within == 0 {
             buf.set_len(len);
             buf
@@ -62,12 +64,14 @@ impl Core {
         content: &Content,
         block: Block,
     ) -> FsResult<AlignedBuf> {
-        let mut buf = AlignedBuf::zeroed(BLOCK_SIZE);
-        self.fill(chunk, content, block..block + 1, &mut buf, &mut [0])?;
+        let mut buf = AlignedBuf::scratch(BLOCK_SIZE);
+        let filled = self.fill(chunk, content, block..block + 1, &mut buf, &mut [0])?;
+        buf[filled..].fill(0);
         Ok(buf)
     }
 
-    /// Fills in the blocks of `range` that are not holes, and their checksums.
+    /// Fills in the blocks of `range`, and the checksums of those that are not holes. Returns up to which
+    /// byte of `buf`; what lies behind is a hole.
     fn fill(
         &self,
         chunk: &Chunk,
@@ -75,9 +79,13 @@ impl Core {
         range: Range<Block>,
         buf: &mut [u8],
         sums: &mut [u32],
-    ) -> FsResult<()> {
+    ) -> FsResult<usize> {
         let first = range.start;
+        let mut filled = 0;
         for mapped in content.map.range(range) {
+            let start = (mapped.block - first) as usize * BLOCK_SIZE;
+            buf[filled..start].fill(0);
+            filled = start + mapped.run.count as usize * BLOCK_SIZE;
             let mut next = mapped.block;
             let end = mapped.block + mapped.run.count;
             for (&block, image) in content.overlay.range(mapped.block..end) {
@@ -90,7 +98,7 @@ impl Core {
             }
             self.fill_stored(chunk, part(mapped, next..end), first, buf, sums)?;
         }
-        Ok(())
+        Ok(filled)
     }
 
     fn fill_stored(
