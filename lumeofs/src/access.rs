@@ -21,7 +21,7 @@ pub(crate) struct Access {
     /// Directory of a development cluster; used when no masters are given
     #[arg(long, global = true, value_name = "DIR", default_value = crate::dev::DEFAULT_DIR)]
     dir: PathBuf,
-    /// Prints JSON
+    /// Prints JSON; a name that is not UTF-8 is a list of its bytes there
     #[arg(long, global = true)]
     pub(crate) json: bool,
 }

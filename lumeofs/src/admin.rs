@@ -51,12 +51,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let (masters, credentials) = args.access.resolve()?;
     match args.action {
         Action::Raft => return raft(&masters, &credentials, json),
-        Action::Certificate => return certificate(&credentials),
+        Action::Certificate => return certificate(&credentials, json),
         _ => {}
     }
     let status = status(&masters, &credentials)?;
     match args.action {
-        Action::Status => show_status(&status, json),
+        Action::Status => {
+            show_status(&status, json)?;
+            check_leaders(&status)
+        }
         Action::Nodes => show_nodes(&status, json),
         Action::Groups => show_groups(&status, json),
         Action::Raft | Action::Chunks { .. } | Action::Certificate => {
@@ -65,13 +68,16 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-fn certificate(credentials: &Credentials) -> anyhow::Result<()> {
+fn certificate(credentials: &Credentials, json: bool) -> anyhow::Result<()> {
     let tls = credentials.tls().ok_or_else(|| {
         FsError::new(
             Code::Invalid,
             "this cluster does not use TLS: its secret file has no line \"tls = true\"",
         )
     })?;
+    if json {
+        return output::json(&json!({"name": "lumeofs", "certificate": tls.certificate_pem()}));
+    }
     output::line(tls.certificate_pem().trim_end())
 }
 
@@ -155,6 +161,20 @@ impl tonic::service::Interceptor for Token {
             .metadata_mut()
             .insert("authorization", self.0.clone());
         Ok(request)
+    }
+}
+
+/// An error for scripts: the status itself has been shown.
+fn check_leaders(status: &StatusReply) -> anyhow::Result<()> {
+    match status.raft.iter().find(|group| group.leader == 0) {
+        Some(group) => {
+            let text = format!(
+                "the {} group has no leader: start more of the masters",
+                group.name
+            );
+            Err(FsError::new(Code::Unavailable, text).into())
+        }
+        None => Ok(()),
     }
 }
 

@@ -40,18 +40,18 @@ struct StartArgs {
     /// Where to mount [default: DIR/mnt]
     #[arg(long)]
     mount: Option<PathBuf>,
-    /// Masters of a new cluster: 1, 3 or 5
-    #[arg(long, default_value_t = 3)]
-    masters: u64,
-    /// Datanodes of a new cluster
-    #[arg(long, default_value_t = 3)]
-    datanodes: u64,
+    /// Masters of a new cluster: 1, 3 or 5 [default: 3]
+    #[arg(long)]
+    masters: Option<u64>,
+    /// Datanodes of a new cluster [default: 3]
+    #[arg(long)]
+    datanodes: Option<u64>,
     /// Copies of a chunk in a new cluster [default: 3, or the number of datanodes if that is less]
     #[arg(long)]
     replicas: Option<u32>,
-    /// Durability of a new cluster: fsync or always
-    #[arg(long, default_value = "fsync", value_parser = ["fsync", "always"])]
-    durability: String,
+    /// Durability of a new cluster [default: fsync]
+    #[arg(long, value_parser = ["fsync", "always"])]
+    durability: Option<String>,
     /// Encrypts the connections of a new cluster
     #[arg(long)]
     tls: bool,
@@ -64,6 +64,9 @@ struct StartArgs {
     /// Returns once everything is up; stop it with `lumeofs dev stop`
     #[arg(long)]
     detach: bool,
+    /// Prints JSON once everything is up: what `status` shows
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Subcommand)]
@@ -82,6 +85,9 @@ enum Action {
         /// Directory of the cluster
         #[arg(long, default_value = DEFAULT_DIR)]
         dir: PathBuf,
+        /// Prints JSON: what `status` shows afterwards
+        #[arg(long)]
+        json: bool,
     },
     /// Starts a node or the mount again, stopping it first if it runs
     Restart {
@@ -90,36 +96,59 @@ enum Action {
         /// Directory of the cluster
         #[arg(long, default_value = DEFAULT_DIR)]
         dir: PathBuf,
+        /// Prints JSON: what `status` shows afterwards
+        #[arg(long)]
+        json: bool,
     },
 }
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    match args.action {
-        None => start(args.start),
-        Some(Action::Status { dir, json }) => status(&Layout::load(&dir)?, json),
-        Some(Action::Stop { dir }) => stop(&Layout::load(&dir)?),
-        Some(Action::Restart { node, dir }) => restart(&Layout::load(&dir)?, &node),
+    let (layout, json) = match args.action {
+        None => return start(args.start),
+        Some(Action::Status { dir, json }) => return status(&Layout::load(&dir)?, json),
+        Some(Action::Stop { dir, json }) => {
+            let layout = Layout::load(&dir)?;
+            stop(&layout)?;
+            (layout, json)
+        }
+        Some(Action::Restart { node, dir, json }) => {
+            let layout = Layout::load(&dir)?;
+            restart(&layout, &node)?;
+            (layout, json)
+        }
+    };
+    if json {
+        return status(&layout, json);
     }
+    Ok(())
 }
 
 fn start(args: StartArgs) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let layout = match Layout::load(&args.dir) {
-        Ok(layout) => layout,
-        Err(_) if !Layout::exists(&args.dir) => Layout::create(
-            &args.dir,
+    let layout = if Layout::exists(&args.dir) {
+        let layout = Layout::load(&args.dir)?;
+        layout.check_is_as_wanted(
             args.masters,
             args.datanodes,
-            args.replicas.unwrap_or(3.min(args.datanodes as u32)),
-            &args.durability,
+            args.replicas,
+            args.durability.as_deref(),
+        )?;
+        if args.tls {
+            layout.check_tls()?;
+        }
+        layout
+    } else {
+        let datanodes = args.datanodes.unwrap_or(3);
+        Layout::create(
+            &args.dir,
+            args.masters.unwrap_or(3),
+            datanodes,
+            args.replicas.unwrap_or(3.min(datanodes as u32)),
+            args.durability.as_deref().unwrap_or("fsync"),
             args.tls,
-        )?,
-        Err(error) => return Err(error),
+        )?
     };
-    if args.tls {
-        layout.check_tls()?;
-    }
     let mount = (!args.no_mount).then(|| args.mount.unwrap_or_else(|| layout.dir.join("mnt")));
     let layout = layout.with_mount(mount, &args.options)?;
     if let Some(running) = layout
@@ -145,7 +174,11 @@ fn start(args: StartArgs) -> anyhow::Result<()> {
         stop(&layout)?;
         return Err(error);
     }
-    let told = summary(&layout, begun);
+    let told = if args.json {
+        output::json(&rows(&layout))
+    } else {
+        summary(&layout, begun)
+    };
     if args.detach {
         return told;
     }
@@ -153,7 +186,10 @@ fn start(args: StartArgs) -> anyhow::Result<()> {
     drop(told);
     // The sender lives in the signal thread; an error would mean that it is gone.
     waiting.1.recv().context("the signal thread ended")?;
-    output::note("stopping");
+    output::note(format_args!(
+        "stopping; a second signal leaves what still runs to `lumeofs dev stop --dir {}`",
+        layout.dir.display()
+    ));
     stop(&layout)
 }
 

@@ -1,19 +1,38 @@
 //! Exit codes: the only place where an error becomes one. They are part of the interface.
 
 use lumeofs_base::{Code, FsError};
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
-/// The exit code of an error: that of the `FsError` within it, else 1.
+/// The exit code of an error: that of the cluster's or the machine's error within it, else 1.
 pub(crate) fn code_of(error: &anyhow::Error) -> ExitCode {
-    let code = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<FsError>())
-        .map(|error| error.code);
-    ExitCode::from(code.map_or(1, number))
+    let numbers = error.chain().find_map(|cause| {
+        let of_cluster = cause
+            .downcast_ref()
+            .map(|error: &FsError| number(error.code));
+        of_cluster.or_else(|| {
+            cause
+                .downcast_ref()
+                .map(|error: &io::Error| local(error.kind()))
+        })
+    });
+    ExitCode::from(numbers.unwrap_or(1))
+}
+
+/// The same of a local file's error.
+const fn local(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::NotFound => 3,
+        ErrorKind::AlreadyExists => 4,
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => 5,
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => 6,
+        _ => 1,
+    }
 }
 
 const fn number(code: Code) -> u8 {
     match code {
+        Code::Invalid => 2,
         Code::NotFound | Code::NoData | Code::NoSuchOffset => 3,
         Code::Exists => 4,
         Code::Access | Code::NotPermitted | Code::ReadOnly => 5,
@@ -25,8 +44,7 @@ const fn number(code: Code) -> u8 {
         | Code::Unavailable
         | Code::Again => 7,
         Code::Refused => 8,
-        Code::Invalid
-        | Code::NameTooLong
+        Code::NameTooLong
         | Code::FileTooBig
         | Code::TooManyLinks
         | Code::NotDirectory

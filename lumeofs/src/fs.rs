@@ -93,19 +93,20 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         }
         Action::Put { local, path } => {
             let bytes = copy::put(&session, &local, path.as_bytes())?;
-            done(json!({"path": output::name(path.as_bytes()), "bytes": bytes}))
+            done(json!({"path": output::json_name(path.as_bytes()), "bytes": bytes}))
         }
         Action::Get { path, local } if local.as_os_str() == "-" => {
-            copy::get(&session, path.as_bytes(), &mut std::io::stdout().lock()).map(drop)
+            copy::get(&session, path.as_bytes(), || Ok(std::io::stdout())).map(drop)
         }
         Action::Get { path, local } => {
-            let mut file = std::fs::File::create(&local)
-                .with_context(|| format!("create {}", local.display()))?;
-            let bytes = copy::get(&session, path.as_bytes(), &mut file)?;
-            done(json!({"path": output::name(path.as_bytes()), "bytes": bytes}))
+            let create = || {
+                std::fs::File::create(&local).with_context(|| format!("create {}", local.display()))
+            };
+            let bytes = copy::get(&session, path.as_bytes(), create)?;
+            done(json!({"path": output::json_name(path.as_bytes()), "bytes": bytes}))
         }
         Action::Cat { path } => {
-            copy::get(&session, path.as_bytes(), &mut std::io::stdout().lock()).map(drop)
+            copy::get(&session, path.as_bytes(), || Ok(std::io::stdout())).map(drop)
         }
         Action::Rm { path, recursive } => {
             let shown = output::name(path.as_bytes());
@@ -113,21 +114,23 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             session
                 .remove(parent, name, recursive)
                 .map_err(|error| error.during(&shown))?;
-            done(json!({"removed": shown}))
+            done(json!({"removed": output::json_name(path.as_bytes())}))
         }
         Action::Mkdir { path, parents } => {
             let shown = output::name(path.as_bytes());
             session
                 .mkdir(path.as_bytes(), parents)
                 .map_err(|error| error.during(&shown))?;
-            done(json!({"path": shown}))
+            done(json!({"path": output::json_name(path.as_bytes())}))
         }
         Action::Mv { from, to } => {
             let (shown, new) = (output::name(from.as_bytes()), output::name(to.as_bytes()));
             session
                 .rename(from.as_bytes(), to.as_bytes())
                 .map_err(|error| error.during(format_args!("move {shown} to {new}")))?;
-            done(json!({"from": shown, "to": new}))
+            done(json!({
+                "from": output::json_name(from.as_bytes()), "to": output::json_name(to.as_bytes()),
+            }))
         }
     }
 }

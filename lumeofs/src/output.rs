@@ -3,7 +3,7 @@
 //! Nothing here panics: standard output may be a full disk, or a pipe whose reader has enough.
 
 use serde::Serialize;
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
 /// Prints a line: `line(format_args!(…))`.
 pub(crate) fn line(text: impl std::fmt::Display) -> anyhow::Result<()> {
@@ -15,9 +15,12 @@ pub(crate) fn note(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Replaces the last line of a terminal's standard error.
+/// Replaces the last line of standard error if that is a terminal.
 pub(crate) fn status(text: impl std::fmt::Display) {
-    let _ = write!(std::io::stderr(), "\r\x1b[K{text}");
+    let mut out = std::io::stderr();
+    if out.is_terminal() {
+        let _ = write!(out, "\r\x1b[K{text}");
+    }
 }
 
 /// Whether an error only says that nobody reads on, as behind `| head`: nothing to complain about.
@@ -44,6 +47,11 @@ pub(crate) fn name(bytes: &[u8]) -> String {
         }
     }
     shown
+}
+
+/// A name for programs: a string, or the list of its bytes if they are not UTF-8.
+pub(crate) fn json_name(bytes: &[u8]) -> serde_json::Value {
+    std::str::from_utf8(bytes).map_or_else(|_| bytes.into(), Into::into)
 }
 
 /// Prints a value as JSON.
@@ -96,5 +104,7 @@ mod tests {
     fn names_are_shown_without_what_a_terminal_obeys() {
         assert_eq!(name("Übung 1".as_bytes()), "Übung 1");
         assert_eq!(name(b"a\nb\x1b[2J\\\xff"), r"a\nb\u{1b}[2J\\\xff");
+        assert_eq!(json_name(b"a\nb\\"), "a\nb\\");
+        assert_eq!(json_name(b"a\xff"), serde_json::json!([97, 255]));
     }
 }

@@ -5,6 +5,7 @@ use anyhow::Context as _;
 use lumeofs_base::{Code, FsError, NodeId, NodeKind, limits};
 use lumeofs_proto::auth::{Credentials, Identity};
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 /// Options of `lumeofs master`.
@@ -71,6 +72,9 @@ pub(crate) struct KeygenArgs {
     /// The cluster encrypts its connections
     #[arg(long)]
     tls: bool,
+    /// Prints JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Allows as many open files as the system permits: each connection takes several.
@@ -148,6 +152,10 @@ pub(crate) fn datanode(args: DatanodeArgs) -> anyhow::Result<()> {
 /// Writes the secret file of a new cluster, readable by its owner only.
 pub(crate) fn keygen(args: &KeygenArgs) -> anyhow::Result<()> {
     write_secret(&args.file, args.tls)?;
+    if args.json {
+        let file = crate::output::json_name(args.file.as_os_str().as_bytes());
+        return crate::output::json(&serde_json::json!({"file": file}));
+    }
     crate::output::line(args.file.display())
 }
 

@@ -141,6 +141,49 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Refuses what would only be true of a new cluster. `None` asks for nothing.
+    pub(crate) fn check_is_as_wanted(
+        &self,
+        masters: Option<u64>,
+        datanodes: Option<u64>,
+        replicas: Option<u32>,
+        durability: Option<&str>,
+    ) -> anyhow::Result<()> {
+        let has = |name: &str, wanted: Option<String>, is: String| match wanted {
+            Some(wanted) if wanted != is => {
+                let text = format!(
+                    "--{name} {wanted}: the cluster in {} was made with {is}; leave the option out, or name another --dir",
+                    self.dir.display()
+                );
+                Err(FsError::new(Code::Invalid, text))
+            }
+            _ => Ok(()),
+        };
+        let text = |number: Option<u64>| number.map(|number| number.to_string());
+        has(
+            "masters",
+            text(masters),
+            self.master_addresses().len().to_string(),
+        )?;
+        has(
+            "datanodes",
+            text(datanodes),
+            self.datanode_count().to_string(),
+        )?;
+        let stored = &self.stored;
+        has(
+            "replicas",
+            text(replicas.map(u64::from)),
+            stored.replicas.to_string(),
+        )?;
+        has(
+            "durability",
+            durability.map(str::to_owned),
+            stored.durability.clone(),
+        )?;
+        Ok(())
+    }
+
     /// Refuses to go on as if a cluster without TLS had it.
     pub(crate) fn check_tls(&self) -> anyhow::Result<()> {
         let secret = self.secret_file();

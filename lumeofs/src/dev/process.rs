@@ -142,12 +142,15 @@ fn ended_within(layout: &Layout, name: &str, limit: Duration) -> bool {
     true
 }
 
-/// Start time of a process in clock ticks since boot; `None` if it does not run (a zombie does not).
+/// Start time of a process in clock ticks since boot; `None` if it does not run. A zombie does not, unless
+/// a thread of it is still at the disk and so keeps its files and its port.
 fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything; the fields after it are plain.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
-    if fields.next()? == "Z" {
+    let is_last_thread =
+        || std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() <= 1);
+    if fields.next()? == "Z" && is_last_thread() {
         return None;
     }
     fields.nth(18)?.parse().ok()

@@ -1,15 +1,16 @@
 //! When a development cluster is ready: a leader answers, datanodes are registered, groups exist and are
 //! in sync, and the mount carries a probe there and back.
 
-use super::layout::{Layout, Node, Role};
+use super::layout::{Layout, Node};
 use super::process;
+use crate::output;
 use crate::signals::Stop;
 use anyhow::{Context as _, bail};
 use lumeofs_proto::auth::Credentials;
 use std::time::{Duration, Instant};
 
 /// How long a cluster may take to become ready.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(100);
 
 /// Waits until the cluster serves.
@@ -43,11 +44,13 @@ pub(crate) fn wait_for_cluster(layout: &Layout, stop: &Stop) -> anyhow::Result<(
                         status.groups.len()
                     )
                 } else {
+                    output::status("");
                     return Ok(());
                 }
             }
             Err(error) => format!("{error:#}"),
         };
+        output::status(format_args!("waiting: {missing}"));
         if stop.requested() {
             bail!("interrupted");
         }
@@ -102,13 +105,8 @@ fn check_runs(layout: &Layout, node: &Node) -> anyhow::Result<()> {
     if process::find(layout, &node.name).is_some() {
         return Ok(());
     }
-    let kind = if node.role == Role::Master {
-        "master"
-    } else {
-        "datanode"
-    };
     bail!(
-        "{kind} {} ended: {}",
+        "{} ended: {}",
         node.name,
         process::tail(&layout.log_file(&node.name), 0)
     )

@@ -8,7 +8,7 @@ use lumeofs_base::{Code, FileKind, FsError};
 use lumeofs_meta::op::{NewNode, SetAttr};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{IsTerminal as _, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const STEP_BYTES: usize = 8 * IO_BYTES_MAX;
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
 /// Copies a local file, or standard input for `-`, to `path`, or into it if it is a directory. Durable on
-/// return. Returns the number of bytes.
+/// return. Returns the number of bytes. What is there is not touched before the source could be read.
 pub(super) fn put(session: &Session, local: &Path, path: &[u8]) -> anyhow::Result<u64> {
     let shown = local.display();
     let failed = |what: &str, error: std::io::Error| {
@@ -35,6 +35,8 @@ pub(super) fn put(session: &Session, local: &Path, path: &[u8]) -> anyhow::Resul
         total = about.is_file().then_some(about.len());
         Box::new(file)
     };
+    let mut buffer = vec![0; STEP_BYTES];
+    let mut count = fill(&mut source, &mut buffer).map_err(|error| failed("read", error))?;
     let name = local.file_name().map_or(&b""[..], OsStr::as_bytes);
     let written = |error: FsError| error.during(format_args!("write {}", output::name(path)));
     let (parent, name) = session.target(path, name).map_err(written)?;
@@ -50,13 +52,8 @@ pub(super) fn put(session: &Session, local: &Path, path: &[u8]) -> anyhow::Resul
         };
         client.setattr(cx, attr.ino, empty).map_err(written)?;
     }
-    let mut buffer = vec![0; STEP_BYTES];
     let mut progress = Progress::new(total);
-    loop {
-        let count = fill(&mut source, &mut buffer).map_err(|error| failed("read", error))?;
-        if count == 0 {
-            break;
-        }
+    while count > 0 {
         client
             .write(
                 cx,
@@ -69,14 +66,20 @@ pub(super) fn put(session: &Session, local: &Path, path: &[u8]) -> anyhow::Resul
             )
             .map_err(written)?;
         progress.add(count);
+        count = fill(&mut source, &mut buffer).map_err(|error| failed("read", error))?;
     }
     client.fsync(cx, attr.ino, false).map_err(written)?;
     client.release(attr.ino);
     Ok(progress.done)
 }
 
-/// Copies the file at `path` out. Returns the number of bytes.
-pub(super) fn get(session: &Session, path: &[u8], out: &mut dyn Write) -> anyhow::Result<u64> {
+/// Copies the file at `path` to what `open` opens once the file is known to be there. Returns the number of
+/// bytes.
+pub(super) fn get<W: Write>(
+    session: &Session,
+    path: &[u8],
+    open: impl FnOnce() -> anyhow::Result<W>,
+) -> anyhow::Result<u64> {
     let attr = session.resolve(path)?;
     if attr.kind != FileKind::Regular {
         let text = format!("{} is no regular file", output::name(path));
@@ -85,6 +88,7 @@ pub(super) fn get(session: &Session, path: &[u8], out: &mut dyn Write) -> anyhow
     let cx = session.context();
     let read = |error: FsError| error.during(format_args!("read {}", output::name(path)));
     session.client.open(cx, attr.ino, false).map_err(read)?;
+    let mut out = open()?;
     let mut buffer = vec![0; STEP_BYTES];
     let mut progress = Progress::new(Some(attr.size));
     loop {
@@ -141,7 +145,7 @@ impl Progress {
     fn add(&mut self, count: usize) {
         self.done += count as u64;
         let now = SystemClock.monotonic();
-        if now < self.told + TELL_EVERY || !std::io::stderr().is_terminal() {
+        if now < self.told + TELL_EVERY {
             return;
         }
         self.told = now;

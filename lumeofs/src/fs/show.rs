@@ -2,7 +2,7 @@
 
 use super::session::Session;
 use crate::output;
-use lumeofs_base::{Attr, FileKind, Timestamp};
+use lumeofs_base::{Attr, Code, FileKind, Timestamp};
 use serde_json::json;
 use std::fmt::Write as _;
 use time::OffsetDateTime;
@@ -18,11 +18,12 @@ pub(super) fn list(session: &Session, path: &[u8], json: bool) -> anyhow::Result
     let mut values = Vec::new();
     let mut rows = Vec::new();
     for (name, ino) in entries {
-        // It may have been removed since the directory was read.
-        let Ok(attr) = session.client.getattr(session.context(), ino) else {
-            continue;
+        let attr = match session.client.getattr(session.context(), ino) {
+            Ok(attr) => attr,
+            // Removed since the directory was read.
+            Err(error) if matches!(error.code, Code::NotFound | Code::Stale) => continue,
+            Err(error) => return Err(error.during(output::name(&name)).into()),
         };
-        let name = output::name(&name);
         rows.push(vec![
             mode(&attr),
             attr.nlink.to_string(),
@@ -30,9 +31,9 @@ pub(super) fn list(session: &Session, path: &[u8], json: bool) -> anyhow::Result
             attr.gid.to_string(),
             attr.size.to_string(),
             date(attr.mtime),
-            name.clone(),
+            output::name(&name),
         ]);
-        values.push(json!({"name": name, "attr": attr}));
+        values.push(json!({"name": output::json_name(&name), "attr": attr}));
     }
     if json {
         return output::json(&values);
