@@ -60,4 +60,6 @@ pub trait DiskFile: Send + Sync {
     /// Reserves space for a range, growing the file to its end. The range reads as zero where it was
     /// never written. Fails with `StorageFull` rather than later in a write.
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Says that a range will probably be read soon. Whoever can fetches it into the page cache meanwhile.
+    fn will_read(&self, _offset: u64, _len: u64) {}
 }

@@ -63,6 +63,8 @@ pub enum Code {
     Busy,
     /// EIO: a disk failed or data is damaged.
     Io,
+    /// ENFILE: more open files than the cluster keeps account of.
+    TooManyOpen,
     /// The server is not the leader of this Raft group; the hint names the one it knows.
     NotLeader(Option<NodeId>),
     /// The request's epoch, primary or in-sync set is not the group's current one.
@@ -126,6 +128,7 @@ impl Code {
             | Code::NoSuchOffset
             | Code::Busy
             | Code::Io
+            | Code::TooManyOpen
             | Code::StaleWrite
             | Code::LostTail
             | Code::SessionExpired

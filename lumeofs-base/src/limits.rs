@@ -67,6 +67,8 @@ pub const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
 pub const SESSION_KEEPALIVE: Duration = Duration::from_secs(2);
 /// Inodes in each list of one report of open files; a longer list goes in parts.
 pub const OPENS_PER_REPORT_MAX: usize = 32_768;
+/// Open files of all clients together; further ones are refused with ENFILE.
+pub const OPENS_MAX: usize = 1 << 20;
 
 // Mounts.
 /// How long a call on a mount that was taken out of the tree waits for a cluster that does not answer, and how long
@@ -92,6 +94,8 @@ pub const RAFT_ELECT_AFTER: Duration = Duration::from_millis(650);
 pub const RAFT_BATCH_COMMANDS_MAX: usize = 256;
 /// Bytes of commands in one Raft entry at most.
 pub const RAFT_BATCH_BYTES_MAX: usize = 256 << 10;
+/// Bytes of one operation on metadata at most: the longest value of an extended attribute and what belongs to it.
+pub const OPERATION_BYTES_MAX: usize = 128 << 10;
 /// Entries that stay in the Raft log after a checkpoint, for followers that lag.
 pub const RAFT_LOG_KEEP_ENTRIES: u64 = 200_000;
 /// Changed records in memory before the master writes a checkpoint.
@@ -148,6 +152,9 @@ pub const WAL_FILL_PIECE_BYTES: usize = 1 << 20;
 pub const WAL_INLINE_BYTES_MAX: usize = 64 << 10;
 
 const _: () = assert!(CHUNK_SIZE_BYTES.is_multiple_of(BLOCK_SIZE as u64));
+// The last command of a batch may begin just below the batch's limit.
+const _: () = assert!(RAFT_BATCH_BYTES_MAX + OPERATION_BYTES_MAX * 2 < FRAME_HEADER_BYTES_MAX);
+const _: () = assert!(XATTR_VALUE_BYTES_MAX * 2 <= OPERATION_BYTES_MAX);
 // An inode id takes up to ten bytes on the wire.
 const _: () = assert!(OPENS_PER_REPORT_MAX * 2 * 10 < FRAME_HEADER_BYTES_MAX);
 const _: () = assert!(POOLED_BYTES_MIN.is_power_of_two() && POOLED_BYTES_MAX.is_power_of_two());

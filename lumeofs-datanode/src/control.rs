@@ -110,8 +110,12 @@ async fn heartbeats(node: &Arc<Node>, masters: &Masters) {
     let mut accepted = false;
     loop {
         match heartbeat(node, masters).await {
-            Ok(()) if !reached => tracing::info!("the controller answers again"),
-            Ok(()) => accepted = true,
+            Ok(()) => {
+                accepted = true;
+                if !reached {
+                    tracing::info!("the controller answers again");
+                }
+            }
             // A datanode that has worked stays: it may be the masters that were started wrongly.
             Err(error) if error.code == Code::Refused && !accepted => {
                 tracing::error!(%error, "this datanode is refused");

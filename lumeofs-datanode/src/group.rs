@@ -220,6 +220,20 @@ impl GroupDriver {
         self.finish(afterwards, Caller::Quick);
     }
 
+    /// The store answers: if it had failed, the group can reckon with this member again.
+    pub(crate) fn store_works(&self) {
+        let mut inner = self.inner.lock();
+        if !self.work.is_idle() {
+            return;
+        }
+        // Nothing is queued without the lock, so the store stands still.
+        let last = self.store.last(self.id);
+        if inner.core.on_store_works(last) {
+            tracing::info!(group = %self.id, "the store serves again");
+            self.work.begin_history();
+        }
+    }
+
     /// A stream from a primary has been accepted.
     pub(crate) fn add_inbound(&self, stream: StreamId, inbound: Arc<Inbound>) {
         self.inner.lock().inbound.insert(stream, inbound);

@@ -207,10 +207,12 @@ impl Node {
     /// Time passes.
     pub(crate) fn tick(&self) {
         for driver in self.groups() {
-            // Of a disk that hangs nobody else would tell the group.
-            if let Err(error) = driver.store.check() {
-                driver.store_failed(&error);
+            // Of a disk that hangs, or answers again, nobody else would tell the group.
+            match driver.store.check() {
+                Ok(()) => driver.store_works(),
+                Err(error) => driver.store_failed(&error),
             }
+            driver.work.nudge_if_queued();
             let (total, free) = driver.store.space();
             let low = free < low_space(total, self.groups_on(&driver.store)) || total == 0;
             driver.with(Caller::Quick, |core, now| {

@@ -131,6 +131,9 @@ fn operation(op: Op, asked: &ChunkRequest, data: &[u8]) -> FsResult<ChunkOp> {
     {
         return Err(bad("past the chunk's end"));
     }
+    if chunk.get() >> 63 != 0 {
+        return Err(bad("no chunk has this id"));
+    }
     if chunk == ERA_MARK && op != Op::Truncate {
         return Err(bad("it has no data"));
     }
@@ -180,6 +183,17 @@ fn write(
     data: &Data,
     deadline: Instant,
 ) -> FsResult<Result<Version, NodeId>> {
+    if let Some(owner) = driver
+        .store
+        .owner(ChunkId(asked.chunk))
+        .filter(|owner| *owner != driver.id)
+    {
+        let context = format!(
+            "chunk {} belongs to group {owner}, not {}",
+            asked.chunk, driver.id
+        );
+        return Err(FsError::new(Code::Invalid, context));
+    }
     let mut request = WriteRequest {
         ticket: 0,
         epoch: Epoch(asked.epoch),

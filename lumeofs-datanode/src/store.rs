@@ -35,6 +35,7 @@ mod health;
 mod journal;
 mod plan;
 mod read;
+mod read_ahead;
 mod record;
 mod recovery;
 mod space;
@@ -299,6 +300,11 @@ impl ChunkStore {
             chunk,
             ..found.state()
         })
+    }
+
+    /// The group that a chunk belongs to, if it is here.
+    pub fn owner(&self, chunk: ChunkId) -> Option<GroupId> {
+        Some(self.core.catalog.chunk(chunk)?.group)
     }
 
     /// States of up to `max` chunks of a group above `after`, in order of their ids; so the mark of its

@@ -48,6 +48,19 @@ impl WorkQueue {
         self.history.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Whether nothing is queued or under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        state.queue.is_empty() && !state.running
+    }
+
+    /// Wakes the worker for what another thread queued and has not come to, because it waits for a peer.
+    pub(crate) fn nudge_if_queued(&self) {
+        if !self.state.lock().queue.is_empty() {
+            self.nudge();
+        }
+    }
+
     pub(crate) fn nudge(&self) {
         self.ready.notify_one();
     }

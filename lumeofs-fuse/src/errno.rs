@@ -34,6 +34,7 @@ pub(crate) fn errno(code: Code) -> Errno {
         Code::NoSuchOffset => libc::ENXIO,
         Code::Busy => libc::EBUSY,
         Code::Io => libc::EIO,
+        Code::TooManyOpen => libc::ENFILE,
         // The client retries these itself; one that comes through means that it gave up (`on-outage=eio`, or
         // the end of `block:SECONDS`), and POSIX has no better word for a filesystem that does not answer.
         Code::NotLeader(_)

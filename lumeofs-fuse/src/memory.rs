@@ -275,7 +275,9 @@ impl Backend for Memory {
         let ino = state.find(from.0, from.1)?;
         if state.find(to.0, to.1).is_ok() {
             match mode {
-                RenameMode::NoReplace => return Err(Code::Exists.into()),
+                RenameMode::NoReplace | RenameMode::WhiteoutNoReplace => {
+                    return Err(Code::Exists.into());
+                }
                 RenameMode::Replace => state.remove(to.0, to.1)?,
                 RenameMode::Exchange | RenameMode::Whiteout => {
                     return Err(Code::Unsupported.into());

@@ -11,9 +11,9 @@ use lumeofs_proto::meta::OpenReport;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// A killed leader must be replaced within this time. The design's goal is 1.5 s; the rest is for
-/// machines on which the tests of everything run at once.
-const REPLACED_WITHIN: Duration = Duration::from_millis(2500);
+/// A killed leader must be replaced within this time. The goal is 1.5 s; the rest is for machines that are
+/// busy. An election after silence alone takes 3.2 s or more.
+const REPLACED_WITHIN: Duration = Duration::from_millis(3100);
 
 fn create(name: &str) -> Mutation {
     Mutation::Create {
@@ -41,6 +41,9 @@ fn lookup(name: &str) -> Query {
         name: name.into(),
     }
 }
+
+/// After this an inode that nobody holds would be gone.
+const WHEN_PURGED: Duration = Duration::from_millis(2500);
 
 #[test]
 fn one_master_serves_and_is_the_same_after_a_restart_and_after_a_crash() {
@@ -150,7 +153,6 @@ fn a_deleted_file_lives_until_its_last_holder_lets_go() {
             },
         )
         .unwrap();
-    let mut other = Client::connect(&cluster);
     let open = |client: &Client, opened, released| OpenReport {
         session: client.session,
         opened,
@@ -158,16 +160,23 @@ fn a_deleted_file_lives_until_its_last_holder_lets_go() {
         term: client.term,
         ..Default::default()
     };
-    // Another session cannot open it any more, but it is held by its creator.
-    let report = open(&other, vec![attr.ino.get() + 1000], vec![]);
-    assert_eq!(other.report(report).unwrap_err().code, Code::Stale);
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(WHEN_PURGED);
     client.query(Query::GetAttr { ino: attr.ino }).unwrap();
+    // Whoever looked its name up before can still open it for a moment after its last holder let go.
     let report = open(&client, vec![], vec![attr.ino.get()]);
     client.report(report).unwrap();
+    let mut other = Client::connect(&cluster);
+    let report = open(&other, vec![attr.ino.get()], vec![]);
+    other.report(report).unwrap();
+    std::thread::sleep(WHEN_PURGED);
+    client.query(Query::GetAttr { ino: attr.ino }).unwrap();
+    let report = open(&other, vec![], vec![attr.ino.get()]);
+    other.report(report).unwrap();
     wait_for("the purge", || {
         client.query(Query::GetAttr { ino: attr.ino }).is_err()
     });
+    let report = open(&other, vec![attr.ino.get()], vec![]);
+    assert_eq!(other.report(report).unwrap_err().code, Code::Stale);
 }
 
 #[test]
@@ -187,7 +196,7 @@ fn a_new_leader_purges_nothing_before_all_sessions_have_spoken() {
             },
         )
         .unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(WHEN_PURGED);
     client.query(Query::GetAttr { ino: attr.ino }).unwrap();
     let mut report = OpenReport {
         session: client.session,
@@ -202,7 +211,7 @@ fn a_new_leader_purges_nothing_before_all_sessions_have_spoken() {
     report.complete = true;
     report.term = reply.term;
     client.report(report).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(WHEN_PURGED);
     client.query(Query::GetAttr { ino: attr.ino }).unwrap();
     let released = vec![attr.ino.get()];
     let report = OpenReport {
@@ -245,7 +254,7 @@ fn a_list_of_open_files_may_come_in_parts() {
     client.report(report).unwrap();
     let report = part(&client, vec![], true, term);
     client.report(report).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(WHEN_PURGED);
     client.query(Query::GetAttr { ino: attr.ino }).unwrap();
     let report = OpenReport {
         session: client.session,
@@ -467,7 +476,8 @@ fn health_says_whether_somebody_answers_and_reflection_what() {
         .filter(|id| *id != leader)
         .collect();
     cluster.kill(others[0]);
-    assert!(cluster.is_serving(others[1]));
+    // The one that was killed may have led the other group.
+    wait_for("the other one to serve", || cluster.is_serving(others[1]));
     cluster.kill(others[1]);
     wait_for("the last one to see it", || !cluster.is_serving(leader));
     cluster.restart(others[0]);

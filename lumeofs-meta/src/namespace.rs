@@ -141,18 +141,22 @@ pub fn sessions(tables: &impl Tables) -> Vec<SessionInfo> {
     found
 }
 
-/// At most `limit` inodes without a name, which wait for a purge. The leader purges those that no
-/// session holds open.
-pub fn orphans(tables: &impl Tables, limit: usize) -> Vec<InodeId> {
+/// Live sessions, in order, without what is known of them.
+pub fn session_ids(tables: &impl Tables) -> Vec<SessionId> {
     let mut found = Vec::new();
-    scan(tables, keys::all::ORPHANS, limit, |key, _| {
-        found.push(InodeId(keys::first(key)));
+    scan(tables, keys::all::SESSIONS, usize::MAX, |key, _| {
+        found.push(SessionId(keys::first(key)));
     });
     found
 }
 
-/// Like [`orphans`], beginning after an inode: so that orphans that are held open do not hide the
-/// others.
+/// Whether a session is live.
+pub fn has_session(tables: &impl Tables, session: SessionId) -> bool {
+    tables.get(&keys::session(session)).is_some()
+}
+
+/// At most `limit` inodes without a name, which wait for a purge, beginning after an inode: so that those that
+/// are held open do not hide the others. The leader purges those that no session holds.
 pub fn orphans_after(tables: &impl Tables, after: InodeId, limit: usize) -> Vec<InodeId> {
     let mut found = Vec::new();
     if limit > 0 {

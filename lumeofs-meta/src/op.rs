@@ -76,6 +76,8 @@ pub enum RenameMode {
     Exchange,
     /// Replace it and leave a whiteout (char device 0:0) at the source (RENAME_WHITEOUT).
     Whiteout,
+    /// Fail with `Exists`, else leave a whiteout at the source (RENAME_NOREPLACE | RENAME_WHITEOUT).
+    WhiteoutNoReplace,
 }
 
 /// How `setxattr` treats an existing or missing attribute.

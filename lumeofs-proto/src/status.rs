@@ -3,6 +3,9 @@
 use crate::hello::Failure;
 use lumeofs_base::{Code, FsError, NodeId};
 
+/// Longest explanation that is sent.
+const CONTEXT_BYTES_MAX: usize = 4096;
+
 /// The failure message of an error.
 pub fn to_failure(error: &FsError) -> Failure {
     let leader = match error.code {
@@ -11,9 +14,14 @@ pub fn to_failure(error: &FsError) -> Failure {
     };
     Failure {
         code: to_wire(error.code),
-        context: error.context.clone(),
+        context: shortened(&error.context).to_owned(),
         leader,
     }
+}
+
+/// What names a peer's input may be as long as the input.
+fn shortened(context: &str) -> &str {
+    &context[..context.floor_char_boundary(CONTEXT_BYTES_MAX)]
 }
 
 /// The error of a failure message. An unknown number, from a newer peer, is `Io`.
@@ -46,7 +54,7 @@ pub fn to_grpc(error: &FsError) -> tonic::Status {
         | Code::Busy
         | Code::SessionExpired
         | Code::LostTail => Grpc::FailedPrecondition,
-        Code::NoSpace | Code::Quota => Grpc::ResourceExhausted,
+        Code::NoSpace | Code::Quota | Code::TooManyOpen => Grpc::ResourceExhausted,
         Code::Unsupported => Grpc::Unimplemented,
         Code::Interrupted => Grpc::Cancelled,
         Code::Again | Code::NotLeader(_) | Code::Unavailable => Grpc::Unavailable,
@@ -85,6 +93,7 @@ const fn to_wire(code: Code) -> u32 {
         Code::NoSuchOffset => 23,
         Code::Busy => 24,
         Code::Io => 25,
+        Code::TooManyOpen => 26,
         Code::NotLeader(_) => 40,
         Code::StaleEpoch => 41,
         Code::WrongGroup => 42,
@@ -123,6 +132,7 @@ const fn from_wire(code: u32, leader: u64) -> Code {
         22 => Code::Again,
         23 => Code::NoSuchOffset,
         24 => Code::Busy,
+        26 => Code::TooManyOpen,
         40 => Code::NotLeader(if leader == 0 {
             None
         } else {

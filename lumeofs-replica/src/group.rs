@@ -332,6 +332,21 @@ impl<P: Payload> Group<P> {
         self.effects.push(Effect::Changed);
     }
 
+    /// A store that failed or hung serves again, and nothing that was asked of it is under way. `last` is what it has.
+    /// The member is then like one that was restarted: if nobody else is left, it can lead. Returns whether anything
+    /// changed.
+    pub fn on_store_works(&mut self, last: Version) -> bool {
+        let is_idle = self.primary.is_none()
+            && self.follower.stream.is_none()
+            && self.follower.unfinished.is_none();
+        let heals = self.watch.is_broken() && !self.complete && is_idle;
+        if heals {
+            self.cut_history(last);
+            self.watch.healed();
+        }
+        heals
+    }
+
     /// The history ends with `last` now; what was known of it beyond is void.
     fn cut_history(&mut self, last: Version) {
         self.history += 1;

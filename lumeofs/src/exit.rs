@@ -58,6 +58,7 @@ const fn number(code: Code) -> u8 {
         | Code::Interrupted
         | Code::Busy
         | Code::Io
+        | Code::TooManyOpen
         | Code::StaleWrite
         | Code::LostTail
         | Code::SessionExpired => 1,

@@ -3,6 +3,12 @@
 //! Everything a test starts ends with its [`Cluster`], also when the test fails: mounts, processes,
 //! directories.
 
+mod loop_mounts;
+mod running;
+
+pub use loop_mounts::LoopMounts;
+pub use running::Running;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -76,6 +82,21 @@ pub fn temporary() -> tempfile::TempDir {
         .prefix("lumeofs-test.")
         .tempdir_in(std::env::var_os("LUMEOFS_TEST_DIR").unwrap_or("/var/tmp".into()))
         .expect("a temporary directory")
+}
+
+/// Prints the end of each log in a directory, without what is only information: for a test that fails.
+pub fn show_logs(directory: &Path) {
+    let entries = std::fs::read_dir(directory).into_iter().flatten();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.extension().is_none_or(|extension| extension != "log") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let lines = text.lines().filter(|line| !line.contains(" INFO "));
+        let lines: Vec<_> = lines.collect();
+        let last = lines[lines.len().saturating_sub(40)..].join("\n");
+        eprintln!("--- {}\n{last}", path.display());
+    }
 }
 
 /// A development cluster in a temporary directory.
@@ -192,7 +213,7 @@ impl Cluster {
             .pid(node)
             .unwrap_or_else(|| panic!("{node} does not run"));
         run("kill", &["-9", &pid.to_string()]);
-        eventually("a killed process ends", Duration::from_secs(5), || {
+        eventually("a killed process ends", Duration::from_secs(30), || {
             self.pid(node).is_none()
         });
     }
@@ -251,7 +272,7 @@ impl Cluster {
     /// Name of the master that leads a Raft group (`metadata`, `controller`).
     pub fn leader(&self, group: &str) -> String {
         let mut leader = 0;
-        eventually("the group has a leader", Duration::from_secs(20), || {
+        eventually("the group has a leader", Duration::from_secs(60), || {
             let Ok(status) = self.try_admin(&["status"]) else {
                 return false;
             };
@@ -285,19 +306,7 @@ impl Drop for Cluster {
             .args(["dev", "stop", "--dir", self.text()])
             .output();
         if std::thread::panicking() {
-            for entry in std::fs::read_dir(self.dir().join("logs"))
-                .into_iter()
-                .flatten()
-                .flatten()
-            {
-                let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-                let lines: Vec<_> = text
-                    .lines()
-                    .filter(|line| !line.contains(" INFO "))
-                    .collect();
-                let last = lines[lines.len().saturating_sub(40)..].join("\n");
-                eprintln!("--- {}\n{last}", entry.path().display());
-            }
+            show_logs(&self.dir().join("logs"));
             if std::env::var_os("LUMEOFS_TEST_KEEP").is_some() {
                 let kept = self.directory.path().to_owned();
                 self.directory.disable_cleanup(true);

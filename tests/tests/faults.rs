@@ -1,9 +1,13 @@
 //! Servers die under load: nothing fails, nothing acknowledged is lost, stalls are bounded.
 
-use lumeofs_tests::{Cluster, shell};
+use lumeofs_tests::{Cluster, Running, eventually, shell};
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Longest stall that a killed master may cause.
@@ -11,68 +15,69 @@ const MASTER_STALL: Duration = Duration::from_secs(7);
 /// Longest stall that a killed primary may cause.
 const DATANODE_STALL: Duration = Duration::from_secs(5);
 
-/// A thread that writes and fsyncs small files and appends without a pause, and measures each step.
+/// How long the calls of a thread take.
+#[derive(Default)]
+struct Calls {
+    count: u64,
+    longest: Duration,
+}
+
+/// A thread that writes, fsyncs, reads, renames and appends without a pause, and measures each call.
 struct Prober {
     stop: Arc<AtomicBool>,
-    longest: Arc<Mutex<Duration>>,
-    thread: Option<std::thread::JoinHandle<u64>>,
+    calls: Arc<Mutex<Calls>>,
+    thread: JoinHandle<u64>,
 }
 
 impl Prober {
     fn start(directory: &Path) -> Self {
-        let (stop, longest) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(Mutex::new(Duration::ZERO)),
-        );
+        let (stop, calls) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Calls>>::default());
         let directory = directory.join("prober");
         std::fs::create_dir(&directory).unwrap();
-        let (ended, record) = (stop.clone(), longest.clone());
+        let (ended, record) = (stop.clone(), calls.clone());
         let thread = std::thread::spawn(move || {
-            use std::io::Write;
-            let mut log = std::fs::File::options()
-                .append(true)
-                .create(true)
-                .open(directory.join("log"))
-                .unwrap();
+            let log = directory.join("log");
+            let append = File::options().append(true).create(true).open(log);
+            let mut log = append.unwrap();
             let mut count = 0u64;
             while !ended.load(Ordering::Relaxed) {
-                let begun = Instant::now();
-                let path = directory.join(format!("f{count}"));
-                let mut file = std::fs::File::create_new(&path).unwrap();
-                file.write_all(&count.to_le_bytes()).unwrap();
-                file.sync_all().unwrap();
+                let (number, path) = (count.to_le_bytes(), directory.join(format!("f{count}")));
+                let mut file = timed(&record, || File::create_new(&path));
+                timed(&record, || file.write_all(&number));
+                timed(&record, || file.sync_all());
+                assert_eq!(timed(&record, || std::fs::read(&path)), number);
                 // Exactly once: a replayed mkdir or rename would fail here.
-                std::fs::create_dir(directory.join("once")).unwrap();
-                std::fs::rename(directory.join("once"), directory.join(format!("d{count}")))
-                    .unwrap();
-                log.write_all(&count.to_le_bytes()).unwrap();
+                let (once, made) = (directory.join("once"), directory.join(format!("d{count}")));
+                timed(&record, || std::fs::create_dir(&once));
+                timed(&record, || std::fs::rename(&once, &made));
+                timed(&record, || log.write_all(&number));
                 count += 1;
-                let took = begun.elapsed();
-                let mut longest = record.lock().unwrap();
-                *longest = took.max(*longest);
             }
             log.sync_all().unwrap();
             count
         });
         Self {
             stop,
-            longest,
-            thread: Some(thread),
+            calls,
+            thread,
         }
     }
 
+    /// The longest call since this was asked last. The one under way counts here, and not the next time: its
+    /// end is waited for.
     fn longest_since_reset(&self) -> Duration {
-        std::mem::take(&mut *self.longest.lock().unwrap())
+        let count = || self.calls.lock().unwrap().count;
+        let before = count();
+        eventually("the call under way ends", 3 * MASTER_STALL, || {
+            count() > before || self.thread.is_finished()
+        });
+        assert!(!self.thread.is_finished(), "no operation failed");
+        std::mem::take(&mut self.calls.lock().unwrap().longest)
     }
 
-    fn finish(mut self, directory: &Path) {
+    fn finish(self, directory: &Path) {
         self.stop.store(true, Ordering::Relaxed);
-        let count = self
-            .thread
-            .take()
-            .unwrap()
-            .join()
-            .expect("no operation failed");
+        let count = self.thread.join().expect("no operation failed");
         let directory = directory.join("prober");
         let log = std::fs::read(directory.join("log")).unwrap();
         let expected: Vec<u8> = (0..count).flat_map(u64::to_le_bytes).collect();
@@ -91,39 +96,39 @@ impl Prober {
     }
 }
 
-fn fio(directory: &Path, seconds: u32) -> std::process::Child {
-    std::process::Command::new("fio")
-        .args([
-            "--name=random",
-            "--rw=randrw",
-            "--bs=4k-64k",
-            "--size=80m",
-            "--numjobs=2",
-            "--fsync=32",
-        ])
-        .args([
-            "--verify=crc32c",
-            "--verify_fatal=1",
-            "--group_reporting",
-            "--verify_state_save=0",
-            "--direct=1",
-            "--time_based",
-        ])
-        .arg(format!("--runtime={seconds}"))
-        .arg(format!("--directory={}", directory.display()))
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .expect("fio is there")
+/// Makes a call that must not fail, and notes how long it took.
+fn timed<T>(calls: &Mutex<Calls>, call: impl FnOnce() -> std::io::Result<T>) -> T {
+    let begun = Instant::now();
+    let result = call();
+    {
+        let mut calls = calls.lock().unwrap();
+        calls.count += 1;
+        calls.longest = calls.longest.max(begun.elapsed());
+    }
+    result.unwrap()
 }
 
-fn verified(child: std::process::Child) {
-    let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
+/// fio's job: what it writes is the same in every run, so that a later one can verify it.
+fn fio(directory: &Path) -> Command {
+    let mut command = Command::new("fio");
+    command
+        .args(["--name=random", "--rw=randwrite", "--bs=4k-64k"])
+        .args(["--size=80m", "--numjobs=2", "--fsync=32", "--direct=1"])
+        .args(["--verify=crc32c", "--verify_fatal=1"])
+        .args(["--verify_state_save=0", "--group_reporting"])
+        .arg(format!("--directory={}", directory.display()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn verified(output: Output) {
     assert!(
-        output.status.success() && !text.contains("err=") || text.contains("err= 0"),
-        "fio:\n{text}"
+        output.status.success(),
+        "fio: {}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
     );
 }
 
@@ -169,29 +174,33 @@ fn killed_leaders_and_primaries_stall_for_seconds_and_lose_nothing() {
     let cluster = Cluster::start();
     let mount = cluster.mount();
     let prober = Prober::start(&mount);
-    let load = fio(&mount, 40);
+    // 40 seconds of writing, then fio reads and verifies all of it.
+    let load = Running::start(fio(&mount).arg("--rate=,2m"));
     std::thread::sleep(Duration::from_secs(4));
-    println!(
-        "without faults: longest step {:?}",
-        prober.longest_since_reset()
-    );
+    let check = |what: &str, limit: Duration| {
+        let stall = prober.longest_since_reset();
+        println!("{what}: longest call {stall:?}");
+        assert!(stall < limit, "{what}: {stall:?}");
+    };
+    check("without faults", MASTER_STALL);
 
     let leader = cluster.leader("metadata");
     cluster.kill(&leader);
     std::thread::sleep(Duration::from_secs(9));
-    let stall = prober.longest_since_reset();
-    println!("leader {leader} killed: longest step {stall:?}");
-    assert!(stall < MASTER_STALL, "{stall:?}");
+    check(&format!("leader {leader} killed"), MASTER_STALL);
     cluster.restart(&leader);
+    check(&format!("{leader} restarted"), MASTER_STALL);
 
     let victim = primary_of_most(&cluster);
     cluster.kill(&victim);
     std::thread::sleep(Duration::from_secs(8));
-    let stall = prober.longest_since_reset();
-    println!("{victim} killed: longest step {stall:?}");
-    assert!(stall < DATANODE_STALL, "{stall:?}");
+    check(&format!("{victim} killed"), DATANODE_STALL);
     cluster.restart(&victim);
-    verified(load);
+    verified(load.output());
+    check(&format!("{victim} restarted"), DATANODE_STALL);
     prober.finish(&mount);
+
     cluster.wait_in_sync(Duration::from_secs(60));
+    cluster.remount();
+    verified(fio(&mount).arg("--verify_only").output().unwrap());
 }

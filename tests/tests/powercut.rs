@@ -3,17 +3,17 @@
 //!
 //! `LUMEOFS_ROUNDS` sets the number of cuts.
 
-use lumeofs_tests::{Cluster, eventually, run, temporary};
+use lumeofs_tests::{Cluster, LoopMounts, run, temporary};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// XFS in a loop file, holding images of the disk under test.
 struct Shelf {
+    mounts: LoopMounts,
     directory: tempfile::TempDir,
-    mounted: Vec<PathBuf>,
 }
 
 impl Shelf {
@@ -23,35 +23,11 @@ impl Shelf {
             directory.path().join("xfs.img"),
             directory.path().join("xfs"),
         );
-        std::fs::create_dir(&xfs).unwrap();
-        std::fs::File::create(&file)
-            .unwrap()
-            .set_len(24 << 30)
-            .unwrap();
-        run(
-            "mkfs.xfs",
-            &["-q", "-m", "reflink=1", file.to_str().unwrap()],
-        );
-        let mut shelf = Self {
-            directory,
-            mounted: Vec::new(),
-        };
-        shelf.mount(&file, &xfs);
-        shelf
-    }
-
-    fn mount(&mut self, file: &Path, point: &Path) {
-        std::fs::create_dir_all(point).unwrap();
-        run(
-            "mount",
-            &[
-                "-o",
-                "loop",
-                file.to_str().unwrap(),
-                point.to_str().unwrap(),
-            ],
-        );
-        self.mounted.push(point.to_owned());
+        let mkfs = ["mkfs.xfs", "-q", "-m", "reflink=1"];
+        LoopMounts::format(&file, 24 << 30, &mkfs);
+        let mut mounts = LoopMounts::default();
+        mounts.mount(&file, &xfs, "loop");
+        Self { mounts, directory }
     }
 
     fn image(&self, round: usize) -> PathBuf {
@@ -64,15 +40,9 @@ impl Shelf {
 
     fn first_disk(&mut self) -> PathBuf {
         let (image, point) = (self.image(0), self.point(0));
-        std::fs::File::create(&image)
-            .unwrap()
-            .set_len(8 << 30)
-            .unwrap();
-        run(
-            "mkfs.ext4",
-            &["-q", "-E", "lazy_itable_init=1", image.to_str().unwrap()],
-        );
-        self.mount(&image, &point);
+        let mkfs = ["mkfs.ext4", "-q", "-E", "lazy_itable_init=1"];
+        LoopMounts::format(&image, 8 << 30, &mkfs);
+        self.mounts.mount(&image, &point, "loop");
         point
     }
 
@@ -94,26 +64,10 @@ impl Shelf {
             self.image(round + 1),
             self.point(round + 1),
         );
-        // The killed processes' last references go a moment after the processes.
-        eventually("the old disk is unused", Duration::from_secs(10), || {
-            let umount = std::process::Command::new("umount").arg(&old).output();
-            umount.is_ok_and(|output| output.status.success())
-        });
-        self.mounted.retain(|mounted| *mounted != old);
+        self.mounts.unmount(&old);
         std::fs::remove_file(self.image(round)).unwrap();
-        self.mount(&image, &point);
+        self.mounts.mount(&image, &point, "loop");
         point
-    }
-}
-
-impl Drop for Shelf {
-    fn drop(&mut self) {
-        for point in self.mounted.iter().rev() {
-            let _ = std::process::Command::new("umount")
-                .arg("-l")
-                .arg(point)
-                .output();
-        }
     }
 }
 

@@ -1,17 +1,17 @@
 //! A cluster with TLS: it works as any other, nothing that matters crosses in the clear, and who disagrees about TLS
 //! is told.
 
-use lumeofs_tests::{Cluster, binary, eventually, run};
+use lumeofs_tests::{Cluster, Running, binary, eventually, run};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const CONTENT: &str = "not-for-the-eyes-of-the-network.";
 const NAME: &str = "name-of-a-secret-file";
 
 /// Watches what crosses the loopback interface.
-struct Listening(Child);
+struct Listening(Running);
 
 const LISTEN: &str = r#"
 import socket, select, sys
@@ -35,13 +35,10 @@ print(*seen, total)
 
 impl Listening {
     fn start() -> Self {
-        let mut child = Command::new("python3")
-            .args(["-c", LISTEN])
-            .args([CONTENT, NAME])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python3 is there");
+        let mut command = Command::new("python3");
+        command.args(["-c", LISTEN, CONTENT, NAME]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = Running::start(&mut command);
         let mut line = String::new();
         let out = child.stdout.as_mut().expect("a pipe");
         BufReader::with_capacity(1, out)
@@ -61,14 +58,6 @@ impl Listening {
         let figures: Result<Vec<_>, _> = figures.collect();
         let figures = figures.expect("figures");
         figures.try_into().expect("three figures")
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        // It has ended, or the test fails.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -151,19 +140,19 @@ fn a_cluster_without_tls_says_so_to_who_wants_it() {
     let with = secret_as(&cluster, |text| text + "tls = true\n");
     is_refused(&cluster, &with, "the server does not speak TLS");
     // Nor does a datanode join that disagrees; it ends and says why.
-    let mut node = Command::new(binary())
+    let mut command = Command::new(binary());
+    command
         .args(["datanode", "--id", "102", "--listen", "127.0.0.1:0"])
         .args(["--masters", &cluster.masters(), "--secret"])
         .arg(&with)
         .arg("--data")
         .arg(cluster.scratch().join("102"))
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stderr(Stdio::piped());
+    let mut node = Running::start(&mut command);
     eventually("the datanode ends", Duration::from_secs(20), || {
         node.try_wait().unwrap().is_some()
     });
-    let output = node.wait_with_output().unwrap();
+    let output = node.output();
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(8), "{text}");
     assert!(text.contains("the server does not speak TLS"), "{text}");

@@ -2,9 +2,10 @@
 
 use super::{Disk, DiskFile, OpenMode};
 use crate::limits::BLOCK_SIZE;
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise};
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -129,6 +130,11 @@ impl DiskFile for OsFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
+    }
+
+    fn will_read(&self, offset: u64, len: u64) {
+        // A hint: where it cannot be followed the read itself takes longer.
+        let _ = fadvise(&self.file, offset, NonZeroU64::new(len), Advice::WillNeed);
     }
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {

@@ -99,7 +99,7 @@ fn a_leader_that_hangs_is_left_when_another_one_answers() {
     }
     let start = crate::wait::now();
     client.getattr(cx(), InodeId::ROOT).unwrap();
-    assert!(crate::wait::now() - start < Duration::from_millis(4000));
+    assert!(crate::wait::now() - start < Duration::from_millis(4800));
 }
 
 #[test]
@@ -129,8 +129,8 @@ fn an_interrupted_caller_does_not_wait_on() {
         client.getattr(cx, InodeId::ROOT).unwrap_err().code,
         Code::Interrupted
     );
-    assert!(crate::wait::now() - start < Duration::from_millis(1000));
-    assert!(crate::wait::now() - *seen.get().unwrap() < Duration::from_millis(100));
+    assert!(crate::wait::now() - start < Duration::from_secs(4));
+    assert!(crate::wait::now() - *seen.get().unwrap() < Duration::from_secs(1));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn without_masters_a_call_ends_with_its_limit() {
     assert_eq!(error.code, Code::Unavailable);
     let waited = crate::wait::now() - start;
     assert!(
-        waited >= limit && waited < Duration::from_secs(2),
+        waited >= limit && waited < Duration::from_secs(4),
         "{waited:?}: {error}"
     );
     client.close();

@@ -9,6 +9,7 @@ use lumeofs_base::limits::DISK_STALL_MAX;
 use lumeofs_base::{Epoch, NodeKind};
 use lumeofs_proto::auth::Credentials;
 use lumeofs_replica::Role;
+use std::time::{Duration, Instant};
 
 fn config(epoch: u64) -> GroupConfig {
     let me = identity().node;
@@ -22,7 +23,7 @@ fn config(epoch: u64) -> GroupConfig {
 }
 
 #[test]
-fn a_node_whose_disk_hangs_leaves_its_groups_and_says_so() {
+fn a_node_whose_disk_hangs_leaves_its_groups_says_so_and_comes_back() {
     let (disk, clock) = (GateDisk::new(), ManualClock::default());
     let store_config = StoreConfig {
         clock: Arc::new(clock.clone()),
@@ -60,5 +61,16 @@ fn a_node_whose_disk_hangs_leaves_its_groups_and_says_so() {
     assert_ne!(hanging.0, Role::Primary);
     assert!(hanging.1.contains("does not answer"), "{}", hanging.1);
     assert_eq!(node.trouble(), "");
+    // The only member: nobody else could lead the group or bring this one up to date.
+    let mut epoch = 2;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while role() != Role::Primary {
+        assert!(Instant::now() < deadline, "{:?}", role());
+        node.tick();
+        epoch += 1;
+        let next = config(epoch);
+        driver.with(Caller::Quick, |core, now| core.on_proposed(&next, now));
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
     node.stop();
 }

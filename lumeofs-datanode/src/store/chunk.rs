@@ -1,6 +1,7 @@
 //! One chunk in memory: its head, where its blocks lie, and the blocks that only the log has yet.
 
 use super::block_map::{Block, BlockMap, Mapped, Run};
+use super::read_ahead::ReadAhead;
 use super::record::{Edit, Head, Placement};
 use lumeofs_base::checksum::crc32c;
 use lumeofs_base::limits::{BLOCK_SIZE, CHUNK_SIZE_BYTES};
@@ -19,6 +20,7 @@ pub(super) struct Chunk {
     pub(super) id: ChunkId,
     pub(super) group: GroupId,
     pub(super) content: RwLock<Content>,
+    pub(super) ahead: ReadAhead,
 }
 
 impl Chunk {
@@ -27,6 +29,7 @@ impl Chunk {
             id,
             group,
             content: RwLock::default(),
+            ahead: ReadAhead::default(),
         }
     }
 

@@ -255,6 +255,14 @@ impl Extents {
         Ok(all)
     }
 
+    /// Has the disk begin with a run that will probably be read soon.
+    pub(super) fn will_read(&self, run: Run) {
+        for part in self.parts(run) {
+            let len = part.count as u64 * BLOCK;
+            part.file.cached.will_read(part.start * BLOCK, len);
+        }
+    }
+
     /// Makes all data written so far durable.
     pub(super) fn sync_data(&self) -> FsResult<()> {
         self.sync_where(|file| (&file.data_dirty, &file.data))

@@ -38,6 +38,9 @@ impl Core {
         if let Some(chunk) = self.catalog.chunk(chunk) {
             let content = chunk.content.read();
             filled = self.fill(&chunk, &content, first..end, &mut buf, &mut sums)?;
+            for mapped in content.map.range(chunk.ahead.note(&(first..end))) {
+                self.extents.will_read(mapped.run);
+            }
         }
         buf[filled..].fill(0);
         let data = if within == 0 {

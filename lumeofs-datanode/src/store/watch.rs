@@ -123,6 +123,10 @@ impl DiskFile for WatchedFile {
         self.watch.during(|| self.file.set_len(len))
     }
 
+    fn will_read(&self, offset: u64, len: u64) {
+        self.watch.during(|| self.file.will_read(offset, len));
+    }
+
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         self.watch.during(|| self.file.allocate(offset, len))
     }

@@ -4,9 +4,10 @@ mod harness;
 
 use harness::{Cluster, block};
 use lumeofs_base::Code;
+use lumeofs_base::error::Retry;
 use lumeofs_proto::data::ChunkRequest;
 use lumeofs_proto::frame::Op;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[test]
 fn what_was_written_is_read_and_synced_through_any_member() {
@@ -25,25 +26,30 @@ fn what_was_written_is_read_and_synced_through_any_member() {
         .unwrap_err();
     assert_eq!(lost.code, Code::LostTail);
     // A secondary hands a write on to the primary, and may answer reads itself.
-    let secondary = cluster.secondary();
-    let asked = ChunkRequest {
-        chunk: 2,
-        ..cluster.request()
-    };
-    let (reply, _) = cluster
-        .call(secondary, Op::Write, asked, &block(3))
-        .unwrap();
-    assert!(reply.sequence > written.sequence);
+    cluster.until("a secondary hands a write on", || {
+        let asked = ChunkRequest {
+            chunk: 2,
+            ..cluster.request()
+        };
+        match cluster.call(cluster.secondary(), Op::Write, asked, &block(3)) {
+            Ok((reply, _)) => reply.sequence > written.sequence,
+            // The machine may be too busy for a lease or an epoch to last.
+            Err(error) => {
+                assert_ne!(error.code.retry(), Retry::Never, "{error}");
+                false
+            }
+        }
+    });
     cluster.until("a secondary answers a read under its lease", || {
         let asked = ChunkRequest {
             chunk: 2,
             len: 4096,
             ..cluster.request()
         };
-        match cluster.call(secondary, Op::Read, asked, &[]) {
+        match cluster.call(cluster.secondary(), Op::Read, asked, &[]) {
             Ok((_, data)) => data[..] == block(3)[..],
             Err(error) => {
-                assert_eq!(error.code, Code::Again, "{error}");
+                assert_ne!(error.code.retry(), Retry::Never, "{error}");
                 false
             }
         }
@@ -102,12 +108,13 @@ fn a_member_joins_beside_live_writes_and_large_chunks() {
     }
     cluster.restart(gone);
     let mut writes = 0;
+    let begun = Instant::now();
     while cluster.config().in_sync.len() < 3 {
         let offset = (writes * 7919) % (8 << 20);
         cluster.write(5, offset, &block(writes));
         cluster.write(100 + writes % 50, offset / 3, &block(writes));
         writes += 1;
-        assert!(writes < 100_000, "never in sync");
+        assert!(begun.elapsed() < Duration::from_secs(120), "never in sync");
     }
     for more in 0..20 {
         cluster.write(100 + more, 0, &block(more));

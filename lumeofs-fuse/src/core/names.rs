@@ -173,14 +173,15 @@ fn is_open_to(attr: &Attr, uid: u32, flags: i32) -> bool {
     attr.kind == FileKind::Regular && attr.uid == uid && attr.mode & wanted == wanted
 }
 
-/// The kernel refuses combinations that make no sense; what is left is one flag at most. NOREPLACE with
-/// WHITEOUT would make sense but nobody asks for it.
+/// The kernel refuses combinations that make no sense.
 fn rename_mode(flags: RenameFlags) -> FsResult<RenameMode> {
+    const WHITEOUT_NOREPLACE: u32 = libc::RENAME_WHITEOUT | libc::RENAME_NOREPLACE;
     match flags.bits() {
         0 => Ok(RenameMode::Replace),
         libc::RENAME_NOREPLACE => Ok(RenameMode::NoReplace),
         libc::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
         libc::RENAME_WHITEOUT => Ok(RenameMode::Whiteout),
+        WHITEOUT_NOREPLACE => Ok(RenameMode::WhiteoutNoReplace),
         other => Err(FsError::new(
             Code::Invalid,
             format!("rename with flags {other:#x}"),
@@ -199,6 +200,8 @@ mod tests {
             rename_mode(RenameFlags::RENAME_EXCHANGE),
             Ok(RenameMode::Exchange)
         );
+        let both = RenameFlags::RENAME_WHITEOUT | RenameFlags::RENAME_NOREPLACE;
+        assert_eq!(rename_mode(both), Ok(RenameMode::WhiteoutNoReplace));
         let both = RenameFlags::RENAME_EXCHANGE | RenameFlags::RENAME_NOREPLACE;
         assert_eq!(rename_mode(both).unwrap_err().code, Code::Invalid);
         let unknown = RenameFlags::from_bits_retain(1 << 20);

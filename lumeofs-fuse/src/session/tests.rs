@@ -518,7 +518,7 @@ fn a_mount_that_is_cut_off_ends_although_an_operation_waits() {
     let begun = Instant::now();
     let handle = mounted.handle();
     mounted.wait().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < Duration::from_secs(15));
     assert!(!child.wait().unwrap().success());
     handle.detach().unwrap();
 }

@@ -319,13 +319,13 @@ impl Group {
     /// Writes a checkpoint and cuts the whole log off behind it.
     #[cfg(test)]
     pub(crate) async fn compact(&self) {
+        let applied = self.store.applied().expect("something is applied").index;
         self.raft
             .trigger()
             .snapshot()
             .await
             .expect("the group runs");
-        let applied = self.store.applied().expect("something is applied").index;
-        let limit = Some(Duration::from_secs(10));
+        let limit = Some(Duration::from_secs(60));
         let reached = |metrics: &openraft::RaftMetrics<u64, BasicNode>| {
             metrics
                 .snapshot

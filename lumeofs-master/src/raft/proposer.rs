@@ -3,7 +3,7 @@
 //! openraft 0.9 syncs each entry on its own, so the batching happens here: while one or two entries
 //! are under way, the next one fills.
 
-use super::group::Group;
+use super::group::{Group, Leadership};
 use super::reads::not_leader;
 use super::types::{Machine, Payload};
 use lumeofs_base::limits::{RAFT_BATCH_BYTES_MAX, RAFT_BATCH_COMMANDS_MAX};
@@ -24,6 +24,8 @@ const ENTRY_TIMEOUT: Duration = Duration::from_secs(10);
 struct Proposal<M: Machine> {
     command: M::Command,
     bytes: usize,
+    /// That of its time: what was right under one leadership need not be so under a later one.
+    leadership: Option<Leadership>,
     reply: oneshot::Sender<FsResult<Proposed<M::Reply>>>,
 }
 
@@ -37,14 +39,20 @@ pub(crate) struct Proposed<R> {
 }
 
 /// Proposes commands to one group.
-pub(crate) struct Proposer<M: Machine>(mpsc::Sender<Proposal<M>>);
+pub(crate) struct Proposer<M: Machine> {
+    group: Arc<Group>,
+    queue: mpsc::Sender<Proposal<M>>,
+}
 
 impl<M: Machine> Proposer<M> {
     /// Starts the task that proposes. It ends when the last handle is dropped.
     pub(crate) fn start(group: Arc<Group>, machine: Arc<M>) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(run(group, machine, queue));
-        Self(sender)
+        tokio::spawn(run(group.clone(), machine, queue));
+        Self {
+            group,
+            queue: sender,
+        }
     }
 
     /// Proposes a command and waits until it is applied here. `bytes` is its length in the log,
@@ -58,10 +66,12 @@ impl<M: Machine> Proposer<M> {
         bytes: usize,
     ) -> FsResult<Proposed<M::Reply>> {
         let (reply, receiver) = oneshot::channel();
-        self.0
+        let leadership = self.group.leadership();
+        self.queue
             .try_send(Proposal {
                 command,
                 bytes,
+                leadership,
                 reply,
             })
             .map_err(|error| match error {
@@ -87,14 +97,23 @@ async fn run<M: Machine>(
         let Ok(permit) = in_flight.clone().acquire_owned().await else {
             return;
         };
-        let mut bytes = first.bytes;
-        let mut commands = vec![first.command];
-        let mut replies = vec![first.reply];
-        while commands.len() < RAFT_BATCH_COMMANDS_MAX && bytes < RAFT_BATCH_BYTES_MAX {
-            let Ok(next) = queue.try_recv() else { break };
-            bytes += next.bytes;
-            commands.push(next.command);
-            replies.push(next.reply);
+        let leadership = group.leadership();
+        let (mut bytes, mut commands, mut replies) = (0, Vec::new(), Vec::new());
+        let mut next = Some(first);
+        while let Some(proposal) = next {
+            if proposal.leadership != leadership {
+                // The proposer may have given up.
+                let _ = proposal.reply.send(Err(not_leader(None)));
+            } else if !proposal.reply.is_closed() {
+                bytes += proposal.bytes;
+                commands.push(proposal.command);
+                replies.push(proposal.reply);
+            }
+            let has_room = commands.len() < RAFT_BATCH_COMMANDS_MAX && bytes < RAFT_BATCH_BYTES_MAX;
+            next = has_room.then(|| queue.try_recv().ok()).flatten();
+        }
+        if commands.is_empty() {
+            continue;
         }
         let payload = Payload(machine.seal(commands).into());
         // Queued here and not in the task below, so that entries keep the order of their commands.

@@ -6,11 +6,11 @@ use super::sessions::{self, Sessions};
 use super::{placement, purge, reclaim};
 use crate::raft::{Group, Leadership, Proposed, Proposer};
 use crate::room::Room;
-use lumeofs_base::limits::{OPENS_PER_REPORT_MAX, SLOT_COUNT};
-use lumeofs_base::{ClusterId, Code, FsError, FsResult, InodeId, SessionId};
+use lumeofs_base::limits::{OPENS_MAX, OPENS_PER_REPORT_MAX, OPERATION_BYTES_MAX, SLOT_COUNT};
+use lumeofs_base::{Attr, ClusterId, Code, FsError, FsResult, InodeId, SessionId};
 use lumeofs_meta::controller;
 use lumeofs_meta::namespace;
-use lumeofs_meta::op::{Caller, Command, Internal, Mutation, Outcome, Query, Reply};
+use lumeofs_meta::op::{Caller, Command, Internal, Mutation, NewNode, Outcome, Query, Reply};
 use lumeofs_proto::auth::Identity;
 use lumeofs_proto::meta::{MetaReply, MetaRequest, OpenReport, SessionReply, SessionRequest};
 use serde::de::DeserializeOwned;
@@ -21,6 +21,9 @@ use tokio::time::sleep;
 
 /// What a command weighs in a batch beside its operation, roughly.
 const COMMAND_OVERHEAD_BYTES: usize = 64;
+
+/// Longest text by which a session is known.
+const DESCRIPTION_BYTES_MAX: usize = 256;
 
 /// The metadata group as clients see it.
 pub(crate) struct MetadataService {
@@ -50,7 +53,7 @@ impl MetadataService {
 
     /// Answers a query from current state.
     pub(crate) async fn query(&self, request: &MetaRequest) -> FsResult<MetaReply> {
-        check_slot(request)?;
+        check_form(request)?;
         let query: Query = decode(&request.op)?;
         self.group.linearizable().await?;
         self.sessions.touch(SessionId(request.session));
@@ -67,9 +70,12 @@ impl MetadataService {
 
     /// Applies a mutation, once however often it is sent.
     pub(crate) async fn mutate(&self, request: &MetaRequest) -> FsResult<MetaReply> {
-        check_slot(request)?;
+        check_form(request)?;
         let mutation: Mutation = decode(&request.op)?;
-        self.group.check_leads()?;
+        let leadership = self.group.check_leads()?;
+        if creates_open(&mutation) && !self.opens.has_room(leadership.term, 1) {
+            return Err(too_many_open());
+        }
         self.room.check(&mutation)?;
         let session = SessionId(request.session);
         self.sessions.touch(session);
@@ -92,7 +98,7 @@ impl MetadataService {
         };
         let done = self
             .proposer
-            .propose(command, request.op.len() + COMMAND_OVERHEAD_BYTES)
+            .propose(command, bytes_of(request) + COMMAND_OVERHEAD_BYTES)
             .await?;
         reply(done.index, done.reply)
     }
@@ -104,9 +110,11 @@ impl MetadataService {
             let nonce: [u8; 16] = request.nonce[..]
                 .try_into()
                 .map_err(|_| FsError::new(Code::Invalid, "nonce of a session: want 16 bytes"))?;
+            let mut description = request.description;
+            description.truncate(description.floor_char_boundary(DESCRIPTION_BYTES_MAX));
             let open = Internal::OpenSession {
                 nonce: u128::from_le_bytes(nonce),
-                description: request.description,
+                description,
             };
             match self.propose_internal(open).await?.reply? {
                 Reply::Session(session) => session,
@@ -146,24 +154,29 @@ impl MetadataService {
             let text = format!("report of over {OPENS_PER_REPORT_MAX} inodes");
             return Err(FsError::new(Code::Invalid, text));
         }
+        let restates = !self.opens.is_complete(term, session);
+        if !restates && !self.opens.has_room(term, report.opened.len()) {
+            return Err(too_many_open());
+        }
         let inos = |list: &[u64]| list.iter().map(|ino| InodeId(*ino)).collect::<Vec<_>>();
         let (opened, released) = (inos(&report.opened), inos(&report.released));
-        // First entered, then looked at: whatever is there now cannot be purged any more.
-        let restates = !self.opens.is_complete(term, session);
-        let new = self
+        // First entered, then looked at: what is there now, and not condemned, cannot be purged any more.
+        let condemned = self
             .opens
             .open(term, session, &opened)
             .ok_or(Code::NotLeader(None))?;
         let still = self.group.linearizable().await;
-        if still.as_ref().map(|still| still.term) != Ok(term) {
+        let still = still.and_then(|still| match still.term == term {
+            true => self.check_session(session),
+            false => Err(Code::NotLeader(None).into()),
+        });
+        if let Err(error) = still {
             self.opens.release(term, session, &opened);
-            return Err(still.err().unwrap_or_else(|| Code::NotLeader(None).into()));
+            return Err(error);
         }
         let gone: Vec<InodeId> = self.group.store().read(|tables| {
             let is_open = |ino: &InodeId| match getattr(tables, *ino) {
-                // An orphan stays open if somebody holds it, or held it before the leader changed:
-                // until this session has restated everything, nothing is purged.
-                Ok(nlink) => nlink > 0 || restates || !new.contains(ino),
+                Ok(_) => !condemned.contains(ino),
                 Err(_) => false,
             };
             opened.iter().copied().filter(|ino| !is_open(ino)).collect()
@@ -198,11 +211,8 @@ impl MetadataService {
     }
 
     fn check_session(&self, session: SessionId) -> FsResult<()> {
-        if self.group.store().read(|tables| {
-            namespace::sessions(tables)
-                .iter()
-                .any(|info| info.id == session)
-        }) {
+        let has = |tables: &_| namespace::has_session(tables, session);
+        if self.group.store().read(has) {
             return Ok(());
         }
         Err(FsError::new(
@@ -256,18 +266,46 @@ async fn greet_leaderships(service: Arc<MetadataService>) {
     }
 }
 
-fn getattr(tables: &crate::raft::Overlay, ino: InodeId) -> FsResult<u32> {
+/// The inode's attributes, whoever may see them.
+fn getattr(tables: &crate::raft::Overlay, ino: InodeId) -> FsResult<Attr> {
     let caller = Caller {
         trusted: true,
         ..Caller::default()
     };
     match namespace::query(tables, &caller, &Query::GetAttr { ino })? {
-        Reply::Attr(attr) => Ok(attr.nlink),
+        Reply::Attr(attr) => Ok(attr),
         other => Err(unexpected(&other)),
     }
 }
 
-fn check_slot(request: &MetaRequest) -> FsResult<()> {
+/// Whether a mutation leaves its session with one more open file.
+fn creates_open(mutation: &Mutation) -> bool {
+    let node = match mutation {
+        Mutation::Create { node, .. } => node,
+        _ => return false,
+    };
+    matches!(node, NewNode::Regular)
+}
+
+fn too_many_open() -> FsError {
+    let text = format!("{OPENS_MAX} files are open in the whole cluster: close some");
+    FsError::new(Code::TooManyOpen, text)
+}
+
+/// What a request takes in the log, roughly.
+fn bytes_of(request: &MetaRequest) -> usize {
+    // A group takes up to five bytes.
+    request.op.len() + 5 * request.groups.len()
+}
+
+/// A request that is too long would not fit into any message between masters.
+fn check_form(request: &MetaRequest) -> FsResult<()> {
+    let bytes = bytes_of(request);
+    if bytes > OPERATION_BYTES_MAX {
+        let text =
+            format!("an operation of {bytes} bytes, at most {OPERATION_BYTES_MAX} are taken");
+        return Err(FsError::new(Code::TooBig, text));
+    }
     if request.slot < u32::from(SLOT_COUNT) {
         return Ok(());
     }

@@ -2,12 +2,22 @@
 //!
 //! Belongs to one leadership. A new leader knows nothing and purges nothing until every live session
 //! has restated what it holds, or was opened under this leadership.
+//!
+//! An inode without a name that nobody holds can still be opened for a while: whoever does so may have looked its
+//! name up just before it went. Then it is condemned, under the same lock, and its purge is proposed.
 
 use crate::raft::Term;
+use lumeofs_base::limits::OPENS_MAX;
 use lumeofs_base::{FileKind, InodeId, SessionId};
 use lumeofs_meta::op::{Command, Internal, Mutation, NewNode, Outcome, Reply};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+/// How long an orphan that nobody holds can still be opened.
+const GRACE: Duration = Duration::from_secs(1);
+/// Orphans whose time is counted, and those that are condemned; the others wait for their turn.
+const CANDIDATES_MAX: usize = 65_536;
 
 /// The table of open inodes.
 #[derive(Default)]
@@ -18,6 +28,12 @@ struct Table {
     term: Term,
     holders: HashMap<InodeId, HashSet<SessionId>>,
     sessions: HashMap<SessionId, Held>,
+    /// Pairs of both.
+    held: usize,
+    /// Orphans that nobody holds, and since when.
+    unheld: HashMap<InodeId, Duration>,
+    /// Orphans whose purge was proposed.
+    condemned: HashSet<InodeId>,
 }
 
 #[derive(Default)]
@@ -64,8 +80,14 @@ impl Opens {
         }
     }
 
-    /// Enters that a session holds inodes open. Returns those that nobody held before, or `None` if a
-    /// newer leadership has begun.
+    /// Whether `more` inodes can be held open besides those that are.
+    pub(crate) fn has_room(&self, term: Term, more: usize) -> bool {
+        let mut table = self.0.lock();
+        !table.enter(term) || table.held + more <= OPENS_MAX
+    }
+
+    /// Enters that a session holds inodes open. Returns those that are condemned, or `None` if a newer
+    /// leadership has begun.
     pub(crate) fn open(
         &self,
         term: Term,
@@ -76,14 +98,11 @@ impl Opens {
         if !table.enter(term) {
             return None;
         }
-        let mut new = Vec::new();
         for ino in inos {
-            if !table.holders.contains_key(ino) {
-                new.push(*ino);
-            }
             table.hold(session, *ino);
         }
-        Some(new)
+        let condemned = inos.iter().filter(|ino| table.condemned.contains(ino));
+        Some(condemned.copied().collect())
     }
 
     /// Enters that a session has released inodes.
@@ -116,13 +135,14 @@ impl Opens {
                 .is_some_and(|held| held.complete)
     }
 
-    /// Of `orphans`, those that no session holds; none while a live session has not yet stated what it
-    /// holds.
-    pub(crate) fn unheld(
+    /// Condemns those of `orphans` that no session has held for [`GRACE`], and returns all that are condemned;
+    /// none while a live session has not yet stated what it holds.
+    pub(crate) fn condemn(
         &self,
         term: Term,
         live: &[SessionId],
         orphans: Vec<InodeId>,
+        now: Duration,
     ) -> Vec<InodeId> {
         let mut table = self.0.lock();
         let all_known = table.enter(term)
@@ -137,8 +157,27 @@ impl Opens {
         }
         orphans
             .into_iter()
-            .filter(|ino| !table.holders.contains_key(ino))
+            .filter(|ino| table.is_condemned(*ino, now))
             .collect()
+    }
+
+    /// Enters that there is no orphan at all: forgets those whose purge had an outcome that is not known.
+    pub(crate) fn no_orphans(&self, term: Term) {
+        let mut table = self.0.lock();
+        if table.enter(term) {
+            table.condemned.clear();
+            table.unheld.clear();
+        }
+    }
+
+    /// Enters that inodes are gone.
+    pub(crate) fn purged(&self, term: Term, inos: &[InodeId]) {
+        let mut table = self.0.lock();
+        if table.enter(term) {
+            for ino in inos {
+                table.condemned.remove(ino);
+            }
+        }
     }
 }
 
@@ -154,14 +193,39 @@ impl Table {
         self.term == term
     }
 
+    /// Whether an orphan is condemned now.
+    fn is_condemned(&mut self, ino: InodeId, now: Duration) -> bool {
+        if self.condemned.contains(&ino) {
+            return true;
+        }
+        if self.holders.contains_key(&ino) {
+            return false;
+        }
+        let room = self.unheld.len() < CANDIDATES_MAX;
+        match self.unheld.get(&ino) {
+            Some(since) if now.saturating_sub(*since) < GRACE => false,
+            Some(_) if self.condemned.len() < CANDIDATES_MAX => {
+                self.unheld.remove(&ino);
+                self.condemned.insert(ino)
+            }
+            None if room => {
+                self.unheld.insert(ino, now);
+                false
+            }
+            Some(_) | None => false,
+        }
+    }
+
     fn hold(&mut self, session: SessionId, ino: InodeId) {
+        self.unheld.remove(&ino);
         self.holders.entry(ino).or_default().insert(session);
-        self.sessions.entry(session).or_default().inos.insert(ino);
+        let held = self.sessions.entry(session).or_default();
+        self.held += usize::from(held.inos.insert(ino));
     }
 
     fn release(&mut self, session: SessionId, ino: InodeId) {
         if let Some(held) = self.sessions.get_mut(&session) {
-            held.inos.remove(&ino);
+            self.held -= usize::from(held.inos.remove(&ino));
         }
         if let Some(holders) = self.holders.get_mut(&ino) {
             holders.remove(&session);
@@ -175,6 +239,7 @@ impl Table {
         let Some(held) = self.sessions.remove(&session) else {
             return;
         };
+        self.held -= held.inos.len();
         for ino in held.inos {
             self.release(session, ino);
         }
@@ -190,19 +255,68 @@ mod tests {
     const B: SessionId = SessionId(2);
     const INO: InodeId = InodeId(77);
 
+    const LATER: Duration = Duration::from_secs(1);
+
+    /// What is condemned after enough time without a holder.
+    fn condemned(opens: &Opens, term: Term, live: &[SessionId]) -> Vec<InodeId> {
+        let at = Duration::from_secs(1000);
+        assert_eq!(opens.condemn(term, live, vec![INO], at), []);
+        opens.condemn(term, live, vec![INO], at + LATER)
+    }
+
     #[test]
     fn an_orphan_is_purged_only_when_every_session_has_spoken_and_none_holds_it() {
         let opens = Opens::default();
         assert!(opens.complete(TERM, A));
-        assert_eq!(opens.unheld(TERM, &[A, B], vec![INO]), []);
-        assert_eq!(opens.open(TERM, B, &[INO]), Some(vec![INO]));
+        assert_eq!(condemned(&opens, TERM, &[A, B]), []);
+        assert_eq!(opens.open(TERM, B, &[INO]), Some(vec![]));
         assert!(opens.complete(TERM, B));
-        assert_eq!(opens.unheld(TERM, &[A, B], vec![INO]), []);
+        assert_eq!(condemned(&opens, TERM, &[A, B]), []);
         assert_eq!(opens.open(TERM, A, &[INO]), Some(vec![]));
         opens.release(TERM, B, &[INO]);
-        assert_eq!(opens.unheld(TERM, &[A, B], vec![INO]), []);
+        assert_eq!(condemned(&opens, TERM, &[A, B]), []);
         opens.release(TERM, A, &[INO]);
-        assert_eq!(opens.unheld(TERM, &[A, B], vec![INO]), [INO]);
+        assert_eq!(condemned(&opens, TERM, &[A, B]), [INO]);
+    }
+
+    #[test]
+    fn an_orphan_can_be_opened_until_it_is_condemned() {
+        let opens = Opens::default();
+        assert!(opens.complete(TERM, A));
+        let at = |ms| Duration::from_millis(ms);
+        assert_eq!(opens.condemn(TERM, &[A], vec![INO], at(0)), []);
+        assert_eq!(opens.condemn(TERM, &[A], vec![INO], at(999)), []);
+        assert_eq!(opens.open(TERM, A, &[INO]), Some(vec![]));
+        opens.release(TERM, A, &[INO]);
+        // Its time begins anew.
+        assert_eq!(opens.condemn(TERM, &[A], vec![INO], at(1500)), []);
+        assert_eq!(opens.condemn(TERM, &[A], vec![INO], at(2499)), []);
+        assert_eq!(opens.condemn(TERM, &[A], vec![INO], at(2500)), [INO]);
+        assert_eq!(opens.open(TERM, A, &[INO]), Some(vec![INO]));
+        opens.release(TERM, A, &[INO]);
+        // The purge may have to be proposed again.
+        assert_eq!(opens.condemn(TERM, &[A], vec![INO], at(2501)), [INO]);
+        opens.purged(TERM, &[INO]);
+        assert_eq!(opens.open(TERM, A, &[INO]), Some(vec![]));
+    }
+
+    #[test]
+    fn open_files_are_counted_and_bounded() {
+        let opens = Opens::default();
+        let all: Vec<_> = (1..OPENS_MAX as u64).map(InodeId).collect();
+        opens.open(TERM, A, &all).unwrap();
+        opens.open(TERM, A, &all[..10]).unwrap();
+        assert!(opens.has_room(TERM, 1));
+        assert!(!opens.has_room(TERM, 2));
+        opens.open(TERM, B, &all[..1]).unwrap();
+        assert!(!opens.has_room(TERM, 1));
+        opens.release(TERM, A, &all[..3]);
+        opens.release(TERM, A, &all[..3]);
+        assert!(opens.has_room(TERM, 3) && !opens.has_room(TERM, 4));
+        let session = A;
+        let close = Command::Internal(Internal::CloseSession { session });
+        opens.observe(TERM, &[close], &[Ok(Reply::Done)]);
+        assert!(opens.has_room(TERM, OPENS_MAX - 1) && !opens.has_room(TERM, OPENS_MAX));
     }
 
     #[test]
@@ -210,11 +324,11 @@ mod tests {
         let opens = Opens::default();
         opens.complete(TERM, A);
         let next = Term { number: 2, node: 3 };
-        assert_eq!(opens.unheld(next, &[A], vec![INO]), []);
+        assert_eq!(condemned(&opens, next, &[A]), []);
         opens.complete(next, A);
-        assert_eq!(opens.unheld(next, &[A], vec![INO]), [INO]);
+        assert_eq!(condemned(&opens, next, &[A]), [INO]);
         assert_eq!(opens.open(TERM, A, &[INO]), None);
-        assert_eq!(opens.unheld(TERM, &[A], vec![INO]), []);
+        assert_eq!(condemned(&opens, TERM, &[A]), []);
     }
 
     #[test]
@@ -227,8 +341,9 @@ mod tests {
         opens.observe(TERM, &[open], &[Ok(Reply::Session(A))]);
         assert!(opens.is_complete(TERM, A));
         opens.open(TERM, A, &[INO]).unwrap();
+        assert_eq!(condemned(&opens, TERM, &[A]), []);
         let close = Command::Internal(Internal::CloseSession { session: A });
         opens.observe(TERM, &[close], &[Ok(Reply::Done)]);
-        assert_eq!(opens.unheld(TERM, &[], vec![INO]), [INO]);
+        assert_eq!(condemned(&opens, TERM, &[]), [INO]);
     }
 }

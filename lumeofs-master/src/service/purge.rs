@@ -2,6 +2,7 @@
 
 use super::metadata::MetadataService;
 use lumeofs_base::InodeId;
+use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_meta::namespace;
 use lumeofs_meta::op::{Internal, Reply};
 use std::sync::Arc;
@@ -19,9 +20,9 @@ const PURGE_MAX: usize = 64;
 pub(crate) async fn purge_orphans(service: Arc<MetadataService>) {
     loop {
         sleep(LOOK).await;
-        if service.group.leadership().is_none() {
+        let Some(leadership) = service.group.leadership() else {
             continue;
-        }
+        };
         let mut after = InodeId(0);
         loop {
             let page = service
@@ -29,6 +30,9 @@ pub(crate) async fn purge_orphans(service: Arc<MetadataService>) {
                 .store()
                 .read(|tables| namespace::orphans_after(tables, after, PAGE));
             let Some(last) = page.last().copied() else {
+                if after == InodeId(0) {
+                    service.opens.no_orphans(leadership.term);
+                }
                 break;
             };
             if !purge_page(&service, page).await {
@@ -39,29 +43,26 @@ pub(crate) async fn purge_orphans(service: Arc<MetadataService>) {
     }
 }
 
-/// Purges what nobody holds. False if this master does not lead, or should wait.
+/// Purges what is condemned. False if this master does not lead, or should wait.
 async fn purge_page(service: &MetadataService, page: Vec<InodeId>) -> bool {
     let Ok(leadership) = service.group.linearizable().await else {
         return false;
     };
-    let live: Vec<_> = service
-        .group
-        .store()
-        .read(namespace::sessions)
-        .into_iter()
-        .map(|session| session.id)
-        .collect();
-    let mut left = service.opens.unheld(leadership.term, &live, page);
+    let term = leadership.term;
+    let live = service.group.store().read(namespace::session_ids);
+    let now = SystemClock.monotonic();
+    let mut left = service.opens.condemn(term, &live, page, now);
     while !left.is_empty() {
         let rest = left.split_off(left.len().min(PURGE_MAX));
         let inos = std::mem::replace(&mut left, rest);
-        match service
-            .propose_internal(Internal::Purge { inos })
-            .await
-            .and_then(|done| done.reply)
-        {
-            // What was too much for one command is still an orphan and comes up again.
-            Ok(Reply::Purged { remaining }) if !remaining.is_empty() => {
+        let purge = Internal::Purge { inos: inos.clone() };
+        let done = service.propose_internal(purge).await;
+        match done.and_then(|done| done.reply) {
+            Ok(Reply::Purged { remaining }) => {
+                let is_gone = |ino: &InodeId| !remaining.contains(ino);
+                let gone: Vec<_> = inos.into_iter().filter(is_gone).collect();
+                service.opens.purged(term, &gone);
+                // What was too much for one command goes into the next.
                 left.splice(0..0, remaining).for_each(drop);
             }
             Ok(_) => {}

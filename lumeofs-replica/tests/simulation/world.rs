@@ -322,6 +322,11 @@ impl World {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Tick(node) => {
+                let state = &self.nodes[node];
+                if state.work.is_empty() && !state.working {
+                    let last = state.store.now.last;
+                    self.with(node, |core, _| core.on_store_works(last));
+                }
                 self.with(node, Core::on_tick);
                 self.at(self.now + ms(100), Event::Tick(node));
             }

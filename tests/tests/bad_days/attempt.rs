@@ -1,6 +1,7 @@
 //! Commands that must end soon, and what they said.
 
 use lumeofs_tests::{Cluster, binary};
+use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -81,6 +82,11 @@ pub(crate) fn ends(command: &mut Command) -> Attempt {
         text,
         command: shown,
     }
+}
+
+/// The errno that a call failed with.
+pub(crate) fn errno<T>(result: std::io::Result<T>) -> Option<Errno> {
+    result.err().and_then(|error| Errno::from_io_error(&error))
 }
 
 /// An address at which nobody listens.

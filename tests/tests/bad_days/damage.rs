@@ -80,10 +80,10 @@ impl Patient {
         ends(command.arg(data))
     }
 
-    /// Ends by itself after three seconds, with 124, if nothing is wrong.
+    /// Ends by itself after nine seconds, with 124, if nothing is wrong: [`ends`] waits longer.
     fn start_master(&self, data: &Path) -> Attempt {
         let mut command = Command::new("timeout");
-        command.arg("3").arg(binary());
+        command.arg("9").arg(binary());
         command.args(["master", "--id", "1", "--peers", &peers(&self.cluster)]);
         command.args(["--secret", &secret(&self.cluster), "--data"]);
         ends(command.arg(data))
@@ -131,7 +131,7 @@ fn a_datanode_with_damaged_files_names_them_and_the_others_bring_it_back() {
         file.write_all_at(&[0x5a; 8], block * 4096).unwrap();
     }
     patient.cluster.bring_up(&[]);
-    patient.cluster.wait_in_sync(Duration::from_secs(30));
+    patient.cluster.wait_in_sync(Duration::from_secs(60));
     patient.check();
     // The wiped one has it all again: it is enough together with the sound one.
     patient.cluster.kill("datanode-102");

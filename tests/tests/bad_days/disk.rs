@@ -1,22 +1,21 @@
 //! Small disks: ext4 in a file, mounted.
 
 use crate::attempt::text;
-use lumeofs_tests::{eventually, run, temporary};
+use lumeofs_tests::{LoopMounts, run, temporary};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 /// A directory with disks in it.
 pub(crate) struct Disks {
+    mounts: LoopMounts,
     directory: tempfile::TempDir,
-    mounted: Vec<PathBuf>,
 }
 
 impl Disks {
     pub(crate) fn new() -> Self {
         Self {
+            mounts: LoopMounts::default(),
             directory: temporary(),
-            mounted: Vec::new(),
         }
     }
 
@@ -27,46 +26,25 @@ impl Disks {
 
     /// Makes a disk of so many MiB and mounts it at `name` below [`Disks::path`].
     pub(crate) fn add(&mut self, name: &str, mib: u64) -> PathBuf {
-        let image = self.image(name);
-        std::fs::File::create(&image)
-            .unwrap()
-            .set_len(mib << 20)
-            .unwrap();
         let lazy = "lazy_itable_init=1,lazy_journal_init=1";
-        run("mkfs.ext4", &["-q", "-m", "0", "-E", lazy, &text(&image)]);
+        let mkfs = ["mkfs.ext4", "-q", "-m", "0", "-E", lazy];
+        LoopMounts::format(&self.image(name), mib << 20, &mkfs);
         self.mount(name, "loop")
     }
 
     /// Mounts the disk of `name` with options.
     pub(crate) fn mount(&mut self, name: &str, options: &str) -> PathBuf {
         let point = self.path().join(name);
-        std::fs::create_dir_all(&point).unwrap();
-        let image = text(&self.image(name));
-        run("mount", &["-o", options, &image, &text(&point)]);
-        self.mounted.push(point.clone());
+        self.mounts.mount(&self.image(name), &point, options);
         point
     }
 
     pub(crate) fn unmount(&mut self, name: &str) {
-        let point = self.path().join(name);
-        // A killed process's last reference goes a moment after the process.
-        eventually("the disk is unused", Duration::from_secs(10), || {
-            let done = Command::new("umount").arg(&point).output();
-            done.is_ok_and(|output| output.status.success())
-        });
-        self.mounted.retain(|mounted| *mounted != point);
+        self.mounts.unmount(&self.path().join(name));
     }
 
     fn image(&self, name: &str) -> PathBuf {
         self.directory.path().join(format!("{name}.img"))
-    }
-}
-
-impl Drop for Disks {
-    fn drop(&mut self) {
-        for point in self.mounted.iter().rev() {
-            let _ = Command::new("umount").arg("-l").arg(point).output();
-        }
     }
 }
 

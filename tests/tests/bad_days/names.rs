@@ -1,5 +1,6 @@
 //! Names are bytes, and limits have their errors.
 
+use crate::attempt::errno;
 use lumeofs_tests::{Cluster, binary};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -9,10 +10,6 @@ use std::os::unix::fs::FileExt as _;
 use std::process::Command;
 
 const SIZE_MAX: u64 = 1 << 46;
-
-fn errno<T>(result: std::io::Result<T>) -> Option<Errno> {
-    result.err().and_then(|error| Errno::from_io_error(&error))
-}
 
 #[test]
 fn any_bytes_make_a_name_and_too_many_of_them_enametoolong() {

@@ -1,9 +1,9 @@
 //! No quorum, and mounts that must go while somebody uses them.
 
 use crate::attempt::{ends, lumeofs, secret, text};
-use lumeofs_tests::{Cluster, eventually, run};
+use lumeofs_tests::{Cluster, Running, eventually, run};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -18,19 +18,23 @@ fn is_mounted(point: &Path) -> bool {
 }
 
 /// Starts a shell command. It is the shell that waits for the mount, not this process.
-fn start(script: &str) -> Child {
-    Command::new("bash")
-        .args(["-c", script])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+fn start(script: &str) -> Running {
+    let mut command = Command::new("bash");
+    command.args(["-c", script]).stdout(Stdio::null());
+    Running::start(command.stderr(Stdio::piped()))
 }
 
 /// Leaves one master of three.
 fn end_quorum(cluster: &Cluster) {
     cluster.kill("master-1");
     cluster.kill("master-2");
+}
+
+/// Undoes [`end_quorum`]. A leader is there afterwards: who mounts waits only seconds for one.
+fn bring_back_quorum(cluster: &Cluster) {
+    cluster.restart("master-1");
+    cluster.restart("master-2");
+    cluster.leader("metadata");
 }
 
 fn terminate(pid: i64) {
@@ -72,8 +76,7 @@ fn without_a_quorum_commands_say_so_and_the_mount_can_be_taken_away() {
         cluster.pid("mount").is_none()
     });
 
-    cluster.restart("master-1");
-    cluster.restart("master-2");
+    bring_back_quorum(&cluster);
     cluster.restart("mount");
     let kept = std::fs::read_to_string(mount.join("kept"));
     assert_eq!(kept.unwrap(), "kept");
@@ -127,8 +130,7 @@ fn a_mount_that_is_taken_away_ends_without_a_cluster_although_processes_wait() {
         user.wait().unwrap();
         // What `umount -f` found in use stays in the tree without its process.
         let _ = Command::new("umount").arg("-l").arg(&mount).output();
-        cluster.restart("master-1");
-        cluster.restart("master-2");
+        bring_back_quorum(&cluster);
         cluster.restart("mount");
         let first = std::fs::read_to_string(mount.join("file")).unwrap();
         assert_eq!(&first[1..], &way[1..]);
@@ -146,7 +148,7 @@ fn processes_that_wait_for_the_cluster_can_be_killed_and_the_others_go_on() {
         "head -c 1000000 /dev/zero > {place}/written; exec 3<> {place}/written; \
          while printf x >&3; do :; done"
     ));
-    let opened = |child: &Child| Path::new(&format!("/proc/{}/fd/3", child.id())).exists();
+    let opened = |child: &Running| Path::new(&format!("/proc/{}/fd/3", child.id())).exists();
     eventually("somebody writes", SOON, || opened(&writer));
     let mut holder = start(&format!(
         "exec 3<> {place}/written; until [ -e {go} ]; do sleep 0.05; done; exit 0"
@@ -169,14 +171,13 @@ fn processes_that_wait_for_the_cluster_can_be_killed_and_the_others_go_on() {
         assert!(child.try_wait().unwrap().is_none(), "it waits");
         child.kill().unwrap();
     }
-    let ended = |child: &mut Child| child.try_wait().unwrap().is_some();
+    let ended = |child: &mut Running| child.try_wait().unwrap().is_some();
     eventually("those who were killed end", SOON, || {
         killed.iter_mut().chain([&mut writer]).all(ended)
     });
     assert!(!patient.iter_mut().any(ended), "the others wait");
 
-    cluster.restart("master-1");
-    cluster.restart("master-2");
+    bring_back_quorum(&cluster);
     eventually("the others get their answers", 3 * SOON, || {
         patient.iter_mut().all(ended)
     });
@@ -218,8 +219,7 @@ fn a_signal_takes_a_busy_mount_away_and_a_second_one_ends_it() {
         terminate(pid);
         cluster.pid("mount").is_none()
     });
-    let output = waiting.wait_with_output().unwrap();
+    let output = waiting.output();
     assert!(!output.status.success(), "it did not get an answer");
-    cluster.restart("master-1");
-    cluster.restart("master-2");
+    bring_back_quorum(&cluster);
 }

@@ -74,7 +74,7 @@ fn a_server_that_was_started_wrongly_ends_with_the_reason() {
     datanode(("109", &free, &new("e"), &wrong)).says(8, &["wrong cluster secret"]);
     master(("2", &free, &new("f"), &wrong)).says(8, &["all other masters refuse", "secret"]);
     // The cluster did not mind any of it.
-    cluster.wait_in_sync(Duration::from_secs(10));
+    cluster.wait_in_sync(Duration::from_secs(60));
     std::fs::write(cluster.mount().join("file"), "works").unwrap();
 }
 

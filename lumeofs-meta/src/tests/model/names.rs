@@ -150,7 +150,9 @@ impl Model {
         let target = new_dir.entries.get(new_name).copied();
         let exchange = mode == RenameMode::Exchange;
         match target {
-            Some(_) if mode == RenameMode::NoReplace => return Err(Code::Exists),
+            Some(_) if matches!(mode, RenameMode::NoReplace | RenameMode::WhiteoutNoReplace) => {
+                return Err(Code::Exists);
+            }
             None if exchange => return Err(Code::NotFound),
             _ => {}
         }
@@ -194,7 +196,7 @@ impl Model {
             }
         }
         self.nodes.get_mut(&from).unwrap().entries.remove(name);
-        if mode == RenameMode::Whiteout {
+        if matches!(mode, RenameMode::Whiteout | RenameMode::WhiteoutNoReplace) {
             let (dir_mode, dir_gid) = (self.nodes[&from].attr.mode, self.nodes[&from].attr.gid);
             let gid = if dir_mode & 0o2000 != 0 {
                 dir_gid
