@@ -1,7 +1,7 @@
 //! A master: hosts the members of the Raft groups (controller and metadata), answers clients over
 //! frames and datanodes over gRPC.
 //!
-//! `openraft` and `redb` are named only in this crate, below [`raft`].
+//! `openraft` and `redb` are named only in this crate, below `raft`.
 
 #[cfg(test)]
 mod cluster_tests;

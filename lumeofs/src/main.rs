@@ -1,6 +1,11 @@
 //! The one binary: servers, mount, development cluster, commands. Argument parsing only; the work is
 //! in the libraries and in the modules beside this file.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "brackets in help texts mean that something may be left out"
+)]
+
 mod access;
 mod admin;
 mod dev;
