@@ -12,7 +12,8 @@ use crate::retry::{Attempt, Next, retry};
 use crate::session::{Alarm, SessionState};
 use crate::wait::{Halt, Patience};
 use crate::window::Window;
-use lumeofs_base::{ClusterMap, Code, FsError, FsResult};
+use lumeofs_base::limits::REPLICAS_DEFAULT;
+use lumeofs_base::{ClusterMap, Code, FsError, FsResult, NodeInfo};
 use lumeofs_meta::op::Caller;
 use lumeofs_proto::auth::Credentials;
 use parking_lot::Mutex;
@@ -170,6 +171,16 @@ impl Link {
     /// The newest map seen.
     pub(crate) fn map(&self) -> Arc<ClusterMap> {
         self.maps.current()
+    }
+
+    /// Bytes that can be stored, and how many of them are free: of all copies, divided by their number.
+    pub(crate) fn space(&self, patience: &Patience<'_>) -> (u64, u64) {
+        self.maps.refresh_space(&self.masters, patience);
+        let map = self.map();
+        let copies = map.groups.iter().map(|group| group.members.len()).max();
+        let copies = copies.unwrap_or(REPLICAS_DEFAULT).max(1) as u64;
+        let sum = |bytes: fn(&NodeInfo) -> u64| map.nodes.iter().map(bytes).sum::<u64>() / copies;
+        (sum(|node| node.capacity_bytes), sum(|node| node.free_bytes))
     }
 
     /// Reads the map again; a failure to do so only costs a later attempt. Says whether it is newer

@@ -19,7 +19,12 @@ pub(crate) struct Maps {
     current: RwLock<Arc<ClusterMap>>,
     /// When the last finished refresh began.
     refreshed: Mutex<Duration>,
+    /// When the space of the datanodes was asked for last. It changes without a new version of the map.
+    space_asked: Mutex<Option<Duration>>,
 }
+
+/// How old the known space of the datanodes may be; they report it about as often.
+const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
 
 impl Maps {
     /// The newest map seen.
@@ -39,16 +44,32 @@ impl Maps {
         let mut refreshed = patience.lock(&self.refreshed)?;
         if *refreshed < wanted {
             let began = now();
-            self.fetch(masters, patience)?;
+            self.fetch(masters, patience, self.current().version)?;
             *refreshed = began;
         }
         Ok(self.current().version > seen)
     }
 
-    fn fetch(&self, masters: &Masters, patience: &Patience<'_>) -> FsResult<()> {
+    /// Brings the space of the datanodes up to date. If no master answers, what was known stays.
+    pub(crate) fn refresh_space(&self, masters: &Masters, patience: &Patience<'_>) {
+        let now = now();
+        {
+            let mut asked = self.space_asked.lock();
+            if asked.is_some_and(|at| now < at + SPACE_AGE_MAX) {
+                return;
+            }
+            *asked = Some(now);
+        }
+        if let Err(error) = self.fetch(masters, patience, 0) {
+            tracing::debug!(%error, "space of the datanodes not refreshed");
+        }
+    }
+
+    /// Reads the map again if it is not that of `version`; always if that is 0.
+    fn fetch(&self, masters: &Masters, patience: &Patience<'_>, version: u64) -> FsResult<()> {
         let mut failed = None;
         for _ in 0..masters.count() {
-            match self.fetch_from_one(masters, patience) {
+            match self.fetch_from_one(masters, patience, version) {
                 Ok(()) => return Ok(()),
                 Err(error) => failed = Some(error),
             }
@@ -57,10 +78,15 @@ impl Maps {
         Err(failed.unwrap_or_else(|| Code::Unavailable.into()))
     }
 
-    fn fetch_from_one(&self, masters: &Masters, patience: &Patience<'_>) -> FsResult<()> {
+    fn fetch_from_one(
+        &self,
+        masters: &Masters,
+        patience: &Patience<'_>,
+        version: u64,
+    ) -> FsResult<()> {
         let host = masters.any();
         let asked = MapRequest {
-            version: self.current().version,
+            version,
             ..MapRequest::default()
         };
         let taken = host.take(patience, MAP_LIMIT, true)?;
@@ -78,7 +104,7 @@ impl Maps {
                 )
             })?;
             let mut current = self.current.write();
-            if map.version > current.version || current.chunk_size == 0 {
+            if map.version >= current.version || current.chunk_size == 0 {
                 *current = Arc::new(map);
             }
         }

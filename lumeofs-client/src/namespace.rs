@@ -2,7 +2,6 @@
 
 use crate::client::{Client, Context, Usage};
 use crate::meta::unexpected;
-use lumeofs_base::limits::REPLICAS_DEFAULT;
 use lumeofs_base::{Attr, Code, FileKind, FsResult, InodeId};
 use lumeofs_meta::op::{DirEntry, Mutation, NewNode, Query, RenameMode, Reply, SetAttr, XattrMode};
 
@@ -252,16 +251,7 @@ impl Client {
         let Reply::Usage { inodes, bytes } = reply else {
             return Err(unexpected(&reply));
         };
-        let map = self.link.map();
-        let copies = map.groups.iter().map(|group| group.members.len()).max();
-        let copies = copies.unwrap_or(REPLICAS_DEFAULT).max(1) as u64;
-        let capacity_bytes = map
-            .nodes
-            .iter()
-            .map(|node| node.capacity_bytes)
-            .sum::<u64>()
-            / copies;
-        let free_bytes = map.nodes.iter().map(|node| node.free_bytes).sum::<u64>() / copies;
+        let (capacity_bytes, free_bytes) = self.link.space(&self.link.asker(&cx).patience);
         Ok(Usage {
             inodes,
             bytes,

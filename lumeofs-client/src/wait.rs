@@ -144,7 +144,7 @@ impl<'a> Patience<'a> {
             ));
         }
         match self.limit_now() {
-            Some(limit) if now() >= self.since.get() + limit => Err(FsError::new(
+            Some(limit) if now() >= self.since.get().saturating_add(limit) => Err(FsError::new(
                 Code::Unavailable,
                 format!("no answer from the cluster for {} ms", limit.as_millis()),
             )),

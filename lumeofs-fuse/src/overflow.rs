@@ -37,13 +37,13 @@ pub(crate) struct Limits {
 }
 
 impl Default for Limits {
-    /// 256 operations can wait for servers at once beside the FUSE threads, each with a write of 1 MiB at most.
-    /// The queue holds what waits for those.
+    /// 128 operations can wait for servers at once beside the FUSE threads, each with a write of 1 MiB at most and
+    /// perhaps the buffer of an earlier read: together 256 MiB. The queue holds what waits for those.
     fn default() -> Self {
         Self {
-            threads_max: 256,
+            threads_max: 128,
             queue_max: 4096,
-            queue_bytes_max: 256 << 20,
+            queue_bytes_max: 128 << 20,
             idle_timeout: Duration::from_secs(10),
         }
     }
@@ -359,7 +359,7 @@ mod tests {
                 .is_ok()
             );
         }
-        for _ in 0..1000 {
+        for _ in 0..12_000 {
             if pool.threads() == 0 {
                 assert_eq!(ran.load(Ordering::SeqCst), 4);
                 return;

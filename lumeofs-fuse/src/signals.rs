@@ -170,13 +170,13 @@ mod tests {
     }
 
     fn wait_for(condition: impl Fn() -> bool) {
-        for _ in 0..1000 {
+        for _ in 0..6000 {
             if condition() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("condition did not come true in 10 s");
+        panic!("condition did not come true in 60 s");
     }
 
     fn signal(child: &Child, name: &str) {

@@ -164,7 +164,9 @@ mod tests {
     #[test]
     fn warnings_are_held_back_and_counted() {
         let stats = Stats::default();
+        let begun = std::time::Instant::now();
         let allowed = (0..1000).filter(|_| stats.may_warn().is_some()).count();
-        assert!((1..=3).contains(&allowed), "{allowed}");
+        let most = 2 + begun.elapsed().as_secs() as usize;
+        assert!((1..=most).contains(&allowed), "{allowed}");
     }
 }

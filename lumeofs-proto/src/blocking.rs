@@ -223,14 +223,15 @@ impl Conn {
     pub fn connect(address: &str, identity: &Identity) -> FsResult<Self> {
         let failed =
             |error: io::Error| FsError::from_net(&error, format_args!("connect to {address}"));
-        let target = address
-            .to_socket_addrs()
-            .map_err(failed)?
-            .next()
-            .ok_or_else(|| {
-                FsError::new(Code::Invalid, format!("address {address:?} means no host"))
-            })?;
-        let stream = TcpStream::connect_timeout(&target, CONNECT_TIMEOUT).map_err(failed)?;
+        let no_host = || FsError::new(Code::Invalid, format!("address {address:?} means no host"));
+        let mut connected = Err(no_host());
+        for target in address.to_socket_addrs().map_err(failed)? {
+            connected = TcpStream::connect_timeout(&target, CONNECT_TIMEOUT).map_err(failed);
+            if connected.is_ok() {
+                break;
+            }
+        }
+        let stream = connected?;
         Self::client(stream, identity)
             .map_err(|error| error.during(format_args!("connect to {address}")))
     }

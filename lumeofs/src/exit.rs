@@ -32,7 +32,6 @@ const fn local(kind: ErrorKind) -> u8 {
 
 const fn number(code: Code) -> u8 {
     match code {
-        Code::Invalid => 2,
         Code::NotFound | Code::NoData | Code::NoSuchOffset => 3,
         Code::Exists => 4,
         Code::Access | Code::NotPermitted | Code::ReadOnly => 5,
@@ -44,7 +43,8 @@ const fn number(code: Code) -> u8 {
         | Code::Unavailable
         | Code::Again => 7,
         Code::Refused => 8,
-        Code::NameTooLong
+        Code::Invalid
+        | Code::NameTooLong
         | Code::FileTooBig
         | Code::TooManyLinks
         | Code::NotDirectory

@@ -55,7 +55,29 @@ fn shell_tools_work_and_a_second_mount_sees_each_change_at_once() {
         dd if=/dev/urandom of=blob bs=1M count=5 status=none; cp blob blob2; cmp blob blob2
         truncate -s 3000001 blob; [ "$(stat -c %s blob)" = 3000001 ]; truncate -s 5M blob; cmp -n 3000001 blob blob2
         [ "$(tail -c 2242879 blob | tr -d '\0' | wc -c)" = 0 ]
-        find . | wc -l > /dev/null; du -s . > /dev/null; df . > /dev/null
+        find . | wc -l > /dev/null; du -s . > /dev/null
+        # Numbers that no file has end calls, not the mount.
+        python3 -c '
+import errno, os
+fd = os.open("blob", os.O_RDWR)
+for offset in 1 << 50, 1 << 58, (1 << 63) - 1:
+    for whence in os.SEEK_DATA, os.SEEK_HOLE:
+        try:
+            os.lseek(fd, offset, whence)
+            raise SystemExit(f"found something at {offset}")
+        except OSError as error:
+            assert error.errno == errno.ENXIO, error
+try:
+    os.posix_fallocate(fd, 0, 15 << 40)
+    raise SystemExit("15 TiB were free")
+except OSError as error:
+    assert error.errno == errno.ENOSPC, error
+'
+        touch -d @-9223372036854775808 blob2; touch -d @9223372036854775807 blob2; touch blob2
+        # Free space follows what is written.
+        free() { stat -f -c %a .; }; before=$(free); head -c 100M /dev/urandom > filler; sync
+        for i in $(seq 100); do [ $((before - $(free))) -gt 20000 ] && break; sleep 0.2; done
+        [ $((before - $(free))) -gt 20000 ]; rm filler
         tar cf - d copy | tar tf - > /dev/null; rm -r d copy blob blob2
         [ -z "$(find . -mindepth 1 ! -name file ! -name grow)" ]
         "#,

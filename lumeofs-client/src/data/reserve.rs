@@ -118,6 +118,14 @@ impl Link {
         range: &Range<u64>,
         grows: bool,
     ) -> FsResult<()> {
+        // What is not there must fit; this is no promise that it still does when it is written.
+        let known = self.chunks(asker, ino, inode, &(range.start..range.start + 1))?;
+        let (wanted, (_, free)) = (range.end - range.start, self.space(&asker.patience));
+        let room = free + known.attr.allocated + self.chunk_size();
+        if wanted > room {
+            let text = format!("allocate {wanted} bytes: {free} are free");
+            return Err(FsError::new(Code::NoSpace, text));
+        }
         let (first, last) = span(range, self.chunk_size());
         let mut next = first.get();
         while next <= last.get() {

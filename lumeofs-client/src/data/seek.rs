@@ -4,7 +4,7 @@
 use crate::client::Context;
 use crate::data::primaries::{GroupOp, first_error};
 use crate::link::{Asker, Link};
-use lumeofs_base::limits::CHUNKS_PER_ALLOCATION_MAX;
+use lumeofs_base::limits::{CHUNKS_PER_ALLOCATION_MAX, FILE_SIZE_BYTES_MAX};
 use lumeofs_base::{Code, FsError, FsResult, InodeId};
 use lumeofs_meta::op::ChunkRef;
 use lumeofs_proto::data::ChunkRequest;
@@ -24,6 +24,9 @@ impl Link {
         let inode = self.inodes.get(ino);
         let chunk_size = self.chunk_size();
         let beyond = || FsError::new(Code::NoSuchOffset, format!("{ino}: offset {offset}"));
+        if offset >= FILE_SIZE_BYTES_MAX {
+            return Err(beyond());
+        }
         let mut at = offset;
         loop {
             // Chunks that are looked up at once; few of them are asked for their extents.

@@ -150,8 +150,8 @@ impl Cluster {
                 id: NodeId(id),
                 address: server.address.clone(),
                 zone: String::new(),
-                capacity_bytes: 300,
-                free_bytes: 30,
+                capacity_bytes: 3 << 20,
+                free_bytes: 1 << 20,
             });
         }
         drop(state);

@@ -21,6 +21,11 @@ struct Fixture {
 impl Fixture {
     fn at(root: InodeId, memory: Arc<Memory>, options: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() || mountpoint::check_device().is_err() {
+            let skips = std::env::var_os("LUMEOFS_SKIP_MOUNT_TESTS").is_some();
+            assert!(
+                skips,
+                "needs root and /dev/fuse, or LUMEOFS_SKIP_MOUNT_TESTS=1"
+            );
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -63,13 +68,13 @@ impl Drop for Fixture {
 }
 
 fn wait_for(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..6000 {
         if condition() {
             return;
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    panic!("not in 10 s: {what}");
+    panic!("not in 60 s: {what}");
 }
 
 #[test]
@@ -481,7 +486,9 @@ fn a_caller_that_is_killed_does_not_wait_for_the_answer() {
         ("TERM", libc::SIGTERM),
         ("INT", libc::SIGINT),
     ] {
-        let mut child = Command::new("cat")
+        // Who started the tests in the background had SIGINT ignored.
+        let mut child = Command::new("env")
+            .args(["--default-signal=INT,TERM", "cat"])
             .arg(fixture.path("wait"))
             .stderr(Stdio::null())
             .spawn()
@@ -518,7 +525,7 @@ fn a_mount_that_is_cut_off_ends_although_an_operation_waits() {
     let begun = Instant::now();
     let handle = mounted.handle();
     mounted.wait().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(15));
+    assert!(begun.elapsed() < Duration::from_secs(60));
     assert!(!child.wait().unwrap().success());
     handle.detach().unwrap();
 }

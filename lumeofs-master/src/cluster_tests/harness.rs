@@ -95,6 +95,11 @@ impl Cluster {
         for id in cluster.ids() {
             cluster.restart(id);
         }
+        // A new master takes part only once others, or a leader, have said that it is new.
+        let ids = cluster.ids();
+        wait_for("all to take part", || {
+            ids.iter().all(|id| cluster.raft(*id).applied > 0)
+        });
         cluster
     }
 
