@@ -8,6 +8,7 @@ use lumeofs_proto::control::admin_client::AdminClient;
 use lumeofs_proto::control::{RaftRequest, StatusReply, StatusRequest};
 use lumeofs_proto::grpc::{Connector, cause_of, endpoint, error_of};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
@@ -116,6 +117,26 @@ pub(crate) fn status(masters: &[String], credentials: &Credentials) -> anyhow::R
         (None, Some(error)) => Err(error.into()),
         (None, None) => Err(FsError::new(Code::Invalid, "the list of masters is empty").into()),
     }
+}
+
+/// Number of groups that some master says to lead itself: after a restart others may still believe in one that
+/// leads no more.
+pub(crate) fn leaders(masters: &[String], credentials: &Credentials) -> usize {
+    let mut led = BTreeSet::new();
+    for master in masters {
+        let asked = call(master, credentials, |mut client| async move {
+            let reply = client.raft(RaftRequest {}).await;
+            reply.map(tonic::Response::into_inner)
+        });
+        let groups = asked.map(|reply| reply.groups).unwrap_or_default();
+        led.extend(
+            groups
+                .into_iter()
+                .filter(|group| group.role == "leader")
+                .map(|group| group.name),
+        );
+    }
+    led.len()
 }
 
 fn call<T, F>(

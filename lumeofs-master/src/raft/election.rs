@@ -8,6 +8,8 @@ use super::network::RaftServer;
 use super::presence::Presence;
 use super::types::Raft;
 use lumeofs_base::RaftGroupId;
+use lumeofs_base::clock::{Clock as _, SystemClock};
+use lumeofs_base::rng::SplitMix64;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -44,9 +46,12 @@ pub(super) async fn replace_own(raft: Raft, server: Arc<RaftServer>) {
 }
 
 /// Pause after an attempt, longer each time: on a slow disk the votes of an attempt may arrive only after a short one,
-/// and each new attempt voids those of the one before.
+/// and each new attempt voids those of the one before. Up to half of it is chance: masters that began together would
+/// meet again with every attempt.
 fn pause(first: Duration, attempts_before: u32) -> Duration {
-    first * (1 << attempts_before.min(DOUBLINGS_MAX))
+    let least = first * (1 << attempts_before.min(DOUBLINGS_MAX));
+    let mut chance = SplitMix64::new(SystemClock.monotonic().as_nanos() as u64);
+    least + Duration::from_millis(chance.below(1 + least.as_millis() as u64 / 2))
 }
 
 fn has_no_leader(raft: &Raft) -> bool {

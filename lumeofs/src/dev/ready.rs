@@ -24,7 +24,7 @@ pub(crate) fn wait_for_cluster(layout: &Layout, stop: &Stop) -> anyhow::Result<(
         }
         let missing = match crate::admin::status(&masters, &credentials) {
             Ok(status) => {
-                let leaders = status.raft.iter().filter(|group| group.leader != 0).count();
+                let leaders = crate::admin::leaders(&masters, &credentials);
                 let settled = status
                     .groups
                     .iter()
