@@ -5,7 +5,7 @@ use crate::{fs, output};
 use lumeofs_base::{Code, FsError};
 use lumeofs_proto::auth::Credentials;
 use lumeofs_proto::control::admin_client::AdminClient;
-use lumeofs_proto::control::{RaftRequest, StatusReply, StatusRequest};
+use lumeofs_proto::control::{RaftGroup, RaftRequest, StatusReply, StatusRequest};
 use lumeofs_proto::grpc::{Connector, cause_of, endpoint, error_of};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -124,11 +124,7 @@ pub(crate) fn status(masters: &[String], credentials: &Credentials) -> anyhow::R
 pub(crate) fn leaders(masters: &[String], credentials: &Credentials) -> usize {
     let mut led = BTreeSet::new();
     for master in masters {
-        let asked = call(master, credentials, |mut client| async move {
-            let reply = client.raft(RaftRequest {}).await;
-            reply.map(tonic::Response::into_inner)
-        });
-        let groups = asked.map(|reply| reply.groups).unwrap_or_default();
+        let groups = raft_groups(master, credentials).unwrap_or_default();
         led.extend(
             groups
                 .into_iter()
@@ -137,6 +133,15 @@ pub(crate) fn leaders(masters: &[String], credentials: &Credentials) -> usize {
         );
     }
     led.len()
+}
+
+/// The Raft groups as one master sees them.
+fn raft_groups(master: &str, credentials: &Credentials) -> Result<Vec<RaftGroup>, FsError> {
+    let reply = call(master, credentials, |mut client| async move {
+        let reply = client.raft(RaftRequest {}).await;
+        reply.map(tonic::Response::into_inner)
+    });
+    Ok(reply?.groups)
 }
 
 fn call<T, F>(
@@ -345,14 +350,8 @@ fn raft(masters: &[String], credentials: &Credentials, json: bool) -> anyhow::Re
     let mut values = Vec::new();
     let mut failure = None;
     for master in masters {
-        let asked = call(master, credentials, |mut client| async move {
-            client
-                .raft(RaftRequest {})
-                .await
-                .map(tonic::Response::into_inner)
-        });
-        let groups = match asked {
-            Ok(reply) => reply.groups,
+        let groups = match raft_groups(master, credentials) {
+            Ok(groups) => groups,
             Err(error) => {
                 rows.push(vec![
                     master.clone(),
