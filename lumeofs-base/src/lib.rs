@@ -20,6 +20,6 @@ pub mod rng;
 pub use attr::{Attr, FileKind, Timestamp};
 pub use buf::AlignedBuf;
 pub use chunk::{ChunkOp, ChunkState, ERA_MARK, Past, Verdict, Version};
-pub use cluster::{ClusterMap, GroupConfig, NodeInfo, NodeKind};
+pub use cluster::{ClusterMap, GroupConfig, NodeInfo, NodeKind, NodeState, RepairPolicy};
 pub use error::{Code, FsError, FsResult};
 pub use ids::*;

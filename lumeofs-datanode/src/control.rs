@@ -191,6 +191,8 @@ async fn propose(node: &Arc<Node>, masters: &Masters, proposal: &Proposal) {
             primary: config.primary.get(),
             members: ids(&config.members),
             in_sync: ids(&config.in_sync),
+            leaving: ids(&config.leaving),
+            replicas: config.replicas,
         }),
     };
     for _ in 0..ROUNDS_MAX {
@@ -208,6 +210,8 @@ async fn propose(node: &Arc<Node>, masters: &Masters, proposal: &Proposal) {
                         primary: now.primary,
                         members: now.members,
                         in_sync: now.in_sync,
+                        leaving: now.leaving,
+                        replicas: now.replicas,
                     },
                 );
                 tracing::info!(

@@ -40,6 +40,8 @@ pub(crate) fn config_out(config: &GroupConfig) -> wire::GroupConfiguration {
         primary: config.primary.get(),
         members: ids(&config.members),
         in_sync: ids(&config.in_sync),
+        leaving: ids(&config.leaving),
+        replicas: config.replicas,
     }
 }
 
@@ -51,6 +53,8 @@ pub(crate) fn config_in(group: u32, config: wire::GroupConfiguration) -> GroupCo
         primary: NodeId(config.primary),
         members: ids(config.members),
         in_sync: ids(config.in_sync),
+        leaving: ids(config.leaving),
+        replicas: config.replicas,
     }
 }
 

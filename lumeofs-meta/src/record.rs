@@ -3,12 +3,12 @@
 //! A value that does not decode means a damaged store or a newer version's data. Going on would make
 //! this member differ from the others, so it ends the process.
 
-use lumeofs_base::{Attr, ChunkId, FileKind, GroupId, InodeId, Timestamp};
+use lumeofs_base::{Attr, ChunkId, FileKind, GroupId, InodeId, RepairPolicy, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Version of everything below.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 
 /// Counters of the whole group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +115,7 @@ pub(crate) struct PolicyValues {
     pub(crate) chunk_size: u64,
     pub(crate) replicas: u32,
     pub(crate) always_durable: bool,
+    pub(crate) repair: RepairPolicy,
 }
 
 /// The stored form of a value.

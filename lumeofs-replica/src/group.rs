@@ -11,6 +11,7 @@ pub mod read;
 mod requests;
 mod streams;
 mod watch;
+mod yielding;
 
 use crate::effect::{Effect, Outcome, Pending, SyncPoint, Ticket, Work};
 use crate::history::Note;
@@ -60,6 +61,12 @@ const _: () = assert!(
         && READ_LEASE.as_millis() < REOPEN_AFTER_HANG.as_millis(),
     "a member whose disk hangs is removable before it is connected again"
 );
+
+/// How long a primary that yields waits for the answers to what is under way before it goes on leading.
+pub const YIELD_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Epoch of a group's first configuration, in which no member lacks anything.
+const FOUNDING: Epoch = Epoch(1);
 
 /// What the store knows of a group when its datanode starts.
 #[derive(Clone, Debug, Default)]
@@ -167,6 +174,8 @@ pub struct Group<P> {
     /// Has all that an in-sync member must have. False after a restart (D6).
     complete: bool,
     low_space: bool,
+    /// Another member is to lead, since the own copy is damaged.
+    step_down: bool,
     follower: member::Follower,
     primary: Option<primary::Primary<P>>,
     election: election::Election,
@@ -195,12 +204,18 @@ impl<P: Payload> Group<P> {
             watch: watch::StoreWatch::new(now),
             complete: false,
             low_space: false,
+            step_down: false,
             follower: member::Follower::new(now),
             primary: None,
             election: election::Election::default(),
             next_stream: nonce << 24,
             effects: Vec::new(),
         };
+        if group.config.epoch == FOUNDING && !group.note.member {
+            group.note.member = true;
+            let note = group.note.clone();
+            group.effects.push(Effect::Work(Work::Note(note)));
+        }
         group.on_tick(now);
         group
     }
@@ -228,8 +243,7 @@ impl<P: Payload> Group<P> {
 
     /// Whether everything is as it should be here: no need to ask the controller often.
     pub fn is_settled(&self) -> bool {
-        self.config.in_sync.len() == self.config.members.len()
-            && matches!(self.role(), Role::Primary | Role::Secondary)
+        self.config.is_full() && matches!(self.role(), Role::Primary | Role::Secondary)
     }
 
     /// The state, for people and tests.
@@ -261,7 +275,8 @@ impl<P: Payload> Group<P> {
 
     /// Whether the own chunks are a state that the group had, on a disk that works.
     fn is_eligible(&self) -> bool {
-        !self.note.torn && self.follower.unfinished.is_none() && !self.watch.is_suspect()
+        let note = &self.note;
+        note.member && !note.torn && self.follower.unfinished.is_none() && !self.watch.is_suspect()
     }
 
     /// The own disk is nearly full, or no longer: writes are refused before they are ordered.
@@ -454,6 +469,7 @@ impl<P: Payload> Group<P> {
         let Some(primary) = self.primary.take() else {
             return;
         };
+        self.step_down = false;
         if primary.recovered && !primary.serving {
             // The others never agreed that its history is the group's.
             self.complete = false;

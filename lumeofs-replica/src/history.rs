@@ -14,6 +14,9 @@ pub struct Note {
     /// A catch-up began and did not end: chunks may be missing or older than the others, so this
     /// member must not lead after a restart of the whole group.
     pub torn: bool,
+    /// It has been a member since the group was founded, or since a catch-up. Without, chunks are missing: the
+    /// disk was emptied.
+    pub member: bool,
 }
 
 impl Note {

@@ -261,6 +261,8 @@ pub(super) fn to_wire(config: &GroupConfig) -> control::GroupConfig {
         primary: config.primary.get(),
         members: ids(&config.members),
         in_sync: ids(&config.in_sync),
+        leaving: ids(&config.leaving),
+        replicas: config.replicas,
     }
 }
 
@@ -272,6 +274,8 @@ fn from_wire(config: control::GroupConfig) -> GroupConfig {
         primary: NodeId(config.primary),
         members: ids(config.members),
         in_sync: ids(config.in_sync),
+        leaving: ids(config.leaving),
+        replicas: config.replicas,
     }
 }
 

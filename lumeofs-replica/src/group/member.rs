@@ -161,6 +161,7 @@ impl<P: Payload> Group<P> {
                     Note {
                         starts,
                         torn: false,
+                        member: true,
                     },
                 );
             }

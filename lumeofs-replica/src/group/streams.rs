@@ -241,6 +241,7 @@ impl<P: Payload> Group<P> {
             return;
         };
         member.phase = Phase::Live;
+        member.live_since = now;
         member.trouble = None;
         (member.progress, member.synced) = (now, now);
         member.told_committed = Sequence(0);

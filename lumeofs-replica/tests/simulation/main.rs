@@ -10,6 +10,7 @@ mod controller;
 mod disk;
 mod event;
 mod faults;
+mod membership;
 mod network;
 mod scenarios;
 mod store;
@@ -26,7 +27,8 @@ fn number(name: &str) -> Option<u64> {
 fn run(seed: u64) -> World {
     let members = if seed % 4 == 3 { 5 } else { 3 };
     let faults = Duration::from_secs(30);
-    let mut world = World::new(seed, members, faults);
+    let spares = if members == 3 { (seed % 3) as usize } else { 0 };
+    let mut world = World::new(seed, members, spares, faults);
     // A member whose disk hung for long is tried again after half a minute.
     world.run_until(faults + Duration::from_secs(45));
     if let Err(why) = world.converged() {
@@ -46,7 +48,7 @@ fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
         }
     };
     let (mut acknowledged, mut secondary, mut restarts, mut takeovers) = (0, 0, 0, 0);
-    let (mut patches, mut skips, mut pieces) = (0, 0, 0);
+    let (mut patches, mut skips, mut pieces, mut moves) = (0, 0, 0, 0);
     let (mut catch_ups, mut lost, mut failed) = (0, 0, Vec::new());
     let all = seeds.end - seeds.start;
     for seed in seeds {
@@ -61,6 +63,7 @@ fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
                 patches += world.patches;
                 skips += world.skips;
                 pieces += world.pieces;
+                moves += world.moves;
             }
             Err(_) => {
                 eprintln!(
@@ -73,7 +76,7 @@ fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
     eprintln!(
         "{acknowledged} writes, {secondary} reads at secondaries, {takeovers} takeovers, \
          {restarts} group restarts, {catch_ups} catch-ups with {pieces} copies, {patches} patches and \
-         {skips} skips, {lost} lost tails told"
+         {skips} skips, {moves} replicas moved, {lost} lost tails told"
     );
     assert!(failed.is_empty(), "seeds that failed: {failed:?}");
     if all > 10 {
@@ -82,6 +85,7 @@ fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
             "the simulation is idle"
         );
         assert!(restarts > 3 && catch_ups > 20, "the simulation is too kind");
+        assert!(moves > 5, "replicas stay where they are");
     }
 }
 

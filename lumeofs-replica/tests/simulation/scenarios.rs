@@ -12,7 +12,7 @@ fn seconds(seconds: u64) -> Duration {
 
 /// Three members, all well, clients at work until the end.
 fn world(seed: u64) -> World {
-    let mut world = World::new(seed, 3, Duration::ZERO);
+    let mut world = World::new(seed, 3, 0, Duration::ZERO);
     world.clients_until = seconds(120);
     world.run_until(seconds(4));
     assert!(world.clients.acknowledged > 0, "nothing works");
