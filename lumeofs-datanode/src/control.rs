@@ -117,7 +117,10 @@ async fn heartbeats(node: &Arc<Node>, masters: &Masters) {
                 }
             }
             // A datanode that has worked stays: it may be the masters that were started wrongly.
-            Err(error) if error.code == Code::Refused && !accepted => {
+            // So does one that holds something. Otherwise it was removed, and has nothing left to do.
+            Err(error)
+                if error.code == Code::Refused && (!accepted || node.groups().is_empty()) =>
+            {
                 tracing::error!(%error, "this datanode is refused");
                 node.refuse(error);
                 return std::future::pending().await;
@@ -152,6 +155,7 @@ async fn heartbeat(node: &Arc<Node>, masters: &Masters) -> Result<(), FsError> {
         }),
         map_version: node.map().version,
         trouble: node.trouble(),
+        lost_groups: node.lost_groups(),
     };
     let reply = masters.call(|mut client| {
         let request = masters.request(request.clone());

@@ -41,6 +41,9 @@ pub(crate) fn serve(node: &Arc<Node>, conn: &mut Conn, frame: Frame) -> FsResult
         };
     }
     let forwarded = conn.peer.kind == NodeKind::Datanode;
+    if conn.peer.kind == NodeKind::Client {
+        node.pace.request();
+    }
     let reply = frame
         .decode()
         .and_then(|asked| chunk_request(node, fixed.op, asked, frame.payload, forwarded, deadline));

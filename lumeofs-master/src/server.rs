@@ -6,7 +6,7 @@ use crate::raft::{Group, GroupConfig, Presence, Proposer};
 use crate::room::Room;
 use crate::service::{
     AdminService, ControllerGrpc, ControllerMachine, ControllerService, FrameService, Health,
-    Listener, MetadataMachine, MetadataService, Opens, Placement, Sessions,
+    Listener, MetadataMachine, MetadataService, Opens, Placement, Sessions, repair,
 };
 use crate::superblock::Superblock;
 use anyhow::{Context as _, Result};
@@ -141,6 +141,7 @@ impl Master {
             always_durable: config.always_durable,
         };
         tasks.spawn(controller_service.clone().found_cluster(init));
+        tasks.spawn(repair(controller_service.clone()));
         let admission = Admission::default();
         let frames = Arc::new(FrameService {
             identity: config.identity.clone(),

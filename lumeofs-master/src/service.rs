@@ -13,6 +13,7 @@ mod opens;
 mod placement;
 mod purge;
 mod reclaim;
+mod repair;
 mod sessions;
 
 pub(crate) use admin::AdminService;
@@ -24,6 +25,7 @@ pub(crate) use machines::{ControllerMachine, MetadataMachine};
 pub(crate) use metadata::MetadataService;
 pub(crate) use opens::Opens;
 pub(crate) use placement::Placement;
+pub(crate) use repair::repair;
 pub(crate) use sessions::Sessions;
 
 use lumeofs_base::FsError;

@@ -81,7 +81,7 @@ pub enum ControllerReply {
     /// Done.
     Done,
     /// The current configuration of the group: of `SetConfig` and `Reassign`, also when it was refused.
-    Config(Result<GroupConfig, (FsError, Option<GroupConfig>)>),
+    Config(Result<GroupConfig, (FsError, Option<Box<GroupConfig>>)>),
     /// No.
     Refused(FsError),
 }
@@ -226,8 +226,8 @@ fn set_config(
     index: u64,
     expected: Epoch,
     config: &GroupConfig,
-    check: fn(&GroupConfig, &GroupConfig, &dyn Fn(NodeId) -> bool) -> FsResult<()>,
-) -> Result<GroupConfig, (FsError, Option<GroupConfig>)> {
+    check: groups::Check,
+) -> Result<GroupConfig, (FsError, Option<Box<GroupConfig>>)> {
     let Some(value) = tables.get(&keys::group(config.group)) else {
         let error = FsError::new(
             Code::NotFound,
@@ -248,11 +248,11 @@ fn set_config(
                 current.group, current.epoch
             ),
         );
-        return Err((error, Some(current)));
+        return Err((error, Some(Box::new(current))));
     }
     let is_node = |node| tables.get(&keys::node(node)).is_some();
     if let Err(error) = check(&current, config, &is_node) {
-        return Err((error, Some(current)));
+        return Err((error, Some(Box::new(current))));
     }
     tables.put(&keys::group(config.group), encode(config));
     changed(tables, index);

@@ -436,7 +436,8 @@ impl<P: Payload> Group<P> {
                     "the group was reconfigured",
                 ));
                 self.drop_stream(None);
-                let claimed = self.election.claimed == Some(self.config.epoch);
+                // Not if another change of the same epoch was accepted instead.
+                let claimed = self.election.claimed.as_ref() == Some(&self.config);
                 if self.complete {
                     self.lead(false, now);
                 } else if claimed && self.is_eligible() {

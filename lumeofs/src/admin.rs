@@ -1,5 +1,7 @@
 //! `lumeofs admin`: what a cluster says of itself.
 
+mod node;
+
 use crate::access::Access;
 use crate::{fs, output};
 use lumeofs_base::{Code, FsError};
@@ -11,9 +13,12 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
+
+/// How long a command waits for a leader: longer than an election.
+const LEADER_WAIT: Duration = Duration::from_secs(10);
 
 /// Options of `lumeofs admin`.
 #[derive(clap::Args)]
@@ -28,8 +33,11 @@ pub(crate) struct Args {
 enum Action {
     /// The cluster at a glance
     Status,
-    /// Datanodes: address, zone, space, last heartbeat
-    Nodes,
+    /// Datanodes: lists, drains, removes and replaces them
+    #[command(subcommand)]
+    Node(node::Action),
+    /// Shows or changes when and how fast lost replicas are made again
+    Policy(node::Policy),
     /// Replica groups: epoch, primary, members, in-sync set
     Groups,
     /// Raft groups on each master: role, term, leader, log positions, lag of followers
@@ -49,6 +57,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     if let Action::Chunks { path } = &args.action {
         return chunks(&args.access, path);
     }
+    match &args.action {
+        Action::Node(action) => return node::run(&args.access, action),
+        Action::Policy(policy) => return node::policy(&args.access, policy),
+        _ => {}
+    }
     let (masters, credentials) = args.access.resolve()?;
     match args.action {
         Action::Raft => return raft(&masters, &credentials, json),
@@ -61,9 +74,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             show_status(&status, json)?;
             check_leaders(&status)
         }
-        Action::Nodes => show_nodes(&status, json),
         Action::Groups => show_groups(&status, json),
-        Action::Raft | Action::Chunks { .. } | Action::Certificate => {
+        Action::Raft
+        | Action::Chunks { .. }
+        | Action::Certificate
+        | Action::Node(_)
+        | Action::Policy(_) => {
             unreachable!("handled above")
         }
     }
@@ -142,6 +158,35 @@ fn raft_groups(master: &str, credentials: &Credentials) -> Result<Vec<RaftGroup>
         reply.map(tonic::Response::into_inner)
     });
     Ok(reply?.groups)
+}
+
+/// Asks the masters in turn until the one that leads has answered; an election is waited for.
+fn on_leader<T, F>(
+    masters: &[String],
+    credentials: &Credentials,
+    ask: impl Fn(AdminClient<tonic::service::interceptor::InterceptedService<Channel, Token>>) -> F,
+) -> anyhow::Result<T>
+where
+    F: Future<Output = Result<T, tonic::Status>>,
+{
+    let late = Instant::now() + LEADER_WAIT;
+    loop {
+        let mut last = None;
+        for master in masters {
+            match call(master, credentials, &ask) {
+                Ok(reply) => return Ok(reply),
+                Err(error) => match error.code {
+                    Code::NotLeader(_) | Code::Unavailable | Code::Timeout => last = Some(error),
+                    _ => return Err(error.into()),
+                },
+            }
+        }
+        match last {
+            Some(error) if Instant::now() >= late => return Err(error.into()),
+            Some(_) => std::thread::sleep(Duration::from_millis(200)),
+            None => return Err(FsError::new(Code::Invalid, "the list of masters is empty").into()),
+        }
+    }
 }
 
 fn call<T, F>(
@@ -281,50 +326,11 @@ fn troubles(status: &StatusReply) -> impl Iterator<Item = (u64, &str)> {
     })
 }
 
-fn show_nodes(status: &StatusReply, json: bool) -> anyhow::Result<()> {
-    let nodes: Vec<_> = status
-        .nodes
-        .iter()
-        .filter_map(|node| Some((node.node.as_ref()?, node.silent_ms)))
-        .collect();
-    if json {
-        return output::json(&nodes.iter().map(|(node, silent_ms)| json!({
-            "id": node.id, "address": node.address, "zone": node.zone, "capacity_bytes": node.capacity_bytes,
-            "free_bytes": node.free_bytes, "silent_ms": silent_ms,
-        })).collect::<Vec<_>>());
-    }
-    let rows: Vec<_> = nodes
-        .iter()
-        .map(|(node, silent_ms)| {
-            let silent = if *silent_ms < 0 {
-                "never".into()
-            } else {
-                format!("{silent_ms} ms ago")
-            };
-            let (free, capacity) = (
-                output::size(node.free_bytes),
-                output::size(node.capacity_bytes),
-            );
-            vec![
-                node.id.to_string(),
-                node.address.clone(),
-                node.zone.clone(),
-                free,
-                capacity,
-                silent,
-            ]
-        })
-        .collect();
-    output::table(
-        &["NODE", "ADDRESS", "ZONE", "FREE", "CAPACITY", "SEEN"],
-        &rows,
-    )
-}
-
 fn show_groups(status: &StatusReply, json: bool) -> anyhow::Result<()> {
     if json {
         return output::json(&status.groups.iter().map(|group| json!({
             "group": group.group, "epoch": group.epoch, "primary": group.primary, "members": group.members, "in_sync": group.in_sync,
+            "leaving": group.leaving, "replicas": group.replicas,
         })).collect::<Vec<_>>());
     }
     let list = |ids: &[u64]| ids.iter().map(u64::to_string).collect::<Vec<_>>().join(",");

@@ -4,9 +4,11 @@
 //! directories.
 
 mod loop_mounts;
+mod prober;
 mod running;
 
-pub use loop_mounts::LoopMounts;
+pub use loop_mounts::{LoopMounts, pull_out};
+pub use prober::Prober;
 pub use running::Running;
 
 use std::ffi::OsStr;
@@ -240,6 +242,23 @@ impl Cluster {
         row["pid"].as_i64()
     }
 
+    /// A further datanode, not one of the development cluster's: ends with the value. Its log is among theirs.
+    pub fn further_datanode(&self, id: u64, data: &[&Path]) -> Running {
+        let address = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = address.local_addr().expect("an address").to_string();
+        let log = self.dir().join(format!("logs/datanode-{id}.log"));
+        let log = std::fs::File::options().create(true).append(true).open(log);
+        let data: Vec<_> = data.iter().map(|path| path.display().to_string()).collect();
+        let mut command = Command::new(binary());
+        command
+            .args(["datanode", "--id", &id.to_string(), "--listen", &address])
+            .args(["--masters", &self.masters(), "--data", &data.join(",")])
+            .args(["--zone", &format!("datanode-{id}"), "--secret"])
+            .arg(self.dir().join("secret"))
+            .stderr(log.expect("a log"));
+        Running::start(&mut command)
+    }
+
     /// Addresses of the masters, separated by commas.
     pub fn masters(&self) -> String {
         let text = std::fs::read(self.dir().join("cluster.json")).expect("the layout");
@@ -285,6 +304,23 @@ impl Cluster {
             leader != 0
         });
         format!("master-{leader}")
+    }
+
+    /// Waits until no replica group has this datanode as a member, and all are whole.
+    pub fn wait_moved_off(&self, node: u64, limit: Duration) {
+        eventually("replicas move", limit, || {
+            let Ok(groups) = self.try_admin(&["groups"]) else {
+                return false;
+            };
+            let mut groups = groups.as_array().expect("groups").iter();
+            let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
+            groups.all(|group| {
+                let (members, in_sync) = (list(&group["members"]), list(&group["in_sync"]));
+                members.len() == in_sync.len()
+                    && group["replicas"] == members.len()
+                    && !members.iter().any(|member| *member == node)
+            })
+        });
     }
 
     /// Waits until every replica group has all its members in sync.

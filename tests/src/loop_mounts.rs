@@ -44,6 +44,15 @@ impl Drop for LoopMounts {
     }
 }
 
+/// From now on every access to the disk fails with EIO, as if it had been pulled out.
+pub fn pull_out(disk: &Path) {
+    // EXT4_IOC_SHUTDOWN, without flushing the journal.
+    let script = "import fcntl,os,struct,sys\n\
+                  disk = os.open(sys.argv[1], os.O_RDONLY)\n\
+                  fcntl.ioctl(disk, 0x8004587D, struct.pack('I', 2))";
+    run("python3", &["-c", script, text(disk)]);
+}
+
 fn text(path: &Path) -> &str {
     path.to_str().expect("an ASCII path")
 }

@@ -1,15 +1,19 @@
-//! Administration: what this master knows, without asking others.
+//! Administration: what this master knows, without asking others, and what administrators want done.
 
 use super::controller::{ControllerService, to_wire};
 use super::metadata::MetadataService;
 use crate::raft::Group;
+use lumeofs_base::{Code, FsError, FsResult, NodeId, NodeState, RepairPolicy};
+use lumeofs_meta::controller::ControllerCommand;
 use lumeofs_meta::op::{Caller, Query, Reply};
 use lumeofs_meta::{controller, namespace};
 use lumeofs_proto::control::admin_server::Admin;
 use lumeofs_proto::control::{
     DataNode, Follower, GroupsReply, GroupsRequest, Node, NodesReply, NodesRequest, RaftGroup,
-    RaftReply, RaftRequest, StatusReply, StatusRequest,
+    RaftReply, RaftRequest, RepairReply, RepairRequest, SetNodeReply, SetNodeRequest, StatusReply,
+    StatusRequest,
 };
+use lumeofs_proto::status::to_grpc;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -25,7 +29,19 @@ pub(crate) struct AdminService {
 impl AdminService {
     fn nodes(&self) -> Vec<DataNode> {
         let map = self.controller_group.store().read(controller::cluster_map);
+        let count = |node, of: fn(&lumeofs_base::GroupConfig) -> &[NodeId]| {
+            let holds = |config: &&lumeofs_base::GroupConfig| of(config).contains(&node);
+            map.groups.iter().filter(holds).count() as u32
+        };
         let node = |info: lumeofs_base::NodeInfo| DataNode {
+            state: state_name(info.state).to_owned(),
+            drain_to: match info.state {
+                NodeState::Draining { to: Some(to), .. } => to.get(),
+                NodeState::Draining { to: None, .. } | NodeState::Active => 0,
+            },
+            remove: matches!(info.state, NodeState::Draining { remove: true, .. }),
+            replicas: count(info.id, |config| &config.members),
+            in_sync: count(info.id, |config| &config.in_sync),
             silent_ms: self.controller.silence(info.id).map_or(-1, |silence| {
                 i64::try_from(silence.as_millis()).unwrap_or(i64::MAX)
             }),
@@ -38,7 +54,7 @@ impl AdminService {
                 free_bytes: info.free_bytes,
             }),
         };
-        map.nodes.into_iter().map(node).collect()
+        map.nodes.iter().cloned().map(node).collect()
     }
 
     fn groups(&self) -> Vec<lumeofs_proto::control::GroupConfig> {
@@ -106,6 +122,54 @@ impl AdminService {
     }
 }
 
+fn state_name(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Active => "active",
+        NodeState::Draining { .. } => "draining",
+    }
+}
+
+fn state_of(request: &SetNodeRequest) -> FsResult<NodeState> {
+    let to = (request.to != 0).then_some(NodeId(request.to));
+    match request.state.as_str() {
+        "active" => Ok(NodeState::Active),
+        "drain" => Ok(NodeState::Draining { to, remove: false }),
+        "remove" => Ok(NodeState::Draining { to, remove: true }),
+        other => {
+            let context = format!("state {other:?} of a datanode: want active, drain or remove");
+            Err(FsError::new(Code::Invalid, context))
+        }
+    }
+}
+
+impl AdminService {
+    async fn set_repair(&self, request: RepairRequest) -> FsResult<RepairReply> {
+        let read = || {
+            self.controller_group
+                .store()
+                .read(controller::cluster_map)
+                .repair
+        };
+        let leads = self.controller_group.linearizable().await;
+        leads.map_err(|error| self.controller.elsewhere(error))?;
+        let now = read();
+        let wanted = RepairPolicy {
+            after_ms: request.after_ms.unwrap_or(now.after_ms),
+            rate_bytes: request.rate_bytes.unwrap_or(now.rate_bytes),
+        };
+        if wanted != now {
+            self.controller
+                .order(ControllerCommand::SetRepair(wanted))
+                .await?;
+        }
+        let now = read();
+        Ok(RepairReply {
+            after_ms: now.after_ms,
+            rate_bytes: now.rate_bytes,
+        })
+    }
+}
+
 #[tonic::async_trait]
 impl Admin for AdminService {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
@@ -128,5 +192,29 @@ impl Admin for AdminService {
         Ok(Response::new(RaftReply {
             groups: self.raft(),
         }))
+    }
+
+    async fn set_node(
+        &self,
+        request: Request<SetNodeRequest>,
+    ) -> Result<Response<SetNodeReply>, Status> {
+        let request = request.into_inner();
+        let done = async {
+            let state = state_of(&request)?;
+            let node = NodeId(request.node);
+            self.controller
+                .order(ControllerCommand::SetNodeState { node, state })
+                .await
+        };
+        let done = done.await.map(|()| Response::new(SetNodeReply {}));
+        done.map_err(|error| to_grpc(&error))
+    }
+
+    async fn repair(
+        &self,
+        request: Request<RepairRequest>,
+    ) -> Result<Response<RepairReply>, Status> {
+        let done = self.set_repair(request.into_inner()).await;
+        done.map(Response::new).map_err(|error| to_grpc(&error))
     }
 }

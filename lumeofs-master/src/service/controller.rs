@@ -3,7 +3,9 @@
 use super::machines::ControllerMachine;
 use crate::raft::{Group, Leadership, Proposer};
 use lumeofs_base::clock::{Clock as _, SystemClock};
-use lumeofs_base::{Code, Epoch, FsError, FsResult, GroupConfig, GroupId, NodeId, NodeInfo};
+use lumeofs_base::{
+    Code, Epoch, FsError, FsResult, GroupConfig, GroupId, NodeId, NodeInfo, NodeState,
+};
 use lumeofs_meta::controller::{self, ControllerCommand, ControllerReply};
 use lumeofs_proto::control::controller_server::Controller;
 use lumeofs_proto::control::{
@@ -11,7 +13,7 @@ use lumeofs_proto::control::{
 };
 use lumeofs_proto::status::to_grpc;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -42,6 +44,8 @@ struct Seen {
     heartbeat: Duration,
     registered: Duration,
     trouble: String,
+    /// Groups whose disk has failed for good there.
+    lost: BTreeSet<GroupId>,
 }
 
 impl ControllerService {
@@ -73,7 +77,31 @@ impl ControllerService {
             .map_or_else(String::new, |seen| seen.trouble.clone())
     }
 
-    async fn propose(&self, command: ControllerCommand) -> FsResult<ControllerReply> {
+    pub(super) fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// When each datanode was heard of last by this master, and which groups it has lost.
+    pub(super) fn heard_of(&self) -> BTreeMap<NodeId, (Duration, BTreeSet<GroupId>)> {
+        let nodes = self.nodes.lock();
+        let nodes = nodes
+            .iter()
+            .map(|(id, seen)| (*id, (seen.heartbeat, seen.lost.clone())));
+        nodes.collect()
+    }
+
+    /// Proposes what an administrator wants; fails with the leader's address elsewhere.
+    pub(super) async fn order(&self, command: ControllerCommand) -> FsResult<()> {
+        let led = self.group.check_leads();
+        led.map_err(|error| self.elsewhere(error))?;
+        let reply = self.propose(command).await;
+        match reply.map_err(|error| self.elsewhere(error))? {
+            ControllerReply::Refused(error) => Err(error),
+            ControllerReply::Done | ControllerReply::Config(_) => Ok(()),
+        }
+    }
+
+    pub(super) async fn propose(&self, command: ControllerCommand) -> FsResult<ControllerReply> {
         Ok(self.proposer.propose(command, COMMAND_BYTES).await?.reply)
     }
 
@@ -136,6 +164,7 @@ impl ControllerService {
             zone: node.zone,
             capacity_bytes: node.capacity_bytes,
             free_bytes: node.free_bytes,
+            state: NodeState::Active,
         };
         if info.id == NodeId(0) || info.address.is_empty() {
             return Err(FsError::new(
@@ -164,7 +193,9 @@ impl ControllerService {
                 heartbeat: now,
                 registered: now,
                 trouble: String::new(),
+                lost: BTreeSet::new(),
             });
+            seen.lost = request.lost_groups.into_iter().map(GroupId).collect();
             seen.heartbeat = now;
             if seen.trouble != request.trouble && !request.trouble.is_empty() {
                 tracing::warn!(node = %info.id, trouble = request.trouble, "a datanode is in trouble");
@@ -174,9 +205,7 @@ impl ControllerService {
         };
         if needs_registration(map.node(info.id), &info, now.saturating_sub(registered)) {
             let id = info.id;
-            self.propose(ControllerCommand::Register(info))
-                .await
-                .map_err(|error| self.elsewhere(error))?;
+            self.order(ControllerCommand::Register(info)).await?;
             if let Some(seen) = self.nodes.lock().get_mut(&id) {
                 seen.registered = now;
             }
@@ -210,10 +239,10 @@ impl ControllerService {
             ControllerReply::Config(Ok(in_force)) => in_force,
             ControllerReply::Config(Err((error, Some(in_force)))) => {
                 tracing::info!(group = %in_force.group, %error, "configuration refused");
-                in_force
+                *in_force
             }
             ControllerReply::Config(Err((error, None))) => return Err(error),
-            ControllerReply::Done => {
+            ControllerReply::Done | ControllerReply::Refused(_) => {
                 return Err(FsError::new(Code::Io, "unexpected reply of the controller"));
             }
         };
@@ -228,7 +257,7 @@ impl ControllerService {
     }
 
     /// Adds the leader's address for callers that know no ids.
-    fn elsewhere(&self, error: FsError) -> FsError {
+    pub(super) fn elsewhere(&self, error: FsError) -> FsError {
         match error.code {
             Code::NotLeader(Some(leader)) => match self.masters.get(&leader.get()) {
                 Some(address) => {
@@ -318,6 +347,7 @@ mod tests {
             zone: "z".into(),
             capacity_bytes: 1000,
             free_bytes,
+            state: NodeState::Active,
         }
     }
 

@@ -98,6 +98,7 @@ mod tests {
             zone: String::new(),
             capacity_bytes: 1 << 40,
             free_bytes: *free,
+            state: lumeofs_base::NodeState::Active,
         };
         let group = |(index, members): (usize, &&[usize])| GroupConfig {
             group: GroupId(index as u32),
@@ -105,6 +106,8 @@ mod tests {
             primary: node(members[0]),
             members: (0..3).map(node).collect(),
             in_sync: members.iter().map(|index| node(*index)).collect(),
+            leaving: Vec::new(),
+            replicas: 3,
         };
         ClusterMap {
             nodes: free.iter().enumerate().map(info).collect(),

@@ -101,6 +101,9 @@ fn members(
     chosen.iter().map(|node| node.id).collect()
 }
 
+/// Whether a configuration may follow another, given who is a datanode.
+pub(super) type Check = fn(&GroupConfig, &GroupConfig, &dyn Fn(NodeId) -> bool) -> FsResult<()>;
+
 /// Whether a member's proposal may follow `current`: it decides who leads and who is in sync, not who is a member.
 pub(super) fn check_proposal(
     current: &GroupConfig,

@@ -67,7 +67,7 @@ impl Fixture {
                 Ok(())
             }
             ControllerReply::Config(Err((error, now))) => {
-                assert_eq!(now.as_ref(), self.map().group(config.group));
+                assert_eq!(now.as_deref(), self.map().group(config.group));
                 Err(error.code)
             }
             other => panic!("SetConfig answers with a configuration, not {other:?}"),

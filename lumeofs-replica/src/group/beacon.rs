@@ -79,7 +79,7 @@ impl<P: Payload> Group<P> {
         if item.epoch != self.config.epoch || from != self.config.primary || from == self.me {
             return answer;
         }
-        if self.election.claimed == Some(self.config.epoch.next()) {
+        if self.claims_next() {
             // The proposal to replace that primary may have been accepted: no more leases for it.
             self.election.refused_at = Some(now);
             return BeaconAnswer {

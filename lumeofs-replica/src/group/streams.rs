@@ -126,6 +126,13 @@ impl<P: Payload> Group<P> {
         self.advance(now);
     }
 
+    /// The member has made progress, of which the driver will tell when it is time to go on.
+    pub fn on_held_back(&mut self, from: NodeId, stream: StreamId, now: Duration) {
+        if let Some(member) = self.member(from, stream) {
+            member.progress = now;
+        }
+    }
+
     /// The driver gives a stream up: what the member needs cannot be read here.
     pub fn abandon_stream(&mut self, to: NodeId, stream: StreamId, now: Duration) {
         if self.member(to, stream).is_some() {

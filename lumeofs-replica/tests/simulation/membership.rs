@@ -78,7 +78,7 @@ impl World {
         }
     }
 
-    fn reassign(&mut self, mut next: GroupConfig) {
+    pub(crate) fn reassign(&mut self, mut next: GroupConfig) {
         next.epoch = next.epoch.next();
         self.config = next;
         self.trace(|| {

@@ -105,6 +105,9 @@ impl Contents {
                 chunk.version = state.version;
                 chunk.truncations = state.truncations;
                 chunk.deleted = state.deleted;
+                if chunk.deleted {
+                    chunk.blocks.clear();
+                }
             }
             Change::Copy(CopyStep::Drop { chunk }) => {
                 self.chunks.remove(chunk);

@@ -1,7 +1,7 @@
 //! Small disks: ext4 in a file, mounted.
 
 use crate::attempt::text;
-use lumeofs_tests::{LoopMounts, run, temporary};
+use lumeofs_tests::{LoopMounts, temporary};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -46,15 +46,6 @@ impl Disks {
     fn image(&self, name: &str) -> PathBuf {
         self.directory.path().join(format!("{name}.img"))
     }
-}
-
-/// From now on every access to the disk fails with EIO, as if it had been pulled out.
-pub(crate) fn pull_out(disk: &Path) {
-    // EXT4_IOC_SHUTDOWN, without flushing the journal.
-    let script = "import fcntl,os,struct,sys\n\
-                  disk = os.open(sys.argv[1], os.O_RDONLY)\n\
-                  fcntl.ioctl(disk, 0x8004587D, struct.pack('I', 2))";
-    run("python3", &["-c", script, &text(disk)]);
 }
 
 /// Takes all free space of the disk; it comes back when the returned file is removed.
