@@ -117,10 +117,7 @@ async fn heartbeats(node: &Arc<Node>, masters: &Masters) {
                 }
             }
             // A datanode that has worked stays: it may be the masters that were started wrongly.
-            // So does one that holds something. Otherwise it was removed, and has nothing left to do.
-            Err(error)
-                if error.code == Code::Refused && (!accepted || node.groups().is_empty()) =>
-            {
+            Err(error) if error.code == Code::Refused && !accepted => {
                 tracing::error!(%error, "this datanode is refused");
                 node.refuse(error);
                 return std::future::pending().await;
@@ -162,6 +159,14 @@ async fn heartbeat(node: &Arc<Node>, masters: &Masters) -> Result<(), FsError> {
         async move { client.heartbeat(request).await }
     });
     let reply = reply.await?;
+    if reply.removed && node.holds_nothing() {
+        let context = format!(
+            "datanode {} was removed from this cluster and holds nothing any more: its id never comes back; start a new \
+             datanode with another id and an empty data directory",
+            node.identity.node.get()
+        );
+        node.refuse(FsError::new(Code::Refused, context));
+    }
     if reply.map.is_empty() {
         return Ok(());
     }

@@ -145,6 +145,11 @@ impl Node {
         lost.map(|(group, _)| group.get()).collect()
     }
 
+    /// Whether no group is here, nor anything on its way out.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        self.groups().is_empty() && self.placing.dropping.lock().is_empty()
+    }
+
     /// The disk with the most room, if there is one that works and is not nearly full.
     fn spare_store(&self) -> Option<Arc<ChunkStore>> {
         let fits = |store: &&Arc<ChunkStore>| {

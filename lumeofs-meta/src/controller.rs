@@ -43,8 +43,11 @@ pub enum ControllerCommand {
     },
     /// A datanode reports for duty: adds it or updates its address, zone and space.
     Register(NodeInfo),
-    /// Makes replica groups for datanodes that have none, once there are enough of them.
-    FormGroups,
+    /// Makes replica groups for datanodes, once there are enough of them.
+    FormGroups {
+        /// Those that are there: the members of a new group must meet.
+        alive: Vec<NodeId>,
+    },
     /// Proposed by a member: replaces a group's primary and in-sync set if its epoch is still `expected`. The new
     /// configuration's epoch must be the one after it.
     SetConfig {
@@ -153,8 +156,8 @@ fn run(tables: &mut dyn Tables, index: u64, command: &ControllerCommand) -> Cont
             ControllerReply::Done
         }
         ControllerCommand::Register(node) => reply(nodes::register(tables, index, node)),
-        ControllerCommand::FormGroups => {
-            form_groups(tables, index);
+        ControllerCommand::FormGroups { alive } => {
+            form_groups(tables, index, alive);
             ControllerReply::Done
         }
         ControllerCommand::SetConfig { expected, config } => ControllerReply::Config(set_config(
@@ -205,12 +208,13 @@ fn set_repair(tables: &mut dyn Tables, index: u64, repair: RepairPolicy) -> FsRe
     Ok(())
 }
 
-fn form_groups(tables: &mut dyn Tables, index: u64) {
+fn form_groups(tables: &mut dyn Tables, index: u64, alive: &[NodeId]) {
     // Without policies nobody has said how many replicas there shall be.
     let Some(values) = policy(tables).set else {
         return;
     };
-    let nodes: Vec<NodeInfo> = rows(tables, keys::all::NODES);
+    let mut nodes: Vec<NodeInfo> = rows(tables, keys::all::NODES);
+    nodes.retain(|node| alive.contains(&node.id));
     let groups: Vec<GroupConfig> = rows(tables, keys::all::GROUPS);
     let formed = groups::form(&nodes, &groups, values.replicas as usize);
     for config in &formed {

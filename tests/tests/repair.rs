@@ -176,8 +176,10 @@ fn a_datanode_that_loses_one_of_its_disks_goes_on_with_the_other() {
         let of = rustix::fs::statvfs(disk).unwrap();
         (of.f_blocks - of.f_bfree) * of.f_frsize
     };
+    let (on_one, on_other) = (used(&one), used(&other));
+    println!("used: {on_one} and {on_other} bytes");
     assert!(
-        used(&one) > 64 << 20 && used(&other) > 64 << 20,
+        on_one > 64 << 20 && on_other > 64 << 20,
         "both disks are used"
     );
     let prober = Prober::start(&mount);

@@ -53,7 +53,10 @@ impl Controller for FakeController {
             true => postcard::to_stdvec(&*map).unwrap(),
             false => Vec::new(),
         };
-        Ok(Response::new(HeartbeatReply { map: map.into() }))
+        Ok(Response::new(HeartbeatReply {
+            map: map.into(),
+            removed: false,
+        }))
     }
 
     async fn set_group_config(

@@ -25,6 +25,8 @@ const FREE_CHANGE_PART: u64 = 100;
 const FREE_AGE_MAX: Duration = Duration::from_secs(60);
 /// Bytes of a controller command in the log, roughly.
 const COMMAND_BYTES: usize = 256;
+/// Silence up to which a datanode counts as alive: some heartbeats may be late.
+pub(super) const ALIVE: Duration = Duration::from_secs(5);
 /// How often the leader looks whether replica groups can be formed.
 const FORM_LOOK: Duration = Duration::from_millis(200);
 
@@ -128,7 +130,11 @@ impl ControllerService {
                 continue;
             }
             let is_new = *self.founded.lock() != leadership;
-            let map = self.group.store().read(controller::cluster_map);
+            let mut map = self.group.store().read(controller::cluster_map);
+            map.nodes.retain(|node| {
+                let silence = self.silence(node.id);
+                silence.is_some_and(|silence| silence <= ALIVE)
+            });
             let newcomer = self.newcomer();
             let command = if is_new {
                 tried_with = 0;
@@ -137,7 +143,8 @@ impl ControllerService {
                 && controller::are_lacking(&map.nodes, &map.groups)
             {
                 tried_with = map.nodes.len();
-                ControllerCommand::FormGroups
+                let alive = map.nodes.iter().map(|node| node.id).collect();
+                ControllerCommand::FormGroups { alive }
             } else if let Some(master) = newcomer {
                 ControllerCommand::MasterJoined(master)
             } else {
@@ -203,7 +210,12 @@ impl ControllerService {
             seen.trouble = request.trouble;
             seen.registered
         };
-        if needs_registration(map.node(info.id), &info, now.saturating_sub(registered)) {
+        let removed = self
+            .group
+            .store()
+            .read(|tables| controller::is_removed(tables, info.id));
+        if !removed && needs_registration(map.node(info.id), &info, now.saturating_sub(registered))
+        {
             let id = info.id;
             self.order(ControllerCommand::Register(info)).await?;
             if let Some(seen) = self.nodes.lock().get_mut(&id) {
@@ -216,7 +228,10 @@ impl ControllerService {
         } else {
             postcard::to_stdvec(&map).expect("a map is plain data")
         };
-        Ok(HeartbeatReply { map: map.into() })
+        Ok(HeartbeatReply {
+            map: map.into(),
+            removed,
+        })
     }
 
     async fn set_config(&self, request: SetGroupConfigRequest) -> FsResult<SetGroupConfigReply> {

@@ -1,7 +1,7 @@
 //! Has lost replicas made again, drains datanodes and evens out load: carries out what `lumeofs_meta`'s planner says, while
 //! this master leads.
 
-use super::controller::ControllerService;
+use super::controller::{ALIVE, ControllerService};
 use crate::raft::Leadership;
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::{ClusterMap, GroupId, NodeId, NodeState};
@@ -14,9 +14,6 @@ use tokio::time::sleep;
 
 /// Between two plans.
 const LOOK: Duration = Duration::from_millis(500);
-/// Silence up to which a datanode counts as alive: some heartbeats may be late. A new leader waits as long before it
-/// judges anybody.
-const ALIVE: Duration = Duration::from_secs(5);
 
 /// What the leader remembers of the datanodes, at one moment.
 pub(super) struct Sight {
@@ -49,6 +46,7 @@ impl View for Sight {
 
 /// Runs for ever.
 pub(crate) async fn repair(service: Arc<ControllerService>) {
+    // A new leader waits for as long as one may be silent before it judges anybody.
     let mut led: Option<(Leadership, Duration)> = None;
     loop {
         sleep(LOOK).await;

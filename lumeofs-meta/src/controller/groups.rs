@@ -6,6 +6,10 @@ use lumeofs_base::{
 };
 use std::collections::BTreeMap;
 
+/// Epoch of a group's first configuration. Its members find together in the next, which they propose themselves: they
+/// take it for proof that no member lacks anything.
+pub(super) const FOUNDING: Epoch = Epoch(1);
+
 /// Whether there are fewer groups than the datanodes want: each is to be the primary of [`PRIMARIES_PER_DATANODE`].
 pub fn are_lacking(nodes: &[NodeInfo], groups: &[GroupConfig]) -> bool {
     groups.len() < active(nodes).count() * PRIMARIES_PER_DATANODE
@@ -50,7 +54,7 @@ pub(super) fn form(
             let number = u32::try_from(formed.len() + 1).expect("groups are few");
             formed.push(GroupConfig {
                 group: GroupId(last.unwrap_or(0) + number),
-                epoch: Epoch(1),
+                epoch: FOUNDING,
                 primary: members[0],
                 in_sync: members.clone(),
                 members,
@@ -150,6 +154,9 @@ pub(super) fn check_reassignment(
     is_node: &dyn Fn(NodeId) -> bool,
 ) -> FsResult<()> {
     check_epoch(current, next)?;
+    if current.epoch == FOUNDING {
+        return refuse(next, "its members have not met yet");
+    }
     let same = (next.primary, &next.in_sync, next.replicas)
         == (current.primary, &current.in_sync, current.replicas);
     if !same {

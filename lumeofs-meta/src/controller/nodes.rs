@@ -11,7 +11,7 @@ pub(super) fn register(tables: &mut dyn Tables, index: u64, node: &NodeInfo) -> 
     if tables.get(&keys::removed_node(node.id)).is_some() {
         let context = format!(
             "datanode {} was removed from this cluster: start a new one, with another id and an empty data directory",
-            node.id
+            node.id.get()
         );
         return Err(FsError::new(Code::Refused, context));
     }
@@ -46,8 +46,11 @@ pub(super) fn set_state(
     if let NodeState::Draining { to: Some(to), .. } = state {
         let target = find(tables, to).ok_or_else(|| unknown(tables, to))?;
         if target.state != NodeState::Active || to == id {
-            let context =
-                format!("datanode {to} cannot take the place of {id}: want one that stays");
+            let context = format!(
+                "datanode {} cannot take the place of {}: want one that stays",
+                to.get(),
+                id.get()
+            );
             return Err(FsError::new(Code::Invalid, context));
         }
     }
@@ -70,7 +73,10 @@ pub(super) fn remove(tables: &mut dyn Tables, index: u64, id: NodeId) -> FsResul
     let held = groups.iter().filter(|config| config.members.contains(&id));
     let held = held.count();
     if held > 0 {
-        let context = format!("datanode {id} is a member of {held} groups: drain it first");
+        let context = format!(
+            "datanode {} is a member of {held} groups: drain it first",
+            id.get()
+        );
         return Err(FsError::new(Code::Busy, context));
     }
     tables.delete(&keys::node(id));
@@ -85,7 +91,11 @@ fn find(tables: &dyn Tables, id: NodeId) -> Option<NodeInfo> {
 
 fn unknown(tables: &dyn Tables, id: NodeId) -> FsError {
     let nodes: Vec<NodeInfo> = rows(tables, keys::all::NODES);
-    let known: Vec<String> = nodes.iter().map(|node| node.id.to_string()).collect();
-    let context = format!("there is no datanode {id}: there are {}", known.join(", "));
+    let known: Vec<String> = nodes.iter().map(|node| node.id.get().to_string()).collect();
+    let context = format!(
+        "there is no datanode {}: there are {}",
+        id.get(),
+        known.join(", ")
+    );
     FsError::new(Code::NotFound, context)
 }

@@ -6,7 +6,7 @@
 //! those that leave go is the primary's business. A member in the in-sync set is therefore never dropped here: one that is
 //! gone is taken out of it by its primary first.
 
-use super::groups::homes;
+use super::groups::{FOUNDING, homes};
 use lumeofs_base::limits::{REPAIR_FREE_PART_MIN, REPAIRS_PER_NODE_MAX};
 use lumeofs_base::{ClusterMap, GroupConfig, GroupId, NodeId, NodeInfo, NodeState};
 use std::collections::BTreeMap;
@@ -91,6 +91,9 @@ struct Planner<'a, V> {
 impl<V: View> Planner<'_, V> {
     /// What a group lacks, or has too much of.
     fn mend(&mut self, config: &GroupConfig) -> Option<GroupConfig> {
+        if config.epoch == FOUNDING {
+            return None;
+        }
         let wanted = config.replicas as usize;
         let lasts = |node: &NodeId| !self.is_away(*node, config.group) && !self.is_draining(*node);
         let mut staying: Vec<NodeId> = config.staying().filter(lasts).collect();
@@ -216,7 +219,8 @@ impl<V: View> Planner<'_, V> {
         let alive = |node: &NodeInfo| {
             self.view.presence(node.id) == Presence::Alive || self.load(node.id).replicas == 0
         };
-        self.map.groups.iter().all(GroupConfig::is_full) && self.map.nodes.iter().all(alive)
+        let is_well = |config: &GroupConfig| config.is_full() && config.epoch > FOUNDING;
+        self.map.groups.iter().all(is_well) && self.map.nodes.iter().all(alive)
     }
 
     /// One replica to a place where it is better: in a zone of its own, or on a node that carries less.

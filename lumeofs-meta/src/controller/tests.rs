@@ -48,8 +48,13 @@ impl Fixture {
         for (id, zone) in (1..).zip(zones) {
             fixture.run(ControllerCommand::Register(node(id, zone)));
         }
-        fixture.run(ControllerCommand::FormGroups);
+        fixture.form();
         fixture
+    }
+
+    fn form(&mut self) -> ControllerReply {
+        let alive = self.map().nodes.iter().map(|node| node.id).collect();
+        self.run(ControllerCommand::FormGroups { alive })
     }
 
     fn map(&self) -> ClusterMap {
@@ -156,13 +161,13 @@ fn groups_are_formed_once_a_node_and_not_too_early() {
     let mut fixture = Fixture::formed(3, &["a", "b"]);
     assert_eq!(fixture.map().groups, []);
     fixture.run(ControllerCommand::Register(node(3, "c")));
-    fixture.run(ControllerCommand::FormGroups);
+    fixture.form();
     let groups = fixture.map().groups;
     assert_eq!(groups.len(), 12);
-    fixture.run(ControllerCommand::FormGroups);
+    fixture.form();
     assert_eq!(fixture.map().groups, groups);
     fixture.run(ControllerCommand::Register(node(4, "d")));
-    fixture.run(ControllerCommand::FormGroups);
+    fixture.form();
     let more = fixture.map().groups;
     assert_eq!(more[..12], groups);
     assert_eq!(more.len(), 16);
@@ -172,7 +177,7 @@ fn groups_are_formed_once_a_node_and_not_too_early() {
     }
     let mut without_policy = Fixture::default();
     without_policy.run(ControllerCommand::Register(node(1, "a")));
-    without_policy.run(ControllerCommand::FormGroups);
+    without_policy.form();
     assert_eq!(without_policy.map().groups, []);
 }
 
@@ -379,7 +384,7 @@ fn groups_do_not_pile_up_as_nodes_come_and_go() {
     let mut fixture = Fixture::formed(3, &["a", "b", "c"]);
     for id in 10..20 {
         fixture.run(ControllerCommand::Register(node(id, "d")));
-        fixture.run(ControllerCommand::FormGroups);
+        fixture.form();
         for old in fixture
             .map()
             .groups

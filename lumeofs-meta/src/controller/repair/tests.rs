@@ -42,6 +42,9 @@ fn cluster(zones: &[&str]) -> ClusterMap {
         ..ClusterMap::default()
     };
     map.groups = super::super::groups::form(&map.nodes, &[], 3);
+    for config in &mut map.groups {
+        config.epoch = config.epoch.next();
+    }
     map
 }
 
@@ -346,6 +349,6 @@ fn epochs_go_up_by_one() {
     };
     settle(&mut map, &seen);
     for next in plan(&map, &seen) {
-        assert_eq!(next.epoch, Epoch(2));
+        assert_eq!(next.epoch, Epoch(3));
     }
 }
