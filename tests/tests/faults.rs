@@ -1,10 +1,10 @@
 //! Servers die under load: nothing fails, nothing acknowledged is lost, stalls are bounded.
 
-use lumeofs_tests::{Cluster, Running, eventually, shell};
+use lumeofs_tests::{Cluster, Running, eventually, fio_job, shell};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -108,18 +108,9 @@ fn timed<T>(calls: &Mutex<Calls>, call: impl FnOnce() -> std::io::Result<T>) -> 
     result.unwrap()
 }
 
-/// fio's job: what it writes is the same in every run, so that a later one can verify it.
+/// What fio writes while servers die.
 fn fio(directory: &Path) -> Command {
-    let mut command = Command::new("fio");
-    command
-        .args(["--name=random", "--rw=randwrite", "--bs=4k-64k"])
-        .args(["--size=80m", "--numjobs=2", "--fsync=32", "--direct=1"])
-        .args(["--verify=crc32c", "--verify_fatal=1"])
-        .args(["--verify_state_save=0", "--group_reporting"])
-        .arg(format!("--directory={}", directory.display()))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
+    fio_job(directory, "80m", 2)
 }
 
 fn verified(output: Output) {
