@@ -20,4 +20,4 @@ pub use day::{Outcome, Plan, Yard, run_round};
 pub use fault::{KINDS, Kind};
 pub use leftovers::{PREFIX, remove_leftovers};
 pub use random::Random;
-pub use report::{table, values};
+pub use report::table;

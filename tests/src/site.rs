@@ -17,8 +17,8 @@ const DEADLINE: Duration = Duration::from_secs(40);
 const DISK_BYTES: u64 = 1 << 30;
 /// Longest time that a command of an administrator may take.
 const ADMIN_SECONDS: &str = "20";
-/// Hosts of masters, with their numbers and first ids.
-const MASTERS: [(&str, u8); 3] = [("m1", 1), ("m2", 2), ("m3", 3)];
+/// Hosts of masters, with their numbers and first ids; the last one is spare.
+const MASTERS: [(&str, u8); 4] = [("m1", 1), ("m2", 2), ("m3", 3), ("m4", 4)];
 /// Hosts of datanodes, with their numbers and first ids; the last one is spare.
 const DATANODES: [(&str, u8); 4] = [("d1", 101), ("d2", 102), ("d3", 103), ("d4", 104)];
 /// Hosts of mounts and of administrators.
@@ -59,7 +59,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// Three masters and three datanodes, in sync; with a fourth host for a datanode. Names of what it makes begin
+    /// Three masters and three datanodes, in sync; with a fourth host for each. Names of what it makes begin
     /// with `prefix`.
     pub fn start(prefix: &str, has_disks: bool) -> Self {
         let mut site = Self {
@@ -75,8 +75,8 @@ impl Site {
         }
         std::fs::create_dir(site.logs()).expect("a directory for logs");
         run(binary(), &["keygen", &site.file("secret")]);
-        for (host, number) in MASTERS {
-            site.add(Role::Master, host, u64::from(number));
+        for (host, number) in &MASTERS[..3] {
+            site.add(Role::Master, host, u64::from(*number));
         }
         for (host, number) in &DATANODES[..3] {
             site.add(Role::Datanode, host, u64::from(*number));
@@ -126,12 +126,15 @@ impl Site {
         nodes.map(|(host, _)| *host).collect()
     }
 
-    /// The host that has no datanode.
-    pub fn spare(&self) -> &'static str {
-        let spare = DATANODES
-            .iter()
-            .find(|(host, _)| !self.nodes.contains_key(host));
-        spare.expect("one host more than datanodes").0
+    /// The host that has no node of this role.
+    pub fn spare(&self, role: Role) -> &'static str {
+        let hosts = match role {
+            Role::Master => MASTERS,
+            Role::Datanode => DATANODES,
+        };
+        let mut hosts = hosts.into_iter().map(|(host, _)| host);
+        let spare = hosts.find(|host| !self.nodes.contains_key(host));
+        spare.expect("one host more than nodes")
     }
 
     /// The host of a node.

@@ -2,7 +2,7 @@
 //! fails must clean up: `scripts/chaos` does so.
 
 use lumeofs_tests::chaos::{
-    KINDS, Kind, Outcome, Plan, Random, Yard, remove_leftovers, run_round, table, values,
+    KINDS, Kind, Outcome, Plan, Random, Yard, remove_leftovers, run_round, table,
 };
 use lumeofs_tests::{Role, interrupt, interrupted};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +19,7 @@ usage: scripts/chaos [OPTIONS]
   --only FAULT   this fault, of those that --list names; several separated by commas; A+B is B while A lasts
   --no-fio       no fio beside the other load
   --slow N       bounds of time are N times as long, on a machine that has other work [default: 1]
-  --json         a JSON object for each round, and no table
+  --json         a line of JSON for each round, and no table
   --list         names the faults
   --clean        only removes what runs left that were killed
 
@@ -65,9 +65,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let outcomes = run(&options);
-    if options.json {
-        println!("{}", values(&outcomes));
-    } else {
+    if !options.json {
         println!("\n{}", table(&outcomes));
     }
     let clean = outcomes.iter().all(|outcome| outcome.problems.is_empty());
@@ -161,25 +159,26 @@ fn run(options: &Options) -> Vec<Outcome> {
             eprintln!("interrupted in round {number}, {}", plan.faults());
             break;
         }
+        let panicked = result.is_err();
         let outcome = result.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
             Outcome::failed(&plan, text.unwrap_or("it panicked").to_owned())
         });
         if options.json {
-            eprintln!("{}", outcome.json());
+            println!("{}", outcome.json());
         } else {
             println!("{outcome}");
         }
         if !outcome.problems.is_empty() {
             let (seed, faults) = (plan.seed, plan.faults());
             eprintln!("    again: scripts/chaos --rounds 1 --seed {seed} --only {faults}");
-            if let Some(broken) = yard
-                .take()
-                .filter(|_| outcome.calls > 0 || outcome.target != "-")
-            {
-                eprintln!("    logs:  {}", broken.keep(number).display());
-            }
+        }
+        // A cluster to which nothing was done, since the binary lacks a command, is as good as before.
+        let touched = panicked || outcome.calls > 0;
+        let broken = touched && !outcome.problems.is_empty();
+        if let Some(broken) = yard.take_if(|_| broken) {
+            eprintln!("    logs:  {}", broken.keep(number).display());
         }
         outcomes.push(outcome);
     }

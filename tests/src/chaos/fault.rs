@@ -153,6 +153,8 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "cut-client",
         what: "one mount loses a datanode that everybody else reaches",
+        // Its writes wait for the primary, which is well, until the link is back.
+        stall: seconds(20),
         make: |random, site| Box::new(network::Cut::from_a_client(datanode(random, site))),
         ..PLAIN
     },
@@ -239,7 +241,7 @@ pub const KINDS: &[Kind] = &[
         name: "wipe-master",
         what: "a master loses all its data and is replaced by one with a new id",
         needs: &[&["master", "replace"]],
-        make: |random, site| Box::new(membership::WipedMaster::new(master(random, site))),
+        make: |random, site| Box::new(membership::WipedMaster::new(master(random, site), site)),
         ..PLAIN
     },
     Kind {

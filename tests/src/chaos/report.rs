@@ -50,11 +50,6 @@ impl Outcome {
     }
 }
 
-/// All rounds, as one value.
-pub fn values(outcomes: &[Outcome]) -> Value {
-    outcomes.iter().map(Outcome::json).collect()
-}
-
 fn seconds(time: Duration) -> String {
     format!("{:.1}", time.as_secs_f64())
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// When a master that may not come back has ended.
 const REFUSED: Duration = Duration::from_secs(30);
+/// When a node has taken another's place.
+const REPLACED: Duration = Duration::from_secs(90);
 /// When a drained node has no group any more.
 const DRAINED: Duration = Duration::from_secs(120);
 
@@ -33,37 +35,46 @@ impl Fault for WipedDatanode {
     }
 }
 
-/// A master without its logs: it is refused under its id, and replaced at its address by one with a new id (rule R4).
-pub(in super::super) struct WipedMaster(&'static str);
+/// A master without its logs: it is refused under its id (rule R4), and replaced by one with another id on another host.
+pub(in super::super) struct WipedMaster {
+    host: &'static str,
+    spare: &'static str,
+}
 
 impl WipedMaster {
-    pub(in super::super) fn new(host: &'static str) -> Self {
-        Self(host)
+    pub(in super::super) fn new(host: &'static str, site: &Site) -> Self {
+        let spare = site.spare(Role::Master);
+        Self { host, spare }
     }
 }
 
 impl Fault for WipedMaster {
     fn target(&self) -> String {
-        self.0.into()
+        format!("{} by {}", self.host, self.spare)
     }
 
     fn inject(&mut self, site: &mut Site) {
-        site.kill(self.0);
-        site.wipe(self.0);
+        site.kill(self.host);
+        site.wipe(self.host);
     }
 
     fn heal(&mut self, site: &mut Site) {
-        site.start_node(self.0);
+        site.start_node(self.host);
         eventually("a wiped master is refused under its id", REFUSED, || {
-            site.pid(self.0).is_none()
+            site.pid(self.host).is_none()
         });
-        let (old, new) = (site.id(self.0), site.new_id(Role::Master));
-        site.wipe(self.0);
-        site.add(Role::Master, self.0, new);
-        site.start_node(self.0);
-        let (old, new) = (old.to_string(), format!("{new}={}", site.address(self.0)));
-        eventually("the master is replaced", REFUSED, || {
-            site.admin(&["master", "replace", &old, &new]).is_ok()
+        let (old, new) = (site.id(self.host), site.new_id(Role::Master));
+        site.forget(self.host);
+        site.add(Role::Master, self.spare, new);
+        site.start_node(self.spare);
+        let (old, new) = (
+            old.to_string(),
+            format!("{new}={}", site.address(self.spare)),
+        );
+        // The same command again watches the change on.
+        let replace = ["master", "replace", &old, &new, "--timeout", "15"];
+        eventually("the master is replaced", REPLACED, || {
+            site.admin(&replace).is_ok()
         });
     }
 }
@@ -96,7 +107,7 @@ pub(in super::super) struct Fourth {
 
 impl Fourth {
     pub(in super::super) fn new(host: &'static str, site: &Site) -> Self {
-        let spare = site.spare();
+        let spare = site.spare(Role::Datanode);
         Self { host, spare }
     }
 }
@@ -114,7 +125,7 @@ impl Fault for Fourth {
         let old = site.id(self.host).to_string();
         let new = start_spare(site, self.spare).to_string();
         // Not before the new one has said that it is there.
-        eventually("the datanode is replaced", REFUSED, || {
+        eventually("the datanode is replaced", REPLACED, || {
             site.admin(&["node", "replace", &old, &new]).is_ok()
         });
     }
@@ -136,7 +147,7 @@ pub(in super::super) struct Drain {
 
 impl Drain {
     pub(in super::super) fn new(host: &'static str, site: &Site) -> Self {
-        let spare = site.spare();
+        let spare = site.spare(Role::Datanode);
         Self { host, spare }
     }
 }
@@ -149,7 +160,7 @@ impl Fault for Drain {
     fn inject(&mut self, site: &mut Site) {
         start_spare(site, self.spare);
         let id = site.id(self.host).to_string();
-        eventually("the drain begins", REFUSED, || {
+        eventually("the drain begins", REPLACED, || {
             site.admin(&["node", "drain", &id]).is_ok()
         });
     }
