@@ -1,8 +1,8 @@
 //! Servers die under load: nothing fails, nothing acknowledged is lost, stalls are bounded.
 
-use lumeofs_tests::{Cluster, Prober, Running, shell};
+use lumeofs_tests::{Cluster, Prober, Running, fio_job, shell};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 /// Longest stall that a killed master may cause.
@@ -10,18 +10,9 @@ const MASTER_STALL: Duration = Duration::from_secs(7);
 /// Longest stall that a killed primary may cause.
 const DATANODE_STALL: Duration = Duration::from_secs(5);
 
-/// fio's job: what it writes is the same in every run, so that a later one can verify it.
+/// What fio writes while servers die.
 fn fio(directory: &Path) -> Command {
-    let mut command = Command::new("fio");
-    command
-        .args(["--name=random", "--rw=randwrite", "--bs=4k-64k"])
-        .args(["--size=80m", "--numjobs=2", "--fsync=32", "--direct=1"])
-        .args(["--verify=crc32c", "--verify_fatal=1"])
-        .args(["--verify_state_save=0", "--group_reporting"])
-        .arg(format!("--directory={}", directory.display()))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
+    fio_job(directory, "80m", 2)
 }
 
 fn verified(output: Output) {
