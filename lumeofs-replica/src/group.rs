@@ -4,6 +4,7 @@ mod beacon;
 mod catchup;
 mod election;
 mod in_sync;
+mod insight;
 mod member;
 mod peer;
 mod primary;
@@ -11,6 +12,8 @@ pub mod read;
 mod requests;
 mod streams;
 mod watch;
+
+pub use catchup::CatchUpProgress;
 
 use crate::effect::{Effect, Outcome, Pending, SyncPoint, Ticket, Work};
 use crate::history::Note;

@@ -2,14 +2,16 @@
 
 use super::controller::{ControllerService, to_wire};
 use super::metadata::MetadataService;
+use super::{fsck, health_report};
 use crate::raft::Group;
 use lumeofs_meta::op::{Caller, Query, Reply};
 use lumeofs_meta::{controller, namespace};
 use lumeofs_proto::control::admin_server::Admin;
 use lumeofs_proto::control::{
-    DataNode, Follower, GroupsReply, GroupsRequest, Node, NodesReply, NodesRequest, RaftGroup,
-    RaftReply, RaftRequest, StatusReply, StatusRequest,
+    DataNode, Follower, FsckRequest, GroupsReply, GroupsRequest, HealthReply, HealthRequest, Node,
+    NodesReply, NodesRequest, RaftGroup, RaftReply, RaftRequest, StatusReply, StatusRequest,
 };
+use lumeofs_proto::status::to_grpc;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -20,6 +22,8 @@ pub(crate) struct AdminService {
     pub(crate) controller_group: Arc<Group>,
     pub(crate) metadata: Arc<MetadataService>,
     pub(crate) masters: Arc<BTreeMap<u64, String>>,
+    /// One check at a time.
+    pub(crate) fsck: Arc<tokio::sync::Semaphore>,
 }
 
 impl AdminService {
@@ -125,8 +129,32 @@ impl Admin for AdminService {
     }
 
     async fn raft(&self, _: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
+        let (disk_bytes, disk_free_bytes, disk_short) = self.metadata.room.space();
         Ok(Response::new(RaftReply {
             groups: self.raft(),
+            disk_bytes,
+            disk_free_bytes,
+            disk_short,
         }))
+    }
+
+    async fn health(
+        &self,
+        request: Request<HealthRequest>,
+    ) -> Result<Response<HealthReply>, Status> {
+        let health = health_report::report(self, request.into_inner()).await;
+        health.map(Response::new).map_err(|error| to_grpc(&error))
+    }
+
+    type FsckStream = fsck::Events;
+
+    async fn fsck(&self, request: Request<FsckRequest>) -> Result<Response<fsck::Events>, Status> {
+        let events = fsck::start(
+            self.metadata.clone(),
+            self.fsck.clone(),
+            request.into_inner(),
+        )
+        .await;
+        events.map(Response::new).map_err(|error| to_grpc(&error))
     }
 }
