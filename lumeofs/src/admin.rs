@@ -1,11 +1,15 @@
 //! `lumeofs admin`: what a cluster says of itself.
 
+mod fsck;
+mod health;
+mod masters;
+
 use crate::access::Access;
 use crate::{fs, output};
 use lumeofs_base::{Code, FsError};
 use lumeofs_proto::auth::Credentials;
 use lumeofs_proto::control::admin_client::AdminClient;
-use lumeofs_proto::control::{RaftGroup, RaftRequest, StatusReply, StatusRequest};
+use lumeofs_proto::control::{RaftGroup, StatusReply, StatusRequest};
 use lumeofs_proto::grpc::{Connector, cause_of, endpoint, error_of};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -39,6 +43,10 @@ enum Action {
         /// Path within the filesystem, from its root
         path: OsString,
     },
+    /// Whether the data is safe: copies, repairs, what more may fail, what is full soon
+    Health(health::Args),
+    /// Compares metadata with what datanodes have, both ways
+    Fsck(fsck::Args),
     /// Prints the certificate of a cluster with TLS, for gRPC clients in other languages; its name is "lumeofs"
     Certificate,
 }
@@ -51,6 +59,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     }
     let (masters, credentials) = args.access.resolve()?;
     match args.action {
+        Action::Health(args) => return health::run(&masters, &credentials, &args, json),
+        Action::Fsck(args) => return fsck::run(&masters, &credentials, &args, json),
         Action::Raft => return raft(&masters, &credentials, json),
         Action::Certificate => return certificate(&credentials, json),
         _ => {}
@@ -63,9 +73,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         }
         Action::Nodes => show_nodes(&status, json),
         Action::Groups => show_groups(&status, json),
-        Action::Raft | Action::Chunks { .. } | Action::Certificate => {
-            unreachable!("handled above")
-        }
+        _ => unreachable!("handled above"),
     }
 }
 
@@ -137,17 +145,16 @@ pub(crate) fn leaders(masters: &[String], credentials: &Credentials) -> usize {
 
 /// The Raft groups as one master sees them.
 fn raft_groups(master: &str, credentials: &Credentials) -> Result<Vec<RaftGroup>, FsError> {
-    let reply = call(master, credentials, |mut client| async move {
-        let reply = client.raft(RaftRequest {}).await;
-        reply.map(tonic::Response::into_inner)
-    });
-    Ok(reply?.groups)
+    Ok(masters::ask_raft(master, credentials)?.groups)
 }
+
+/// The client of a master's administration.
+type Admin = AdminClient<tonic::service::interceptor::InterceptedService<Channel, Token>>;
 
 fn call<T, F>(
     master: &str,
     credentials: &Credentials,
-    ask: impl FnOnce(AdminClient<tonic::service::interceptor::InterceptedService<Channel, Token>>) -> F,
+    ask: impl FnOnce(Admin) -> F,
 ) -> Result<T, FsError>
 where
     F: Future<Output = Result<T, tonic::Status>>,

@@ -26,7 +26,7 @@ use tonic::Status;
 const PASS_CHUNKS: u64 = 4 << 20;
 /// Chunks of one group that can be checked: 128 MiB of ids.
 const GROUP_CHUNKS_MAX: u64 = 16 << 20;
-/// Chunks of one group that are looked at again at most.
+/// Chunks that are looked at again at most in one pass.
 const SUSPECTS_MAX: usize = 10_000;
 /// Inodes up to which metadata's own consistency is checked: about 1 KiB of memory each.
 const INODES_MAX: u64 = 1 << 20;
@@ -119,8 +119,13 @@ async fn run_pass(
     let mut suspects = Vec::new();
     for config in pass {
         let chunks = named.remove(&config.group).unwrap_or_default();
-        let found = group::compare_group(service, reporter, map, config, &chunks, next_chunk);
-        suspects.extend(found.await?);
+        let scope = group::Scope {
+            map,
+            config,
+            named: &chunks,
+            next_chunk,
+        };
+        group::compare_group(service, reporter, &scope, &mut suspects).await?;
         reporter.group_done(chunks.len() as u64).await?;
     }
     if suspects.is_empty() {

@@ -20,21 +20,28 @@ pub(super) struct Suspect {
     first: Sight,
 }
 
-/// Compares the lists of one group. What cannot be reached is reported, not an error.
+/// What is compared.
+pub(super) struct Scope<'a> {
+    pub(super) map: &'a ClusterMap,
+    pub(super) config: &'a GroupConfig,
+    /// Chunks of the group that files name, in order.
+    pub(super) named: &'a [u64],
+    /// Ids from here on belong to files that are being made.
+    pub(super) next_chunk: u64,
+}
+
+/// Compares the lists of one group and adds what looks wrong. What cannot be reached is reported, not an error.
 pub(super) async fn compare_group(
     service: &Arc<MetadataService>,
     reporter: &mut Reporter,
-    map: &ClusterMap,
-    config: &GroupConfig,
-    named: &[u64],
-    next_chunk: u64,
-) -> FsResult<Vec<Suspect>> {
-    let mut lists = open(service, map, config, Some(reporter)).await?;
+    scope: &Scope<'_>,
+    suspects: &mut Vec<Suspect>,
+) -> FsResult<()> {
+    let (config, mut rest) = (scope.config, scope.named);
+    let mut lists = open(service, scope.map, config, Some(reporter)).await?;
     if lists.is_empty() {
-        return Ok(Vec::new());
+        return Ok(());
     }
-    let mut suspects = Vec::new();
-    let mut rest = named;
     loop {
         for list in &mut lists {
             if let Err(error) = list.fill().await {
@@ -42,7 +49,7 @@ pub(super) async fn compare_group(
                 reporter
                     .unchecked(config.group, Some(list.node), &text)
                     .await?;
-                return Ok(suspects);
+                return Ok(());
             }
         }
         let upto = lists.iter().map(List::upto).min().unwrap_or(u64::MAX);
@@ -58,7 +65,7 @@ pub(super) async fn compare_group(
             .collect();
         let (mut found, holes) = compare::compare(part, &pages);
         reporter.holes(holes);
-        drop_expected(service, &mut found, next_chunk);
+        drop_expected(service, &mut found, scope.next_chunk);
         for first in found {
             if suspects.len() == SUSPECTS_MAX {
                 reporter.untold();
@@ -68,7 +75,7 @@ pub(super) async fn compare_group(
             suspects.push(Suspect { group, first });
         }
         if lists.iter().all(List::is_done) && rest.is_empty() {
-            return Ok(suspects);
+            return Ok(());
         }
     }
 }
