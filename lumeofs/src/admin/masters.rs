@@ -56,7 +56,7 @@ pub(super) fn survey(masters: &[String], credentials: &Credentials) -> Vec<Asked
             })
         };
         let threads: Vec<_> = masters.iter().map(ask).collect();
-        let answers = threads.into_iter().map(|thread| thread.join());
+        let answers = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
         answers
             .map(|asked| asked.expect("asking does not panic"))
             .collect()
