@@ -1,5 +1,6 @@
 //! The controller, over gRPC: heartbeats that bring the cluster map, and proposals of configurations.
 
+use crate::attest::Attests;
 use crate::convert::config_in;
 use crate::group::Caller;
 use crate::node::Node;
@@ -108,8 +109,9 @@ pub(crate) fn start(node: &Arc<Node>) -> anyhow::Result<()> {
 async fn heartbeats(node: &Arc<Node>, masters: &Masters) {
     let mut reached = true;
     let mut accepted = false;
+    let mut attests = Attests::default();
     loop {
-        match heartbeat(node, masters).await {
+        match heartbeat(node, masters, &mut attests).await {
             Ok(()) => {
                 accepted = true;
                 if !reached {
@@ -140,7 +142,11 @@ async fn heartbeats(node: &Arc<Node>, masters: &Masters) {
     }
 }
 
-async fn heartbeat(node: &Arc<Node>, masters: &Masters) -> Result<(), FsError> {
+async fn heartbeat(
+    node: &Arc<Node>,
+    masters: &Masters,
+    attests: &mut Attests,
+) -> Result<(), FsError> {
     let (capacity_bytes, free_bytes) = node.space();
     let request = wire::HeartbeatRequest {
         node: Some(wire::Node {
@@ -153,6 +159,7 @@ async fn heartbeat(node: &Arc<Node>, masters: &Masters) -> Result<(), FsError> {
         map_version: node.map().version,
         trouble: node.trouble(),
         lost_groups: node.lost_groups(),
+        groups: attests.of(node),
     };
     let reply = masters.call(|mut client| {
         let request = masters.request(request.clone());

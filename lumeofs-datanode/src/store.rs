@@ -323,6 +323,12 @@ impl ChunkStore {
         mark.into_iter().chain(others).take(max).collect()
     }
 
+    /// How many chunks of a group there are, tombstones apart. All of them are counted at once; those up to a
+    /// chunk one by one.
+    pub fn count(&self, group: GroupId, upto: Option<ChunkId>) -> u64 {
+        self.core.catalog.count(group, upto)
+    }
+
     /// The era that a group is in: see [`ERA_MARK`].
     pub fn era(&self, group: GroupId) -> u32 {
         self.core.era(group)

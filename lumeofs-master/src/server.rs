@@ -19,7 +19,7 @@ use lumeofs_proto::nonblocking::{Encrypted, Stream};
 use lumeofs_proto::tls::plain_refused;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -155,6 +155,7 @@ impl Master {
             controller_group: controller.clone(),
             metadata: service.clone(),
             masters,
+            fsck: Arc::new(Semaphore::new(1)),
         };
         let (reporter, health_server) = tonic_health::server::health_reporter();
         let health = Health {

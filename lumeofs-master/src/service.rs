@@ -2,14 +2,18 @@
 //! and the background work of leaders.
 
 mod admin;
+mod attests;
 mod controller;
 mod eras;
 mod frames;
+mod fsck;
 mod health;
+mod health_report;
 mod listener;
 mod machines;
 mod metadata;
 mod opens;
+mod paths;
 mod placement;
 mod purge;
 mod reclaim;

@@ -1,6 +1,7 @@
 //! The controller's state machine: nodes, replica groups, epochs, policies.
 
 mod groups;
+pub mod health;
 mod nodes;
 pub mod repair;
 #[cfg(test)]

@@ -3,6 +3,12 @@
 //! [`apply`] is the only thing that changes it. Everything else reads.
 
 mod check;
+mod walk;
+
+pub use walk::{
+    ChunkCursor, NameCursor, chunks_after, freed_group, inode_count, names_after, next_chunk,
+    place_of_directory,
+};
 
 use crate::keys;
 use crate::op::{Batch, Caller, Command, Internal, Outcome, Query, Reply};
@@ -58,6 +64,16 @@ fn run(tx: &mut Tx<'_>, command: &Command) -> Outcome {
             Ok(Reply::Done)
         }
         Command::Internal(Internal::Noop) => Ok(Reply::Done),
+        Command::Internal(Internal::FreeChunks { chunks }) => {
+            // What was never allocated may still be.
+            let known = chunks
+                .iter()
+                .filter(|(chunk, _)| chunk.0 < tx.state.next_chunk);
+            for (chunk, group) in known {
+                tx.tables.put(&keys::freed(*chunk), encode(group));
+            }
+            Ok(Reply::Done)
+        }
         Command::Internal(Internal::SetChunkSize { bytes }) => set_chunk_size(tx, *bytes),
         Command::Internal(Internal::BeginEra { after }) => {
             if era_of(tx.tables) == *after {

@@ -232,6 +232,12 @@ pub enum Internal {
         /// The era that ends.
         after: u32,
     },
+    /// Queues chunks of groups for deletion that no file has and nothing queued: what a check has found. The leader
+    /// must be sure of that, since no chunk comes back into a file.
+    FreeChunks {
+        /// The chunks.
+        chunks: Vec<(ChunkId, GroupId)>,
+    },
 }
 
 /// One command of a Raft entry.

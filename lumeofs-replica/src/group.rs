@@ -4,6 +4,7 @@ mod beacon;
 mod catchup;
 mod election;
 mod in_sync;
+mod insight;
 mod member;
 mod peer;
 mod primary;
@@ -12,6 +13,8 @@ mod requests;
 mod streams;
 mod watch;
 mod yielding;
+
+pub use catchup::CatchUpProgress;
 
 use crate::effect::{Effect, Outcome, Pending, SyncPoint, Ticket, Work};
 use crate::history::Note;

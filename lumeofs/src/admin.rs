@@ -1,5 +1,8 @@
 //! `lumeofs admin`: what a cluster says of itself.
 
+mod fsck;
+mod health;
+mod masters;
 mod node;
 
 use crate::access::Access;
@@ -7,7 +10,7 @@ use crate::{fs, output};
 use lumeofs_base::{Code, FsError};
 use lumeofs_proto::auth::Credentials;
 use lumeofs_proto::control::admin_client::AdminClient;
-use lumeofs_proto::control::{RaftGroup, RaftRequest, StatusReply, StatusRequest};
+use lumeofs_proto::control::{RaftGroup, StatusReply, StatusRequest};
 use lumeofs_proto::grpc::{Connector, cause_of, endpoint, error_of};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -47,6 +50,10 @@ enum Action {
         /// Path within the filesystem, from its root
         path: OsString,
     },
+    /// Whether the data is safe: copies, repairs, what more may fail, what is full soon
+    Health(health::Args),
+    /// Compares metadata with what datanodes have, both ways
+    Fsck(fsck::Args),
     /// Prints the certificate of a cluster with TLS, for gRPC clients in other languages; its name is "lumeofs"
     Certificate,
 }
@@ -64,6 +71,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     }
     let (masters, credentials) = args.access.resolve()?;
     match args.action {
+        Action::Health(args) => return health::run(&masters, &credentials, &args, json),
+        Action::Fsck(args) => return fsck::run(&masters, &credentials, &args, json),
         Action::Raft => return raft(&masters, &credentials, json),
         Action::Certificate => return certificate(&credentials, json),
         _ => {}
@@ -75,13 +84,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             check_leaders(&status)
         }
         Action::Groups => show_groups(&status, json),
-        Action::Raft
-        | Action::Chunks { .. }
-        | Action::Certificate
-        | Action::Node(_)
-        | Action::Policy(_) => {
-            unreachable!("handled above")
-        }
+        _ => unreachable!("handled above"),
     }
 }
 
@@ -153,11 +156,7 @@ pub(crate) fn leaders(masters: &[String], credentials: &Credentials) -> usize {
 
 /// The Raft groups as one master sees them.
 fn raft_groups(master: &str, credentials: &Credentials) -> Result<Vec<RaftGroup>, FsError> {
-    let reply = call(master, credentials, |mut client| async move {
-        let reply = client.raft(RaftRequest {}).await;
-        reply.map(tonic::Response::into_inner)
-    });
-    Ok(reply?.groups)
+    Ok(masters::ask_raft(master, credentials)?.groups)
 }
 
 /// Asks the masters in turn until the one that leads has answered; an election is waited for.
@@ -188,11 +187,13 @@ where
         }
     }
 }
+/// The client of a master's administration.
+type Admin = AdminClient<tonic::service::interceptor::InterceptedService<Channel, Token>>;
 
 fn call<T, F>(
     master: &str,
     credentials: &Credentials,
-    ask: impl FnOnce(AdminClient<tonic::service::interceptor::InterceptedService<Channel, Token>>) -> F,
+    ask: impl FnOnce(Admin) -> F,
 ) -> Result<T, FsError>
 where
     F: Future<Output = Result<T, tonic::Status>>,

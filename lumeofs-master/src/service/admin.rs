@@ -2,6 +2,7 @@
 
 use super::controller::{ControllerService, to_wire};
 use super::metadata::MetadataService;
+use super::{fsck, health_report};
 use crate::raft::Group;
 use lumeofs_base::{Code, FsError, FsResult, NodeId, NodeState, RepairPolicy};
 use lumeofs_meta::controller::ControllerCommand;
@@ -9,9 +10,9 @@ use lumeofs_meta::op::{Caller, Query, Reply};
 use lumeofs_meta::{controller, namespace};
 use lumeofs_proto::control::admin_server::Admin;
 use lumeofs_proto::control::{
-    DataNode, Follower, GroupsReply, GroupsRequest, Node, NodesReply, NodesRequest, RaftGroup,
-    RaftReply, RaftRequest, RepairReply, RepairRequest, SetNodeReply, SetNodeRequest, StatusReply,
-    StatusRequest,
+    DataNode, Follower, FsckRequest, GroupsReply, GroupsRequest, HealthReply, HealthRequest, Node,
+    NodesReply, NodesRequest, RaftGroup, RaftReply, RaftRequest, RepairReply, RepairRequest,
+    SetNodeReply, SetNodeRequest, StatusReply, StatusRequest,
 };
 use lumeofs_proto::status::to_grpc;
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ pub(crate) struct AdminService {
     pub(crate) controller_group: Arc<Group>,
     pub(crate) metadata: Arc<MetadataService>,
     pub(crate) masters: Arc<BTreeMap<u64, String>>,
+    /// One check at a time.
+    pub(crate) fsck: Arc<tokio::sync::Semaphore>,
 }
 
 impl AdminService {
@@ -189,8 +192,12 @@ impl Admin for AdminService {
     }
 
     async fn raft(&self, _: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
+        let (disk_bytes, disk_free_bytes, disk_short) = self.metadata.room.space();
         Ok(Response::new(RaftReply {
             groups: self.raft(),
+            disk_bytes,
+            disk_free_bytes,
+            disk_short,
         }))
     }
 
@@ -216,5 +223,25 @@ impl Admin for AdminService {
     ) -> Result<Response<RepairReply>, Status> {
         let done = self.set_repair(request.into_inner()).await;
         done.map(Response::new).map_err(|error| to_grpc(&error))
+    }
+
+    async fn health(
+        &self,
+        request: Request<HealthRequest>,
+    ) -> Result<Response<HealthReply>, Status> {
+        let health = health_report::report(self, request.into_inner()).await;
+        health.map(Response::new).map_err(|error| to_grpc(&error))
+    }
+
+    type FsckStream = fsck::Events;
+
+    async fn fsck(&self, request: Request<FsckRequest>) -> Result<Response<fsck::Events>, Status> {
+        let events = fsck::start(
+            self.metadata.clone(),
+            self.fsck.clone(),
+            request.into_inner(),
+        )
+        .await;
+        events.map(Response::new).map_err(|error| to_grpc(&error))
     }
 }

@@ -1,5 +1,6 @@
 //! The controller's gRPC service: datanodes register, report and propose configurations.
 
+use super::attests::Attests;
 use super::machines::ControllerMachine;
 use crate::raft::{Group, Leadership, Proposer};
 use lumeofs_base::clock::{Clock as _, SystemClock};
@@ -38,6 +39,8 @@ pub(crate) struct ControllerService {
     nodes: Mutex<HashMap<NodeId, Seen>>,
     /// The leadership under which the policies are known to be set.
     founded: Mutex<Option<Leadership>>,
+    /// What datanodes attested with their heartbeats.
+    pub(crate) attests: Attests,
 }
 
 /// What the leader remembers of a datanode between its heartbeats.
@@ -62,6 +65,7 @@ impl ControllerService {
             masters,
             nodes: Mutex::default(),
             founded: Mutex::default(),
+            attests: Attests::default(),
         }
     }
 
@@ -126,6 +130,7 @@ impl ControllerService {
         loop {
             sleep(FORM_LOOK).await;
             let leadership = self.group.leadership();
+            self.attests.look(leadership);
             if leadership.is_none() {
                 continue;
             }
@@ -164,6 +169,7 @@ impl ControllerService {
     async fn heartbeat(&self, request: HeartbeatRequest) -> FsResult<HeartbeatReply> {
         let node = request
             .node
+            .clone()
             .ok_or_else(|| FsError::new(Code::Invalid, "heartbeat without a node"))?;
         let info = NodeInfo {
             id: NodeId(node.id),
@@ -192,6 +198,7 @@ impl ControllerService {
                 "the cluster is being set up",
             ));
         }
+        self.attests.take(&request);
         let now = SystemClock.monotonic();
         let map = self.group.store().read(controller::cluster_map);
         let registered = {

@@ -200,6 +200,7 @@ impl MetadataService {
             Internal::OpenSession { description, .. } => description.len(),
             Internal::Purge { inos } => inos.len() * 8,
             Internal::ChunksDeleted { chunks } => chunks.len() * 8,
+            Internal::FreeChunks { chunks } => chunks.len() * 16,
             Internal::CloseSession { .. }
             | Internal::Noop
             | Internal::SetChunkSize { .. }
