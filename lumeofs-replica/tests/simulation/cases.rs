@@ -208,6 +208,7 @@ impl Bench {
         self.message(
             stream,
             ToMember::Done {
+                fence: lumeofs_base::Fence::default(),
                 last,
                 starts,
                 writers,
