@@ -4,6 +4,7 @@
 mod admin;
 mod controller;
 mod eras;
+mod fencing;
 mod frames;
 mod health;
 mod listener;
@@ -13,6 +14,7 @@ mod opens;
 mod placement;
 mod purge;
 mod reclaim;
+mod session_admin;
 mod sessions;
 
 pub(crate) use admin::AdminService;

@@ -23,7 +23,8 @@ pub(crate) fn open(tx: &mut Tx<'_>, nonce: u128, description: &str) -> Outcome {
     // Each id was used once, so the difference is those that are there.
     let count = tx.state.next_session - 1 - tx.state.sessions_ended;
     if count >= SESSIONS_MAX as u64 {
-        let context = format!("{count} sessions are open: unmount some, or `lumeofs admin session evict`");
+        let context =
+            format!("{count} sessions are open: unmount some, or `lumeofs admin session evict`");
         return Err(FsError::new(Code::TooManyOpen, context));
     }
     let id = SessionId(tx.state.next_session);
@@ -43,7 +44,10 @@ pub(crate) fn open(tx: &mut Tx<'_>, nonce: u128, description: &str) -> Outcome {
 
 /// Closes a session that its client gave up. Closing it again is fine.
 pub(crate) fn close(tx: &mut Tx<'_>, id: SessionId) -> Outcome {
-    if tx.session(id).is_some_and(|session| session.ending.is_some()) {
+    if tx
+        .session(id)
+        .is_some_and(|session| session.ending.is_some())
+    {
         return Err(has_ended(id));
     }
     remove(tx, id);
@@ -69,7 +73,10 @@ pub(crate) fn end(tx: &mut Tx<'_>, id: SessionId) -> Outcome {
 
 /// Closes a session that has ended. Closing it again is fine.
 pub(crate) fn close_ended(tx: &mut Tx<'_>, id: SessionId) -> Outcome {
-    if tx.session(id).is_some_and(|session| session.ending.is_none()) {
+    if tx
+        .session(id)
+        .is_some_and(|session| session.ending.is_none())
+    {
         return Err(FsError::new(
             Code::Invalid,
             format!("session {id} has not ended"),

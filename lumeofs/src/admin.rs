@@ -1,5 +1,7 @@
 //! `lumeofs admin`: what a cluster says of itself.
 
+mod session;
+
 use crate::access::Access;
 use crate::{fs, output};
 use lumeofs_base::{Code, FsError};
@@ -41,6 +43,11 @@ enum Action {
     },
     /// Prints the certificate of a cluster with TLS, for gRPC clients in other languages; its name is "lumeofs"
     Certificate,
+    /// Sessions of mounts and commands: list them, or end one
+    Session {
+        #[command(subcommand)]
+        action: session::Action,
+    },
 }
 
 /// Runs the command.
@@ -50,9 +57,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         return chunks(&args.access, path);
     }
     let (masters, credentials) = args.access.resolve()?;
-    match args.action {
+    match &args.action {
         Action::Raft => return raft(&masters, &credentials, json),
         Action::Certificate => return certificate(&credentials, json),
+        Action::Session { action } => return session::run(action, &masters, &credentials, json),
         _ => {}
     }
     let status = status(&masters, &credentials)?;
@@ -63,7 +71,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         }
         Action::Nodes => show_nodes(&status, json),
         Action::Groups => show_groups(&status, json),
-        Action::Raft | Action::Chunks { .. } | Action::Certificate => {
+        Action::Raft | Action::Chunks { .. } | Action::Certificate | Action::Session { .. } => {
             unreachable!("handled above")
         }
     }

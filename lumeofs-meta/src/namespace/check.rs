@@ -326,7 +326,10 @@ impl Check<'_> {
             }
             let fence = self.state.fence;
             self.expect(session.ending.is_none_or(|number| number <= fence), || {
-                format!("{id} ends at fence {:?} and the newest is {fence}", session.ending)
+                format!(
+                    "{id} ends at fence {:?} and the newest is {fence}",
+                    session.ending
+                )
             });
             let next = self.state.next_session;
             self.expect(id.0 < next, || {

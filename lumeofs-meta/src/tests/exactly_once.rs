@@ -150,10 +150,7 @@ fn a_session_that_was_ended_is_closed_only_by_its_fence() {
     };
     assert!(fence.admits(younger));
     assert!(!namespace::has_session(&fixture.tables, session));
-    assert_eq!(
-        namespace::ending_sessions(&fixture.tables),
-        [(session, 1)]
-    );
+    assert_eq!(namespace::ending_sessions(&fixture.tables), [(session, 1)]);
     // Its client does not close it past the fence, nor does anybody close one that lives by it.
     let close = fixture.internal(Internal::CloseSession { session });
     assert_eq!(close.unwrap_err().code, Code::SessionExpired);
@@ -184,7 +181,9 @@ fn sessions_are_bounded() {
     assert_eq!(refused.code, Code::TooManyOpen);
     fixture.internal(open(1000)).unwrap();
     let session = fixture.session;
-    fixture.internal(Internal::CloseSession { session }).unwrap();
+    fixture
+        .internal(Internal::CloseSession { session })
+        .unwrap();
     fixture.internal(open(1)).unwrap();
 }
 

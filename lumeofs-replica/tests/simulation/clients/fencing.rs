@@ -98,7 +98,9 @@ impl Clients {
             "a ghost of session {session}, which has no fence"
         );
         match admission {
-            Some(Admission::Taken) => panic!("a write of session {session}, which is fenced, was taken"),
+            Some(Admission::Taken) => {
+                panic!("a write of session {session}, which is fenced, was taken")
+            }
             Some(Admission::Refused(error)) => {
                 let expired = error.code == lumeofs_base::Code::SessionExpired;
                 self.sessions.refused += usize::from(expired);
