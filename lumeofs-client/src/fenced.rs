@@ -4,6 +4,7 @@
 //! sent data fails with `Io`. What was acknowledged is with the datanodes; but who relies on nobody having written in
 //! between must hear of it, so each file with unsynced writes fails once too.
 
+use crate::inodes::Inode;
 use crate::link::{Asker, Link};
 use lumeofs_base::{Code, FsError, FsResult, InodeId, SessionId};
 
@@ -30,6 +31,23 @@ impl Link {
         match asker.bound.get() {
             Some(bound) if bound != session => Err(lost(bound)),
             Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The result of a write: it failed if its session ended meanwhile, and says so for the whole file.
+    pub(crate) fn told<T>(
+        &self,
+        asker: &Asker<'_>,
+        inode: &Inode,
+        result: FsResult<T>,
+    ) -> FsResult<T> {
+        match self.still_bound(asker) {
+            Ok(()) => result,
+            Err(error) => {
+                // Otherwise the next call would fail for the same reason.
+                inode.take_lost().ok();
+                Err(result.err().unwrap_or(error))
+            }
         }
     }
 

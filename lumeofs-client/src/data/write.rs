@@ -54,8 +54,8 @@ impl Link {
         let mut refused = false;
         let attr = again(asker, ino, || {
             self.write_once(asker, ino, &inode, &range, data, how, &mut refused)
-        })?;
-        self.still_bound(asker)?;
+        });
+        let attr = self.told(asker, &inode, attr)?;
         Ok(Written { offset, attr })
     }
 
@@ -79,9 +79,8 @@ impl Link {
         inode.take_lost()?;
         let written = again(asker, ino, || {
             self.append_once(asker, ino, &inode, data, how)
-        })?;
-        self.still_bound(asker)?;
-        Ok(written)
+        });
+        self.told(asker, &inode, written)
     }
 
     /// One attempt at a write. `None`: the file was truncated meanwhile, or its publication was `refused`, as it is
