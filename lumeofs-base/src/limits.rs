@@ -63,6 +63,8 @@ pub const POOLED_CLASS_BYTES_MAX: usize = 16 << 20;
 pub const SESSION_WINDOW: u64 = 1024;
 /// Silence after which a session is expired.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Sessions at a time, those included that have ended and are not shut out everywhere yet. A fence lists them.
+pub const SESSIONS_MAX: usize = 16_384;
 /// How often a client shows that it lives.
 pub const SESSION_KEEPALIVE: Duration = Duration::from_secs(2);
 /// Inodes in each list of one report of open files; a longer list goes in parts.

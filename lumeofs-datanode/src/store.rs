@@ -349,7 +349,7 @@ impl ChunkStore {
         self.core.catalog.note(group)
     }
 
-    /// Keeps a small record of the replication layer, at most 4 KiB. Durable on return, and so is
+    /// Keeps a small record of the replication layer, at most 256 KiB. Durable on return, and so is
     /// everything before it.
     pub fn set_group_note(&self, group: GroupId, note: &[u8]) -> FsResult<()> {
         self.core.set_group_note(group, note)

@@ -5,6 +5,7 @@ mod admin;
 mod attests;
 mod controller;
 mod eras;
+mod fencing;
 mod frames;
 mod fsck;
 mod health;
@@ -18,6 +19,7 @@ mod placement;
 mod purge;
 mod reclaim;
 mod repair;
+mod session_admin;
 mod sessions;
 
 pub(crate) use admin::AdminService;

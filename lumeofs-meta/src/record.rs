@@ -29,6 +29,8 @@ pub(crate) struct State {
     pub(crate) chunk_size: u64,
     /// Sessions that have ended. Each may have left bytes past the size of any file (D11).
     pub(crate) sessions_ended: u64,
+    /// Number of the newest fence: how often a session was ended by the leader.
+    pub(crate) fence: u64,
 }
 
 /// An inode with what only the master knows of it.
@@ -98,6 +100,8 @@ pub(crate) struct Session {
     pub(crate) opened: Timestamp,
     /// Outcomes below were purged.
     pub(crate) acked_below: u64,
+    /// It has ended; it is closed when this fence is up at every replica group.
+    pub(crate) ending: Option<u64>,
 }
 
 /// Policies and version of the controller.

@@ -3,6 +3,7 @@
 mod beacon;
 mod catchup;
 mod election;
+mod fence;
 mod in_sync;
 mod insight;
 mod member;
@@ -388,7 +389,8 @@ impl<P: Payload> Group<P> {
     fn extend(&mut self, entry: &Arc<Entry<P>>) {
         self.last = entry.version;
         self.writers.admit(entry.writer);
-        if self.note.record(entry.version) {
+        let is_new_epoch = self.note.record(entry.version);
+        if self.learn_fence(&entry.op) || is_new_epoch {
             // In the log before the operation: else a history could hide what it lost.
             self.effects
                 .push(Effect::Work(Work::Note(self.note.clone())));

@@ -4,6 +4,7 @@ mod fsck;
 mod health;
 mod masters;
 mod node;
+mod session;
 
 use crate::access::Access;
 use crate::{fs, output};
@@ -56,35 +57,48 @@ enum Action {
     Fsck(fsck::Args),
     /// Prints the certificate of a cluster with TLS, for gRPC clients in other languages; its name is "lumeofs"
     Certificate,
+    /// Sessions of mounts and commands: list them, or end one
+    Session {
+        #[command(subcommand)]
+        action: session::Action,
+    },
 }
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let json = args.access.json;
-    if let Action::Chunks { path } = &args.action {
-        return chunks(&args.access, path);
-    }
+    let (access, json) = (&args.access, args.access.json);
+    let cluster = || access.resolve();
     match &args.action {
-        Action::Node(action) => return node::run(&args.access, action),
-        Action::Policy(policy) => return node::policy(&args.access, policy),
-        _ => {}
-    }
-    let (masters, credentials) = args.access.resolve()?;
-    match args.action {
-        Action::Health(args) => return health::run(&masters, &credentials, &args, json),
-        Action::Fsck(args) => return fsck::run(&masters, &credentials, &args, json),
-        Action::Raft => return raft(&masters, &credentials, json),
-        Action::Certificate => return certificate(&credentials, json),
-        _ => {}
-    }
-    let status = status(&masters, &credentials)?;
-    match args.action {
         Action::Status => {
+            let (masters, credentials) = cluster()?;
+            let status = status(&masters, &credentials)?;
             show_status(&status, json)?;
             check_leaders(&status)
         }
-        Action::Groups => show_groups(&status, json),
-        _ => unreachable!("handled above"),
+        Action::Groups => {
+            let (masters, credentials) = cluster()?;
+            show_groups(&status(&masters, &credentials)?, json)
+        }
+        Action::Raft => {
+            let (masters, credentials) = cluster()?;
+            raft(&masters, &credentials, json)
+        }
+        Action::Health(args) => {
+            let (masters, credentials) = cluster()?;
+            health::run(&masters, &credentials, args, json)
+        }
+        Action::Fsck(args) => {
+            let (masters, credentials) = cluster()?;
+            fsck::run(&masters, &credentials, args, json)
+        }
+        Action::Session { action } => {
+            let (masters, credentials) = cluster()?;
+            session::run(action, &masters, &credentials, json)
+        }
+        Action::Certificate => certificate(&cluster()?.1, json),
+        Action::Chunks { path } => chunks(access, path),
+        Action::Node(action) => node::run(access, action),
+        Action::Policy(policy) => node::policy(access, policy),
     }
 }
 

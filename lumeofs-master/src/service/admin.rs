@@ -4,14 +4,16 @@ use super::controller::{ControllerService, to_wire};
 use super::metadata::MetadataService;
 use super::{fsck, health_report};
 use crate::raft::Group;
+use lumeofs_base::SessionId;
 use lumeofs_base::{Code, FsError, FsResult, NodeId, NodeState, RepairPolicy};
 use lumeofs_meta::controller::ControllerCommand;
 use lumeofs_meta::op::{Caller, Query, Reply};
 use lumeofs_meta::{controller, namespace};
 use lumeofs_proto::control::admin_server::Admin;
 use lumeofs_proto::control::{
-    DataNode, Follower, FsckRequest, GroupsReply, GroupsRequest, HealthReply, HealthRequest, Node,
-    NodesReply, NodesRequest, RaftGroup, RaftReply, RaftRequest, RepairReply, RepairRequest,
+    DataNode, EvictSessionReply, EvictSessionRequest, Follower, FsckRequest, GroupsReply,
+    GroupsRequest, HealthReply, HealthRequest, Node, NodesReply, NodesRequest, RaftGroup,
+    RaftReply, RaftRequest, RepairReply, RepairRequest, SessionsReply, SessionsRequest,
     SetNodeReply, SetNodeRequest, StatusReply, StatusRequest,
 };
 use lumeofs_proto::status::to_grpc;
@@ -189,6 +191,25 @@ impl Admin for AdminService {
         Ok(Response::new(GroupsReply {
             groups: self.groups(),
         }))
+    }
+
+    async fn sessions(
+        &self,
+        _: Request<SessionsRequest>,
+    ) -> Result<Response<SessionsReply>, Status> {
+        let sessions = self.metadata.list_sessions().await;
+        let sessions = sessions.map_err(|error| to_grpc(&error))?;
+        Ok(Response::new(SessionsReply { sessions }))
+    }
+
+    async fn evict_session(
+        &self,
+        request: Request<EvictSessionRequest>,
+    ) -> Result<Response<EvictSessionReply>, Status> {
+        let session = SessionId(request.into_inner().session);
+        let done = self.metadata.evict_session(session).await;
+        done.map_err(|error| to_grpc(&error))?;
+        Ok(Response::new(EvictSessionReply {}))
     }
 
     async fn raft(&self, _: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {

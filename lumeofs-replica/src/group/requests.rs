@@ -103,6 +103,9 @@ impl<P: Payload> Group<P> {
         if let Some(admission) = self.not_ready(request.epoch, now) {
             return admission;
         }
+        if let Some(error) = self.fenced(request.writer) {
+            return Admission::Refused(error);
+        }
         let config = &self.config;
         let primary = self.primary.as_mut().expect("ready means primary");
         if primary.requests.is_full() {

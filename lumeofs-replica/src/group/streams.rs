@@ -294,7 +294,7 @@ impl<P: Payload> Group<P> {
         now: Duration,
         step: impl FnOnce(&mut CatchUp<P>) -> Vec<super::catchup::Step<P>>,
     ) {
-        let (last, starts) = (self.last, self.note.starts.clone());
+        let (last, note) = (self.last, self.note.clone());
         let Some(member) = self.member(node, stream) else {
             return;
         };
@@ -327,8 +327,9 @@ impl<P: Payload> Group<P> {
                 }
                 super::catchup::Step::Done => ToMember::Done {
                     last,
-                    starts: starts.clone(),
+                    starts: note.starts.clone(),
                     writers: self.writers.recent(4096),
+                    fence: note.fence.clone(),
                 },
             };
             self.effects.push(Effect::Send {

@@ -210,6 +210,7 @@ impl Bench {
         self.message(
             stream,
             ToMember::Done {
+                fence: lumeofs_base::Fence::default(),
                 last,
                 starts,
                 writers,

@@ -50,6 +50,7 @@ fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
     let (mut acknowledged, mut secondary, mut restarts, mut takeovers) = (0, 0, 0, 0);
     let (mut patches, mut skips, mut pieces, mut moves) = (0, 0, 0, 0);
     let (mut catch_ups, mut lost, mut failed) = (0, 0, Vec::new());
+    let (mut fences, mut shut_out) = (0, 0);
     let all = seeds.end - seeds.start;
     for seed in seeds {
         match catch_unwind(AssertUnwindSafe(|| run(seed))) {
@@ -57,6 +58,8 @@ fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
                 acknowledged += world.clients.acknowledged;
                 secondary += world.clients.secondary_reads;
                 lost += world.clients.lost_tails;
+                fences += world.clients.sessions.fences;
+                shut_out += world.clients.sessions.refused;
                 restarts += world.restarts;
                 takeovers += world.takeovers;
                 catch_ups += world.catch_ups;
@@ -76,7 +79,7 @@ fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
     eprintln!(
         "{acknowledged} writes, {secondary} reads at secondaries, {takeovers} takeovers, \
          {restarts} group restarts, {catch_ups} catch-ups with {pieces} copies, {patches} patches and \
-         {skips} skips, {moves} replicas moved, {lost} lost tails told"
+         {skips} skips, {moves} replicas moved, {lost} lost tails told, {fences} fences, {shut_out} late writes shut out"
     );
     assert!(failed.is_empty(), "seeds that failed: {failed:?}");
     if all > 10 {
@@ -84,6 +87,7 @@ fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
             acknowledged > 1000 && secondary > 100 && takeovers > 10,
             "the simulation is idle"
         );
+        assert!(fences > 100 && shut_out > 100, "fences are not tried");
         assert!(restarts > 3 && catch_ups > 20, "the simulation is too kind");
         assert!(moves > 5, "replicas stay where they are");
     }

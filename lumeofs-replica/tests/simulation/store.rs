@@ -75,6 +75,7 @@ impl Chunk {
             }
             ChunkOp::Truncate { len, .. } => self.blocks.retain(|block, _| *block < len / BLOCK),
             ChunkOp::Delete { .. } => self.blocks.clear(),
+            ChunkOp::Fence { .. } => {}
         }
     }
 }

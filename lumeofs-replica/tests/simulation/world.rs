@@ -442,6 +442,14 @@ impl World {
                     };
                     self.with(primary, |core, now| core.write(&request, now));
                 }
+                let mut clients = std::mem::take(&mut self.clients);
+                let fenced = clients.fenced_ghost(self);
+                self.clients = clients;
+                if let Some(request) = fenced {
+                    let admission = self.with(primary, |core, now| core.write(&request, now));
+                    let session = request.writer.session;
+                    self.clients.fenced_ghost_was(session, admission.as_ref());
+                }
                 self.after(5_000, 300_000, Event::Ghost);
             }
             Event::Crash(node) => {
