@@ -9,6 +9,7 @@ mod data;
 mod group;
 mod inbound;
 mod listener;
+mod masters;
 mod node;
 mod outbox;
 mod peers;

@@ -8,6 +8,7 @@ mod frames;
 mod health;
 mod listener;
 mod machines;
+mod masters;
 mod metadata;
 mod opens;
 mod placement;

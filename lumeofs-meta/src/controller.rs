@@ -1,10 +1,14 @@
 //! The controller's state machine: nodes, replica groups, epochs, policies.
 
 mod groups;
+mod masters;
+#[cfg(test)]
+mod masters_tests;
 #[cfg(test)]
 mod tests;
 
 pub use groups::are_lacking;
+pub use masters::{MasterRecord, MasterState, MastersCommand, MastersOutcome, VOTERS_MAX, masters};
 
 use crate::keys;
 use crate::record::{Policy, PolicyValues, decode, encode};
@@ -46,6 +50,8 @@ pub enum ControllerCommand {
     },
     /// A master has entries of this group's log: from now on it must never be without.
     MasterJoined(NodeId),
+    /// Changes what is recorded of the masters.
+    Masters(MastersCommand),
 }
 
 /// What a controller command answers.
@@ -55,6 +61,8 @@ pub enum ControllerReply {
     Done,
     /// The current configuration of the group: of `SetConfig`, also when it was refused.
     Config(Result<GroupConfig, (FsError, Option<GroupConfig>)>),
+    /// Of `Masters`.
+    Masters(MastersOutcome),
 }
 
 /// One Raft entry of the controller.
@@ -130,6 +138,9 @@ fn run(tables: &mut dyn Tables, index: u64, command: &ControllerCommand) -> Cont
         ControllerCommand::MasterJoined(master) => {
             tables.put(&keys::master(*master), encode(master));
             ControllerReply::Done
+        }
+        ControllerCommand::Masters(command) => {
+            ControllerReply::Masters(masters::run(tables, command))
         }
     }
 }

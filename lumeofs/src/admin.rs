@@ -1,5 +1,7 @@
 //! `lumeofs admin`: what a cluster says of itself.
 
+pub(crate) mod masters;
+
 use crate::access::Access;
 use crate::{fs, output};
 use lumeofs_base::{Code, FsError};
@@ -39,6 +41,8 @@ enum Action {
         /// Path within the filesystem, from its root
         path: OsString,
     },
+    /// Masters: list, add, remove, replace
+    Master(masters::Args),
     /// Prints the certificate of a cluster with TLS, for gRPC clients in other languages; its name is "lumeofs"
     Certificate,
 }
@@ -50,20 +54,21 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         return chunks(&args.access, path);
     }
     let (masters, credentials) = args.access.resolve()?;
-    match args.action {
+    let action = match args.action {
         Action::Raft => return raft(&masters, &credentials, json),
         Action::Certificate => return certificate(&credentials, json),
-        _ => {}
-    }
+        Action::Master(args) => return masters::run(args, masters, &credentials, json),
+        action => action,
+    };
     let status = status(&masters, &credentials)?;
-    match args.action {
+    match action {
         Action::Status => {
             show_status(&status, json)?;
             check_leaders(&status)
         }
         Action::Nodes => show_nodes(&status, json),
         Action::Groups => show_groups(&status, json),
-        Action::Raft | Action::Chunks { .. } | Action::Certificate => {
+        Action::Raft | Action::Chunks { .. } | Action::Certificate | Action::Master(_) => {
             unreachable!("handled above")
         }
     }

@@ -2,15 +2,17 @@
 
 use super::controller::{ControllerService, to_wire};
 use super::metadata::MetadataService;
+use crate::masters::Masters;
 use crate::raft::Group;
 use lumeofs_meta::op::{Caller, Query, Reply};
 use lumeofs_meta::{controller, namespace};
 use lumeofs_proto::control::admin_server::Admin;
 use lumeofs_proto::control::{
-    DataNode, Follower, GroupsReply, GroupsRequest, Node, NodesReply, NodesRequest, RaftGroup,
-    RaftReply, RaftRequest, StatusReply, StatusRequest,
+    ChangeMastersReply, ChangeMastersRequest, DataNode, Follower, GroupsReply, GroupsRequest,
+    MastersReply, MastersRequest, Node, NodesReply, NodesRequest, RaftGroup, RaftReply,
+    RaftRequest, StatusReply, StatusRequest,
 };
-use std::collections::BTreeMap;
+use lumeofs_proto::status::to_grpc;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -19,7 +21,7 @@ pub(crate) struct AdminService {
     pub(crate) controller: Arc<ControllerService>,
     pub(crate) controller_group: Arc<Group>,
     pub(crate) metadata: Arc<MetadataService>,
-    pub(crate) masters: Arc<BTreeMap<u64, String>>,
+    pub(crate) masters: Arc<Masters>,
 }
 
 impl AdminService {
@@ -56,7 +58,7 @@ impl AdminService {
         let report = group.report();
         let follower = |(node, matched): (u64, u64)| Follower {
             node,
-            address: self.masters.get(&node).cloned().unwrap_or_default(),
+            address: self.masters.address(node).unwrap_or_default(),
             matched,
             lag: report.last_log.saturating_sub(matched),
         };
@@ -128,5 +130,22 @@ impl Admin for AdminService {
         Ok(Response::new(RaftReply {
             groups: self.raft(),
         }))
+    }
+
+    async fn masters(&self, _: Request<MastersRequest>) -> Result<Response<MastersReply>, Status> {
+        let listed = self.controller.list_masters(&self.metadata.group).await;
+        listed
+            .map(|masters| Response::new(MastersReply { masters }))
+            .map_err(|error| to_grpc(&error))
+    }
+
+    async fn change_masters(
+        &self,
+        request: Request<ChangeMastersRequest>,
+    ) -> Result<Response<ChangeMastersReply>, Status> {
+        let begun = self.controller.begin_change(request.into_inner()).await;
+        begun
+            .map(|()| Response::new(ChangeMastersReply {}))
+            .map_err(|error| to_grpc(&error))
     }
 }

@@ -1,17 +1,19 @@
 //! The controller's gRPC service: datanodes register, report and propose configurations.
 
 use super::machines::ControllerMachine;
+use crate::masters::Masters;
 use crate::raft::{Group, Leadership, Proposer};
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::{Code, Epoch, FsError, FsResult, GroupConfig, GroupId, NodeId, NodeInfo};
 use lumeofs_meta::controller::{self, ControllerCommand, ControllerReply};
 use lumeofs_proto::control::controller_server::Controller;
 use lumeofs_proto::control::{
-    self, HeartbeatReply, HeartbeatRequest, SetGroupConfigReply, SetGroupConfigRequest,
+    self, AllocateReply, AllocateRequest, AnnounceReply, AnnounceRequest, HeartbeatReply,
+    HeartbeatRequest, SetGroupConfigReply, SetGroupConfigRequest,
 };
 use lumeofs_proto::status::to_grpc;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -28,9 +30,9 @@ const FORM_LOOK: Duration = Duration::from_millis(200);
 
 /// The controller group as datanodes see it.
 pub(crate) struct ControllerService {
-    group: Arc<Group>,
+    pub(super) group: Arc<Group>,
     proposer: Proposer<ControllerMachine>,
-    masters: Arc<BTreeMap<u64, String>>,
+    pub(super) masters: Arc<Masters>,
     nodes: Mutex<HashMap<NodeId, Seen>>,
     /// The leadership under which the policies are known to be set.
     founded: Mutex<Option<Leadership>>,
@@ -48,7 +50,7 @@ impl ControllerService {
     pub(crate) fn new(
         group: Arc<Group>,
         proposer: Proposer<ControllerMachine>,
-        masters: Arc<BTreeMap<u64, String>>,
+        masters: Arc<Masters>,
     ) -> Self {
         Self {
             group,
@@ -73,7 +75,7 @@ impl ControllerService {
             .map_or_else(String::new, |seen| seen.trouble.clone())
     }
 
-    async fn propose(&self, command: ControllerCommand) -> FsResult<ControllerReply> {
+    pub(super) async fn propose(&self, command: ControllerCommand) -> FsResult<ControllerReply> {
         Ok(self.proposer.propose(command, COMMAND_BYTES).await?.reply)
     }
 
@@ -102,6 +104,7 @@ impl ControllerService {
             let is_new = *self.founded.lock() != leadership;
             let map = self.group.store().read(controller::cluster_map);
             let newcomer = self.newcomer();
+            let founding = self.founding();
             let command = if is_new {
                 tried_with = 0;
                 init.clone()
@@ -110,6 +113,8 @@ impl ControllerService {
             {
                 tried_with = map.nodes.len();
                 ControllerCommand::FormGroups
+            } else if let Some(founding) = founding {
+                founding
             } else if let Some(master) = newcomer {
                 ControllerCommand::MasterJoined(master)
             } else {
@@ -187,7 +192,14 @@ impl ControllerService {
         } else {
             postcard::to_stdvec(&map).expect("a map is plain data")
         };
-        Ok(HeartbeatReply { map: map.into() })
+        let masters = self.masters.list();
+        Ok(HeartbeatReply {
+            map: map.into(),
+            masters: masters
+                .members()
+                .map(|master| master.address.clone())
+                .collect(),
+        })
     }
 
     async fn set_config(&self, request: SetGroupConfigRequest) -> FsResult<SetGroupConfigReply> {
@@ -213,9 +225,7 @@ impl ControllerService {
                 in_force
             }
             ControllerReply::Config(Err((error, None))) => return Err(error),
-            ControllerReply::Done => {
-                return Err(FsError::new(Code::Io, "unexpected reply of the controller"));
-            }
+            _ => return Err(FsError::new(Code::Io, "unexpected reply of the controller")),
         };
         if in_force == config {
             tracing::info!(group = %config.group, epoch = %config.epoch, primary = %config.primary,
@@ -228,9 +238,9 @@ impl ControllerService {
     }
 
     /// Adds the leader's address for callers that know no ids.
-    fn elsewhere(&self, error: FsError) -> FsError {
+    pub(super) fn elsewhere(&self, error: FsError) -> FsError {
         match error.code {
-            Code::NotLeader(Some(leader)) => match self.masters.get(&leader.get()) {
+            Code::NotLeader(Some(leader)) => match self.masters.address(leader.get()) {
                 Some(address) => {
                     FsError::new(error.code, format!("the leader is {leader} at {address}"))
                 }
@@ -299,6 +309,26 @@ impl Controller for ControllerGrpc {
             .set_config(request.into_inner())
             .await
             .map(Response::new)
+            .map_err(|error| to_grpc(&error))
+    }
+
+    async fn allocate(
+        &self,
+        request: Request<AllocateRequest>,
+    ) -> Result<Response<AllocateReply>, Status> {
+        let allocated = self.0.allocate(request.into_inner()).await;
+        allocated
+            .map(Response::new)
+            .map_err(|error| to_grpc(&error))
+    }
+
+    async fn announce(
+        &self,
+        request: Request<AnnounceRequest>,
+    ) -> Result<Response<AnnounceReply>, Status> {
+        let announced = self.0.announce(request.into_inner()).await;
+        announced
+            .map(|()| Response::new(AnnounceReply {}))
             .map_err(|error| to_grpc(&error))
     }
 }

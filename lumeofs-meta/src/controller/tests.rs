@@ -69,7 +69,7 @@ impl Fixture {
                 assert_eq!(now.as_ref(), self.map().group(config.group));
                 Err(error.code)
             }
-            ControllerReply::Done => panic!("SetConfig answers with a configuration"),
+            _ => panic!("SetConfig answers with a configuration"),
         }
     }
 }
