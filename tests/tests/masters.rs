@@ -239,6 +239,11 @@ fn machines_join_with_a_token_and_masters_come_and_go_while_files_are_written() 
     let all = machines.addresses();
     assert_eq!(all.split(',').count(), 3, "{all}");
 
+    eventually("the datanode has heard of the new ones", SOON, || {
+        let known = std::fs::read_to_string(machines.data("d1").join("masters"));
+        known.is_ok_and(|known| known.lines().count() == 3)
+    });
+
     // The first one is lost with all that it had; a new one takes its place.
     let token = machines.token();
     m1.kill().expect("a process");

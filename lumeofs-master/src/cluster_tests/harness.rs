@@ -175,14 +175,25 @@ impl Cluster {
 
     /// What the controller's leader says of the masters: id and state.
     pub(super) fn masters(&self) -> Option<BTreeMap<u64, String>> {
+        let masters = self.list_masters()?.into_iter();
+        Some(masters.map(|master| (master.id, master.state)).collect())
+    }
+
+    /// Whether the controller's leader has had no answer of this master for a while.
+    pub(super) fn is_missed(&self, id: u64) -> bool {
+        let masters = self.list_masters().unwrap_or_default();
+        masters
+            .iter()
+            .any(|master| master.id == id && !master.answers)
+    }
+
+    fn list_masters(&self) -> Option<Vec<lumeofs_proto::control::Master>> {
         let ask = |id: &u64| {
             let token = self.credentials.grpc_token();
             let mut admin = AdminClient::with_interceptor(self.channel(*id), authorize(token));
             self.caller.block_on(admin.masters(MastersRequest {})).ok()
         };
-        let reply = self.running.keys().find_map(ask)?.into_inner();
-        let masters = reply.masters.into_iter();
-        Some(masters.map(|master| (master.id, master.state)).collect())
+        Some(self.running.keys().find_map(ask)?.into_inner().masters)
     }
 
     /// Asks for a change of the masters until a leader takes or refuses it.

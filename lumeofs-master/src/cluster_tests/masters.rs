@@ -182,7 +182,8 @@ fn a_majority_is_not_removed_from_those_that_need_it() {
     cluster.kill(3);
     wait_for("the others to lead", || cluster.masters().is_some());
     let other = 3 - cluster.metadata_leader();
-    wait_for("the dead one to be missed", || {
+    wait_for("the dead one to be missed", || cluster.is_missed(3));
+    wait_for("a refusal", || {
         // Of 1 and 3 only 1 would be there.
         match cluster.try_change(Change::Remove(other)) {
             Err((tonic::Code::Unavailable, text)) => text.contains("no majority"),

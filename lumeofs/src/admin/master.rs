@@ -35,8 +35,8 @@ enum Action {
     /// master --join`; a candidate is named by its ID alone. Three or five masters are the numbers to have
     Add {
         /// ID or ID=HOST:PORT
-        #[arg(required = true)]
-        masters: Vec<String>,
+        #[arg(required = true, value_name = "ID[=HOST:PORT]")]
+        new: Vec<String>,
     },
     /// Lets a master go, for ever: its id is never used again. Refused where those that stay would be no majority
     Remove {
@@ -72,8 +72,8 @@ pub(super) fn run(
     };
     let goals = match &args.action {
         Action::List => return show(&cluster.list()?, json),
-        Action::Add { masters } => {
-            let masters: FsResult<Vec<_>> = masters.iter().map(|text| parse(text)).collect();
+        Action::Add { new } => {
+            let masters: FsResult<Vec<_>> = new.iter().map(|text| parse(text)).collect();
             let masters = masters?;
             let ids: Vec<u64> = masters.iter().map(|(id, _)| *id).collect();
             for (id, address) in masters {
