@@ -15,6 +15,7 @@ mod fs;
 mod mount;
 mod output;
 mod server;
+mod setup;
 mod signals;
 
 use clap::{Parser, Subcommand};
@@ -51,9 +52,15 @@ enum Command {
     Datanode(server::DatanodeArgs),
     /// Writes the secret file of a new cluster
     Keygen(server::KeygenArgs),
+    /// Installs this program, the helper of mount(8), systemd units and examples of their configuration
+    Setup(setup::Args),
 }
 
 fn main() -> ExitCode {
+    if mount::helper::is_called() {
+        start_log();
+        return mount::helper::run();
+    }
     let cli = Cli::parse();
     start_log();
     let done = match cli.command {
@@ -65,12 +72,15 @@ fn main() -> ExitCode {
         Command::Master(args) => server::master(args),
         Command::Datanode(args) => server::datanode(args),
         Command::Keygen(args) => server::keygen(&args),
+        Command::Setup(args) => setup::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::note(format_args!("lumeofs: {error:#}"));
+            if !exit::is_told(&error) {
+                output::note(format_args!("lumeofs: {error:#}"));
+            }
             exit::code_of(&error)
         }
     }
