@@ -92,7 +92,9 @@ impl Group {
             let Some(leadership) = self.leadership() else {
                 return Err(super::reads::not_leader(None));
             };
-            let answered = of.iter().filter(|node| has_answered(leadership.term, **node));
+            let answered = of
+                .iter()
+                .filter(|node| has_answered(leadership.term, **node));
             if answered.count() > of.len() / 2 {
                 return Ok(());
             }
