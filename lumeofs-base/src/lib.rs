@@ -15,6 +15,7 @@ pub mod entropy;
 pub mod error;
 pub mod ids;
 pub mod limits;
+pub mod metrics;
 pub mod rng;
 
 pub use attr::{Attr, FileKind, Timestamp};

@@ -15,6 +15,7 @@ use fuser::{
     ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::limits::IO_BYTES_MAX;
 use lumeofs_base::{FsResult, InodeId};
 use lumeofs_client::Context;
@@ -92,6 +93,7 @@ fn header(op: Op, request: &Request, ino: INodeNo) -> Header {
         uid: request.uid(),
         gid: request.gid(),
         tid: request.pid(),
+        came: SystemClock.monotonic(),
     }
 }
 

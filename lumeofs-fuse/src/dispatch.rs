@@ -15,11 +15,13 @@ use crate::errno::errno;
 use crate::overflow::{Job, Limits, Overflow};
 use crate::signals;
 use crate::stats::{Op, Stats};
+use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::{Code, FsError, FsResult};
 use lumeofs_client::Context;
 use lumeofs_meta::op::Caller;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Where the answer goes. Consumed by it, so that there is exactly one.
 pub(crate) trait Answer: Send + 'static {
@@ -44,6 +46,8 @@ pub(crate) struct Header {
     pub(crate) gid: u32,
     /// The calling thread, 0 if nobody waits.
     pub(crate) tid: u32,
+    /// When it came, on the monotonic clock.
+    pub(crate) came: Duration,
 }
 
 /// Runs operations on a `T`.
@@ -173,7 +177,8 @@ where
 
 /// The one exit.
 fn finish<A: Answer>(stats: &Stats, header: Header, answer: A, result: FsResult<A::Value>) {
-    stats.count(header.op, result.is_err());
+    let took = SystemClock.monotonic().saturating_sub(header.came);
+    stats.count(header.op, result.is_err(), took);
     match result {
         Ok(value) => {
             tracing::debug!(
@@ -207,7 +212,6 @@ mod tests {
     use super::*;
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::thread::ThreadId;
-    use std::time::Duration;
 
     struct Reply(Sender<Result<ThreadId, i32>>);
     impl Answer for Reply {
@@ -227,6 +231,7 @@ mod tests {
             uid: 0,
             gid: 0,
             tid,
+            came: SystemClock.monotonic(),
         }
     }
 

@@ -18,6 +18,7 @@ mod ending;
 mod errno;
 #[cfg(test)]
 mod memory;
+mod metrics;
 mod mountpoint;
 mod options;
 mod overflow;

@@ -1,7 +1,9 @@
 //! How often each operation ran and failed.
 
 use lumeofs_base::clock::{Clock, SystemClock};
+use lumeofs_base::metrics::Histogram;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 macro_rules! operations {
     ($($variant:ident => $name:literal),* $(,)?) => {
@@ -37,6 +39,7 @@ operations! {
 struct Counts {
     done: AtomicU64,
     failed: AtomicU64,
+    took: Histogram,
 }
 
 /// Counters of a mount since it began.
@@ -98,8 +101,14 @@ impl Stats {
         self.bytes_written.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn count(&self, op: Op, failed: bool) {
+    /// How long each `op` took, waiting included.
+    pub(crate) fn took(&self, op: Op) -> &Histogram {
+        &self.counts[op as usize].took
+    }
+
+    pub(crate) fn count(&self, op: Op, failed: bool, took: Duration) {
         let counts = &self.counts[op as usize];
+        counts.took.observe(took);
         counts.done.fetch_add(1, Ordering::Relaxed);
         if failed {
             counts.failed.fetch_add(1, Ordering::Relaxed);
@@ -147,9 +156,9 @@ mod tests {
     #[test]
     fn each_operation_is_counted_for_itself() {
         let stats = Stats::default();
-        stats.count(Op::Lookup, false);
-        stats.count(Op::Lookup, true);
-        stats.count(Op::Lseek, true);
+        stats.count(Op::Lookup, false, Duration::ZERO);
+        stats.count(Op::Lookup, true, Duration::ZERO);
+        stats.count(Op::Lseek, true, Duration::ZERO);
         assert_eq!((stats.done(Op::Lookup), stats.failed(Op::Lookup)), (2, 1));
         assert_eq!((stats.done(Op::Lseek), stats.failed(Op::Lseek)), (1, 1));
         assert_eq!(stats.done(Op::Read), 0);

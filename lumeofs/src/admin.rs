@@ -1,5 +1,7 @@
 //! `lumeofs admin`: what a cluster says of itself.
 
+mod log;
+
 use crate::access::Access;
 use crate::{fs, output};
 use lumeofs_base::{Code, FsError};
@@ -41,6 +43,8 @@ enum Action {
     },
     /// Prints the certificate of a cluster with TLS, for gRPC clients in other languages; its name is "lumeofs"
     Certificate,
+    /// Shows or changes what a running process logs: lumeofs admin log http://HOST:PORT [FILTER]
+    Log(log::Args),
 }
 
 /// Runs the command.
@@ -48,6 +52,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let json = args.access.json;
     if let Action::Chunks { path } = &args.action {
         return chunks(&args.access, path);
+    }
+    if let Action::Log(of) = &args.action {
+        return log::run(of, json);
     }
     let (masters, credentials) = args.access.resolve()?;
     match args.action {
@@ -63,7 +70,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         }
         Action::Nodes => show_nodes(&status, json),
         Action::Groups => show_groups(&status, json),
-        Action::Raft | Action::Chunks { .. } | Action::Certificate => {
+        Action::Raft | Action::Chunks { .. } | Action::Certificate | Action::Log(_) => {
             unreachable!("handled above")
         }
     }

@@ -3,12 +3,14 @@
 use crate::access::split_masters;
 use crate::signals;
 use anyhow::{Context as _, bail};
+use lumeofs_base::metrics::Page;
 use lumeofs_base::{Code, FsError};
 use lumeofs_client::OnOutage;
 use lumeofs_proto::auth::Credentials;
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::{Arc, OnceLock};
 
 /// What the detached process prints once its mount answers.
 const READY: &str = "ready";
@@ -40,6 +42,9 @@ pub(crate) struct Args {
         default_value = "/var/log/lumeofs-mount.log"
     )]
     log: PathBuf,
+    /// HOST:PORT for Prometheus: /metrics, /healthz and /log, without authentication [default: none]
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<String>,
     /// Says on stdout when the mount answers, and leaves the terminal's session
     #[arg(long, hide = true)]
     notify: bool,
@@ -85,7 +90,19 @@ fn foreground(args: Args) -> anyhow::Result<()> {
         // Fails only for a process that leads its group already; then it has no terminal to leave.
         let _ = rustix::process::setsid();
     }
+    // Before the mount, so that a wrong address leaves nothing behind.
+    let stats: Arc<OnceLock<Arc<lumeofs_fuse::Stats>>> = Arc::default();
+    if let Some(address) = &args.metrics {
+        let stats = stats.clone();
+        let collect = move |page: &mut Page| {
+            if let Some(stats) = stats.get() {
+                stats.collect(page);
+            }
+        };
+        crate::endpoint::start(address, Box::new(collect))?;
+    }
     let mounted = lumeofs_fuse::start(config)?;
+    stats.get_or_init(|| mounted.stats());
     let handle = mounted.handle();
     signals::on_stop(move || {
         let done = handle.unmount().or_else(|error| {

@@ -36,6 +36,9 @@ pub(crate) struct MasterArgs {
     /// on disk; read when the cluster is new
     #[arg(long, default_value = "fsync", value_parser = ["fsync", "always"])]
     durability: String,
+    /// HOST:PORT for Prometheus: /metrics, /healthz and /log, without authentication [default: none]
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<String>,
 }
 
 /// Options of `lumeofs datanode`.
@@ -62,6 +65,9 @@ pub(crate) struct DatanodeArgs {
     /// Secret file of the cluster
     #[arg(long)]
     secret: PathBuf,
+    /// HOST:PORT for Prometheus: /metrics, /healthz and /log, without authentication [default: none]
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<String>,
 }
 
 /// Options of `lumeofs keygen`.
@@ -124,6 +130,9 @@ pub(crate) fn master(args: MasterArgs) -> anyhow::Result<()> {
         replicas: args.replicas,
         always_durable: args.durability == "always",
     };
+    if let Some(address) = &args.metrics {
+        crate::endpoint::start(address, Box::new(|_| {}))?;
+    }
     let (sender, shutdown) = tokio::sync::watch::channel(false);
     signals::on_stop(move || {
         sender.send_replace(true);
@@ -145,6 +154,9 @@ pub(crate) fn datanode(args: DatanodeArgs) -> anyhow::Result<()> {
         zone: args.zone,
         masters: crate::access::split_masters(&args.masters)?,
     };
+    if let Some(address) = &args.metrics {
+        crate::endpoint::start(address, Box::new(|_| {}))?;
+    }
     let stop = signals::on_stop(|| {})?;
     lumeofs_datanode::run(config, move || stop.requested())
 }
