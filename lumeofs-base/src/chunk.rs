@@ -1,6 +1,6 @@
 //! Operations on chunks, as a replica group orders them and every member applies them.
 
-use crate::{ChunkId, Code, Epoch, Sequence};
+use crate::{ChunkId, Code, Epoch, Fence, Sequence};
 use serde::{Deserialize, Serialize};
 
 /// The chunk without data that says which era a group is in: its truncation number. Truncating it begins
@@ -67,6 +67,12 @@ pub enum ChunkOp {
         /// The chunk.
         chunk: ChunkId,
     },
+    /// Shuts ended sessions out of the group (rule S3). Concerns no chunk, and so changes none; its place in the order
+    /// is what counts.
+    Fence {
+        /// Who may change data from here on.
+        fence: Fence,
+    },
 }
 
 impl ChunkOp {
@@ -77,6 +83,7 @@ impl ChunkOp {
             | Self::Zero { chunk, .. }
             | Self::Truncate { chunk, .. }
             | Self::Delete { chunk } => *chunk,
+            Self::Fence { .. } => ERA_MARK,
         }
     }
 
@@ -85,6 +92,7 @@ impl ChunkOp {
     pub fn verdict(&self, chunk: Option<Past>, group_era: u32) -> Verdict {
         let (truncations, era) = match self {
             Self::Delete { .. } => return Verdict::Change,
+            Self::Fence { .. } => return Verdict::Nothing,
             Self::Write {
                 truncations, era, ..
             }
@@ -114,7 +122,9 @@ impl ChunkOp {
     pub fn truncations_after(&self, chunk_truncations: u32) -> u32 {
         match self {
             Self::Truncate { truncations, .. } => *truncations,
-            Self::Write { .. } | Self::Zero { .. } | Self::Delete { .. } => chunk_truncations,
+            Self::Write { .. } | Self::Zero { .. } | Self::Delete { .. } | Self::Fence { .. } => {
+                chunk_truncations
+            }
         }
     }
 }

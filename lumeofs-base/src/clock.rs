@@ -3,7 +3,7 @@
 use crate::Timestamp;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The two clocks of a process.
 pub trait Clock: Send + Sync {
@@ -25,11 +25,26 @@ impl Clock for SystemClock {
     }
 
     fn wall(&self) -> Timestamp {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        Timestamp {
-            secs: time.tv_sec,
-            nanos: time.tv_nsec as u32,
+        // Through the C library, which rustix goes past: tests of clocks that jump stand in front of it.
+        match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => Timestamp {
+                secs: since.as_secs().cast_signed(),
+                nanos: since.subsec_nanos(),
+            },
+            Err(before) => before_1970(before.duration()),
         }
+    }
+}
+
+/// A time that is so much before 1970: seconds round down, since nanoseconds count upwards.
+const fn before_1970(distance: Duration) -> Timestamp {
+    let (secs, nanos) = (distance.as_secs().cast_signed(), distance.subsec_nanos());
+    match nanos {
+        0 => Timestamp { secs: -secs, nanos },
+        _ => Timestamp {
+            secs: -secs - 1,
+            nanos: 1_000_000_000 - nanos,
+        },
     }
 }
 
@@ -55,5 +70,26 @@ impl Clock for ManualClock {
             secs: now.as_secs().cast_signed(),
             nanos: now.subsec_nanos(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_whose_clock_is_before_1970_has_times_that_go_up() {
+        let at = |nanos| before_1970(Duration::from_nanos(nanos));
+        let time = |secs, nanos| Timestamp { secs, nanos };
+        assert_eq!(at(1), time(-1, 999_999_999));
+        assert_eq!(at(1_000_000_000), time(-1, 0));
+        assert_eq!(at(1_500_000_000), time(-2, 500_000_000));
+    }
+
+    #[test]
+    fn the_wall_clock_is_that_of_the_machine() {
+        let machine = || rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+        let (before, wall, after) = (machine(), SystemClock.wall().secs, machine());
+        assert!((before - 1..=after + 1).contains(&wall));
     }
 }

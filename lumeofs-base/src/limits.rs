@@ -63,6 +63,8 @@ pub const POOLED_CLASS_BYTES_MAX: usize = 16 << 20;
 pub const SESSION_WINDOW: u64 = 1024;
 /// Silence after which a session is expired.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Sessions at a time, those included that have ended and are not shut out everywhere yet. A fence lists them.
+pub const SESSIONS_MAX: usize = 16_384;
 /// How often a client shows that it lives.
 pub const SESSION_KEEPALIVE: Duration = Duration::from_secs(2);
 /// Inodes in each list of one report of open files; a longer list goes in parts.
@@ -118,6 +120,19 @@ pub const GROUP_RESTART_WAIT: Duration = Duration::from_secs(3);
 pub const GROUP_INFLIGHT_MAX: usize = 256;
 /// Bytes of a group that may be under way at once; a writer waits beyond it.
 pub const GROUP_INFLIGHT_BYTES_MAX: usize = 32 << 20;
+
+// Repair.
+/// Silence of a datanode after which its replicas are made elsewhere, unless the policy says otherwise: longer than a
+/// restart of the machine.
+pub const REPAIR_AFTER: Duration = Duration::from_secs(300);
+/// Bytes of catch-up that a datanode sends in a second while clients are at work, unless the policy says otherwise.
+pub const REPAIR_RATE_BYTES: u64 = 32 << 20;
+/// How many times that when no client is.
+pub const REPAIR_IDLE_FACTOR: u64 = 8;
+/// Replicas on their way to one datanode at once.
+pub const REPAIRS_PER_NODE_MAX: usize = 2;
+/// A datanode with less than this part of its space free gets no further replicas.
+pub const REPAIR_FREE_PART_MIN: u64 = 10;
 
 // Deleted chunks.
 /// How long datanodes remember at least which chunks were deleted while chunks are being deleted.

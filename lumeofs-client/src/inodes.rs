@@ -4,7 +4,7 @@
 //! Nothing here answers a question about a file's contents or attributes; it only says what to ask.
 
 use crate::ranges::Ranges;
-use lumeofs_base::{Attr, ChunkIndex, Epoch, FsError, GroupId, InodeId, Version};
+use lumeofs_base::{Attr, ChunkIndex, Epoch, FsError, FsResult, GroupId, InodeId, Version};
 use lumeofs_meta::op::ChunkRef;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -57,6 +57,10 @@ struct State {
     dirty: bool,
     /// Of background work, for the next flush or fsync.
     error: Option<FsError>,
+    /// The session ended while there were unsynced writes: for the next write, flush or fsync.
+    lost: Option<FsError>,
+    /// Bytes of the unsynced writes, at most.
+    unsynced_bytes: u64,
 }
 
 /// The chunks of a file, as of a truncation number: until the next truncation none of them changes.
@@ -111,7 +115,13 @@ impl Inodes {
                 map.remove(&key);
             }
         };
-        drop_older(&mut inode.state.lock().unsynced);
+        {
+            let state = &mut *inode.state.lock();
+            drop_older(&mut state.unsynced);
+            if state.unsynced.is_empty() {
+                state.unsynced_bytes = 0;
+            }
+        }
         drop_older(&mut self.table.lock().forgotten);
     }
 
@@ -133,6 +143,29 @@ impl Inodes {
         dirty
     }
 
+    /// The session was lost: forgets the chunks of all inodes, and has those with unsynced writes say so once. Which
+    /// these are, and how many bytes at most.
+    pub(crate) fn forget_all(&self, error: &FsError) -> (Vec<InodeId>, u64) {
+        let inodes: Vec<_> = {
+            let table = self.table.lock();
+            let all = table.inodes.iter();
+            all.map(|(ino, inode)| (*ino, Arc::clone(inode))).collect()
+        };
+        let (mut files, mut bytes) = (Vec::new(), 0);
+        for (ino, inode) in inodes {
+            // What was written is not taken back, but its time is not published under another session.
+            let dirty = self.take_dirty(ino, &inode);
+            let mut state = inode.state.lock();
+            state.known = None;
+            if dirty || !state.unsynced.is_empty() {
+                state.lost = Some(error.clone());
+                files.push(ino);
+                bytes += state.unsynced_bytes;
+            }
+        }
+        (files, bytes)
+    }
+
     /// All inodes with the mark.
     pub(crate) fn all_dirty(&self) -> Vec<InodeId> {
         self.dirty.lock().iter().copied().collect()
@@ -148,7 +181,7 @@ impl Table {
                 return true;
             }
             let state = inode.state.lock();
-            if state.dirty || state.error.is_some() {
+            if state.dirty || state.error.is_some() || state.lost.is_some() {
                 return true;
             }
             merge(forgotten, &state.unsynced);
@@ -245,8 +278,9 @@ impl Inode {
     }
 
     /// An operation on its data was acknowledged before it was on disk.
-    pub(crate) fn acknowledged(&self, group: GroupId, version: Version) {
+    pub(crate) fn acknowledged(&self, group: GroupId, version: Version, bytes: u64) {
         let mut state = self.state.lock();
+        state.unsynced_bytes += bytes;
         let last = state.unsynced.entry((group, version.epoch)).or_default();
         *last = (*last).max(version);
     }
@@ -260,7 +294,7 @@ impl Inode {
     pub(crate) fn is_flushed(&self) -> bool {
         !self.publishing.is_locked() && {
             let state = self.state.lock();
-            !state.dirty && state.error.is_none()
+            !state.dirty && state.error.is_none() && state.lost.is_none()
         }
     }
 
@@ -269,8 +303,14 @@ impl Inode {
         self.state.lock().error = Some(error);
     }
 
-    /// The error of background work, once.
+    /// The error of background work, or that of a lost session, once.
     pub(crate) fn take_error(&self) -> Option<FsError> {
-        self.state.lock().error.take()
+        let state = &mut *self.state.lock();
+        state.lost.take().or_else(|| state.error.take())
+    }
+
+    /// That of a lost session, once.
+    pub(crate) fn take_lost(&self) -> FsResult<()> {
+        self.state.lock().lost.take().map_or(Ok(()), Err)
     }
 }

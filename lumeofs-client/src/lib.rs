@@ -6,6 +6,7 @@
 
 mod client;
 mod data;
+mod fenced;
 mod files;
 mod inodes;
 mod link;

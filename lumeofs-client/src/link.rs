@@ -13,10 +13,11 @@ use crate::session::{Alarm, SessionState};
 use crate::wait::{Halt, Patience};
 use crate::window::Window;
 use lumeofs_base::limits::REPLICAS_DEFAULT;
-use lumeofs_base::{ClusterMap, Code, FsError, FsResult, NodeInfo};
+use lumeofs_base::{ClusterMap, Code, FsError, FsResult, NodeInfo, SessionId};
 use lumeofs_meta::op::Caller;
 use lumeofs_proto::auth::Credentials;
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::thread::JoinHandle;
@@ -48,6 +49,8 @@ pub(crate) struct Link {
 pub(crate) struct Asker<'a> {
     pub(crate) caller: &'a Caller,
     pub(crate) patience: Patience<'a>,
+    /// The session under which it sent data first: no other one carries its call on.
+    pub(crate) bound: Cell<Option<SessionId>>,
 }
 
 /// For what the client does of its own accord.
@@ -64,6 +67,7 @@ impl<'a> Asker<'a> {
         Self {
             caller: &TRUSTED,
             patience,
+            bound: Cell::new(None),
         }
     }
 
@@ -207,6 +211,7 @@ impl Link {
         Asker {
             caller: cx.caller,
             patience: Patience::new(cx, &self.halt, self.on_outage),
+            bound: Cell::new(None),
         }
     }
 }

@@ -61,6 +61,9 @@ impl Link {
         let patience = &asker.patience;
         loop {
             let ticket = self.window.begin(patience)?;
+            if is_of_data(mutation) {
+                self.still_bound(asker)?;
+            }
             let mut sent_count = 0;
             let make = || {
                 sent_count += 1;
@@ -116,6 +119,14 @@ impl Link {
     ) -> FsResult<Attr> {
         attr_of(self.query(asker, ino, query)?)
     }
+}
+
+/// Mutations that make data part of a file: not under another session than the data.
+fn is_of_data(mutation: &Mutation) -> bool {
+    matches!(
+        mutation,
+        Mutation::Publish { .. } | Mutation::Extend { .. } | Mutation::Append { .. }
+    )
 }
 
 /// Mutations that do the same when they are done twice.

@@ -125,6 +125,7 @@ impl Link {
         if self.window.session() == lost {
             tracing::warn!(session = %lost, "the session expired; opening a new one");
             self.open_session(patience)?;
+            self.session_was_lost(lost);
             self.session.restate_soon();
         }
         Ok(())

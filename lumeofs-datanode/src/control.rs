@@ -1,5 +1,6 @@
 //! The controller, over gRPC: heartbeats that bring the cluster map, and proposals of configurations.
 
+use crate::attest::Attests;
 use crate::convert::config_in;
 use crate::group::Caller;
 use crate::node::Node;
@@ -108,8 +109,9 @@ pub(crate) fn start(node: &Arc<Node>) -> anyhow::Result<()> {
 async fn heartbeats(node: &Arc<Node>, masters: &Masters) {
     let mut reached = true;
     let mut accepted = false;
+    let mut attests = Attests::default();
     loop {
-        match heartbeat(node, masters).await {
+        match heartbeat(node, masters, &mut attests).await {
             Ok(()) => {
                 accepted = true;
                 if !reached {
@@ -140,7 +142,11 @@ async fn heartbeats(node: &Arc<Node>, masters: &Masters) {
     }
 }
 
-async fn heartbeat(node: &Arc<Node>, masters: &Masters) -> Result<(), FsError> {
+async fn heartbeat(
+    node: &Arc<Node>,
+    masters: &Masters,
+    attests: &mut Attests,
+) -> Result<(), FsError> {
     let (capacity_bytes, free_bytes) = node.space();
     let request = wire::HeartbeatRequest {
         node: Some(wire::Node {
@@ -152,12 +158,22 @@ async fn heartbeat(node: &Arc<Node>, masters: &Masters) -> Result<(), FsError> {
         }),
         map_version: node.map().version,
         trouble: node.trouble(),
+        lost_groups: node.lost_groups(),
+        groups: attests.of(node),
     };
     let reply = masters.call(|mut client| {
         let request = masters.request(request.clone());
         async move { client.heartbeat(request).await }
     });
     let reply = reply.await?;
+    if reply.removed && node.holds_nothing() {
+        let context = format!(
+            "datanode {} was removed from this cluster and holds nothing any more: its id never comes back; start a new \
+             datanode with another id and an empty data directory",
+            node.identity.node.get()
+        );
+        node.refuse(FsError::new(Code::Refused, context));
+    }
     if reply.map.is_empty() {
         return Ok(());
     }
@@ -191,6 +207,8 @@ async fn propose(node: &Arc<Node>, masters: &Masters, proposal: &Proposal) {
             primary: config.primary.get(),
             members: ids(&config.members),
             in_sync: ids(&config.in_sync),
+            leaving: ids(&config.leaving),
+            replicas: config.replicas,
         }),
     };
     for _ in 0..ROUNDS_MAX {
@@ -208,6 +226,8 @@ async fn propose(node: &Arc<Node>, masters: &Masters, proposal: &Proposal) {
                         primary: now.primary,
                         members: now.members,
                         in_sync: now.in_sync,
+                        leaving: now.leaving,
+                        replicas: now.replicas,
                     },
                 );
                 tracing::info!(

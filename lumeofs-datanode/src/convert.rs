@@ -1,9 +1,10 @@
 //! Between the core's types and the wire's. Nothing else knows both.
 
 use crate::data::Data;
+use lumeofs_base::limits::SESSIONS_MAX;
 use lumeofs_base::{
-    ChunkId, ChunkOp, ChunkState, Code, Epoch, FsError, FsResult, GroupConfig, GroupId, NodeId,
-    Sequence, Version,
+    ChunkId, ChunkOp, ChunkState, Code, Epoch, Fence, FsError, FsResult, GroupConfig, GroupId,
+    NodeId, Sequence, SessionId, Version,
 };
 use lumeofs_proto::data as wire;
 use lumeofs_replica::{CopyStep, Entry, PeerState, State, ToMember, ToPrimary, Writer};
@@ -40,6 +41,8 @@ pub(crate) fn config_out(config: &GroupConfig) -> wire::GroupConfiguration {
         primary: config.primary.get(),
         members: ids(&config.members),
         in_sync: ids(&config.in_sync),
+        leaving: ids(&config.leaving),
+        replicas: config.replicas,
     }
 }
 
@@ -51,7 +54,30 @@ pub(crate) fn config_in(group: u32, config: wire::GroupConfiguration) -> GroupCo
         primary: NodeId(config.primary),
         members: ids(config.members),
         in_sync: ids(config.in_sync),
+        leaving: ids(config.leaving),
+        replicas: config.replicas,
     }
+}
+
+fn fence_out(fence: &Fence) -> wire::Fence {
+    wire::Fence {
+        number: fence.number,
+        below: fence.below,
+        live: fence.live.iter().map(|id| id.get()).collect(),
+    }
+}
+
+/// A fence, checked.
+pub(crate) fn fence_in(fence: wire::Fence) -> FsResult<Fence> {
+    let in_order = fence.live.is_sorted() && fence.live.len() <= SESSIONS_MAX;
+    if !in_order {
+        return Err(bad("the sessions of a fence are too many, or not in order"));
+    }
+    Ok(Fence {
+        number: fence.number,
+        below: fence.below,
+        live: fence.live.into_iter().map(SessionId).collect(),
+    })
 }
 
 fn op_out(op: &ChunkOp) -> wire::ChunkOp {
@@ -71,6 +97,7 @@ fn op_out(op: &ChunkOp) -> wire::ChunkOp {
             truncations: *truncations,
             era: *era,
             checksums: checksums.clone(),
+            fence: None,
         },
         ChunkOp::Zero {
             offset,
@@ -86,6 +113,7 @@ fn op_out(op: &ChunkOp) -> wire::ChunkOp {
             truncations: *truncations,
             era: *era,
             checksums: Vec::new(),
+            fence: None,
         },
         ChunkOp::Truncate {
             len,
@@ -100,10 +128,16 @@ fn op_out(op: &ChunkOp) -> wire::ChunkOp {
             truncations: *truncations,
             era: *era,
             checksums: Vec::new(),
+            fence: None,
         },
         ChunkOp::Delete { .. } => wire::ChunkOp {
             kind: 4,
             chunk,
+            ..Default::default()
+        },
+        ChunkOp::Fence { fence } => wire::ChunkOp {
+            kind: 5,
+            fence: Some(fence_out(fence)),
             ..Default::default()
         },
     }
@@ -118,6 +152,7 @@ fn op_in(op: wire::ChunkOp) -> FsResult<ChunkOp> {
         truncations,
         checksums,
         era,
+        fence,
     } = op;
     let chunk = ChunkId(chunk);
     Ok(match kind {
@@ -142,6 +177,9 @@ fn op_in(op: wire::ChunkOp) -> FsResult<ChunkOp> {
             era,
         },
         4 => ChunkOp::Delete { chunk },
+        5 => ChunkOp::Fence {
+            fence: fence_in(missing(fence, "fence")?)?,
+        },
         other => return Err(bad(&format!("kind {other} of operation"))),
     })
 }
@@ -271,7 +309,9 @@ pub(crate) fn message_out(
             last,
             starts,
             writers,
+            fence,
         } => MessageKind::Done(wire::Done {
+            fence: Some(fence_out(&fence)),
             last: Some(version_out(last)),
             starts: starts
                 .into_iter()
@@ -350,6 +390,7 @@ pub(crate) fn message_in(message: wire::StreamMessage, data: Data) -> FsResult<T
             other => return Err(bad(&format!("kind {other} of copy"))),
         }),
         MessageKind::Done(done) => ToMember::Done {
+            fence: fence_in(missing(done.fence, "fence")?)?,
             last: version_in(missing(done.last, "version")?),
             starts: done
                 .starts

@@ -3,6 +3,7 @@
 //! The replication protocol is `lumeofs-replica`; here are its threads and sockets. One thread per
 //! connection, one worker per group, one thread per peer for beacons, one for the controller.
 
+mod attest;
 mod control;
 mod convert;
 mod data;
@@ -11,7 +12,9 @@ mod inbound;
 mod listener;
 mod node;
 mod outbox;
+mod pace;
 mod peers;
+mod placing;
 mod requests;
 mod run;
 pub mod store;

@@ -77,6 +77,13 @@ fn serve_frames(node: &Arc<Node>, mut conn: Conn, beacons: &mut bool) -> FsResul
             conn.sender.fail(&frame.fixed, &error).map_err(net)?;
             continue;
         }
+        if frame.fixed.op == Op::Fence
+            && !matches!(conn.peer.kind, NodeKind::Master | NodeKind::Datanode)
+        {
+            let error = FsError::new(Code::Refused, "a fence, which only masters send");
+            conn.sender.fail(&frame.fixed, &error).map_err(net)?;
+            continue;
+        }
         match frame.fixed.op {
             Op::Join => return inbound::serve(node, conn, frame),
             Op::Beacon => {

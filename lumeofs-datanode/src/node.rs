@@ -5,15 +5,15 @@ mod tests;
 
 use crate::control::Control;
 use crate::group::{Caller, GroupDriver};
+use crate::pace::Pace;
 use crate::peers::Peers;
+use crate::placing::Placing;
 use crate::requests::Forwards;
 use crate::run::DatanodeConfig;
 use crate::store::{ChunkStore, Reservation};
 use lumeofs_base::clock::SystemClock;
 use lumeofs_base::limits::GROUP_INFLIGHT_BYTES_MAX;
-use lumeofs_base::{
-    ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, Version, entropy,
-};
+use lumeofs_base::{ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, entropy};
 use lumeofs_proto::auth::Identity;
 use lumeofs_proto::blocking::Closer;
 use parking_lot::{Mutex, RwLock};
@@ -37,11 +37,14 @@ pub(crate) struct Node {
     pub(crate) identity: Identity,
     pub(crate) clock: SystemClock,
     stores: Vec<Arc<ChunkStore>>,
+    broken: Vec<String>,
     map: RwLock<Arc<ClusterMap>>,
     groups: RwLock<BTreeMap<GroupId, Arc<GroupDriver>>>,
     pub(crate) control: Control,
     pub(crate) peers: Peers,
     pub(crate) forwards: Forwards,
+    pub(crate) placing: Placing,
+    pub(crate) pace: Pace,
     conns: Mutex<HashMap<u64, Closer>>,
     nonce: AtomicU64,
     stopping: AtomicBool,
@@ -50,7 +53,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(config: DatanodeConfig, stores: Vec<Arc<ChunkStore>>) -> Arc<Self> {
+    /// `broken` says what is wrong with disks that are not among `stores`.
+    pub(crate) fn new(
+        config: DatanodeConfig,
+        stores: Vec<Arc<ChunkStore>>,
+        broken: Vec<String>,
+    ) -> Arc<Self> {
         let control = Control::new();
         // Room for the streams of each: a core adds 24 bits.
         let nonce = u64::from_le_bytes(entropy::bytes()) >> 32;
@@ -59,11 +67,14 @@ impl Node {
             config,
             clock: SystemClock,
             stores,
+            broken,
             map: RwLock::default(),
             groups: RwLock::default(),
             control,
             peers: Peers::default(),
             forwards: Forwards::default(),
+            placing: Placing::default(),
+            pace: Pace::default(),
             conns: Mutex::default(),
             nonce: AtomicU64::new(nonce),
             stopping: AtomicBool::new(false),
@@ -126,26 +137,37 @@ impl Node {
             driver.with(Caller::Quick, |core, now| core.on_config(&config, now));
             return Some(driver);
         }
-        if !config.members.contains(&self.identity.node) || self.is_stopping() {
+        let is_member = config.members.contains(&self.identity.node);
+        if !is_member || self.is_stopping() || self.placing.is_dropping(config.group) {
             return None;
         }
-        let mut groups = self.groups.write();
-        if let Some(driver) = groups.get(&config.group) {
-            return Some(driver.clone());
-        }
-        let id = config.group;
-        let driver = GroupDriver::new(self, self.store_of(id), config);
-        groups.insert(id, driver.clone());
-        Some(driver)
+        let store = self.store_of(config.group);
+        Some(self.start_group(config, store))
     }
 
-    /// The disk that has the group, or the one where it belongs.
-    fn store_of(&self, group: GroupId) -> Arc<ChunkStore> {
-        let has = |store: &&Arc<ChunkStore>| {
-            store.last(group) != Version::default() || !store.group_note(group).is_empty()
-        };
-        let default = &self.stores[group.get() as usize % self.stores.len()];
-        self.stores.iter().find(has).unwrap_or(default).clone()
+    /// Starts a group of which this datanode is a member.
+    pub(crate) fn start_group(
+        self: &Arc<Self>,
+        config: GroupConfig,
+        store: Arc<ChunkStore>,
+    ) -> Arc<GroupDriver> {
+        let id = config.group;
+        let mut groups = self.groups.write();
+        if let Some(driver) = groups.get(&id) {
+            return driver.clone();
+        }
+        let driver = GroupDriver::new(self, store, config);
+        groups.insert(id, driver.clone());
+        driver
+    }
+
+    /// No further request finds the group.
+    pub(crate) fn forget_group(&self, group: GroupId) {
+        self.groups.write().remove(&group);
+    }
+
+    pub(crate) fn stores(&self) -> &[Arc<ChunkStore>] {
+        &self.stores
     }
 
     /// A map from the controller.
@@ -158,6 +180,7 @@ impl Node {
         for config in &map.groups {
             self.group_of(config.clone());
         }
+        self.retire_groups(&map);
     }
 
     /// Bytes in all and free, without those that writes never get.
@@ -200,12 +223,15 @@ impl Node {
     /// What is wrong with this datanode's disks, for people. Empty if nothing is.
     pub(crate) fn trouble(&self) -> String {
         let errors = self.stores.iter().filter_map(|store| store.check().err());
-        let errors: Vec<String> = errors.map(|error| error.context).collect();
-        errors.join("; ")
+        let errors = errors.map(|error| error.context);
+        let all: Vec<String> = self.broken.iter().cloned().chain(errors).collect();
+        all.join("; ")
     }
 
     /// Time passes.
-    pub(crate) fn tick(&self) {
+    pub(crate) fn tick(self: &Arc<Self>) {
+        self.move_off_failed_disks();
+        self.pace.tick(self.map().repair.rate_bytes);
         for driver in self.groups() {
             // Of a disk that hangs, or answers again, nobody else would tell the group.
             match driver.store.check() {

@@ -1,6 +1,6 @@
 //! Requests of clients: decode, ask the core, reply. And handing writes on to the primary.
 
-use crate::convert::{chunk_out, state_out};
+use crate::convert::{chunk_out, fence_in, state_out};
 use crate::data::Data;
 use crate::group::{Attempt, GroupDriver};
 use crate::node::Node;
@@ -41,6 +41,9 @@ pub(crate) fn serve(node: &Arc<Node>, conn: &mut Conn, frame: Frame) -> FsResult
         };
     }
     let forwarded = conn.peer.kind == NodeKind::Datanode;
+    if conn.peer.kind == NodeKind::Client {
+        node.pace.request();
+    }
     let reply = frame
         .decode()
         .and_then(|asked| chunk_request(node, fixed.op, asked, frame.payload, forwarded, deadline));
@@ -76,7 +79,7 @@ fn chunk_request(
     match op {
         Op::Read => read(&driver, &asked, deadline),
         Op::Extents => extents(&driver, &asked, deadline),
-        Op::Write | Op::Zero | Op::Truncate | Op::Delete | Op::Sync => {
+        Op::Write | Op::Zero | Op::Truncate | Op::Delete | Op::Fence | Op::Sync => {
             let data: Data = payload.into();
             let outcome = match op {
                 Op::Sync => sync(&driver, &asked, deadline),
@@ -134,7 +137,7 @@ fn operation(op: Op, asked: &ChunkRequest, data: &[u8]) -> FsResult<ChunkOp> {
     if chunk.get() >> 63 != 0 {
         return Err(bad("no chunk has this id"));
     }
-    if chunk == ERA_MARK && op != Op::Truncate {
+    if chunk == ERA_MARK && !matches!(op, Op::Truncate | Op::Fence) {
         return Err(bad("it has no data"));
     }
     Ok(match op {
@@ -170,6 +173,11 @@ fn operation(op: Op, asked: &ChunkRequest, data: &[u8]) -> FsResult<ChunkOp> {
             truncations,
             era,
         },
+        Op::Fence => {
+            let fence = asked.fence.clone().ok_or_else(|| bad("no fence"))?;
+            let fence = fence_in(fence)?;
+            ChunkOp::Fence { fence }
+        }
         _ => ChunkOp::Delete { chunk },
     })
 }

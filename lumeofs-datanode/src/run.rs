@@ -47,22 +47,17 @@ pub fn run(config: DatanodeConfig, shutdown: impl Fn() -> bool) -> anyhow::Resul
     if config.data_dirs.is_empty() {
         return Err(FsError::new(Code::Invalid, "no data directory is given").into());
     }
-    let locks = config
-        .data_dirs
-        .iter()
-        .map(|dir| lock(dir))
-        .collect::<Result<Vec<_>, _>>()?;
-    let stores = config
-        .data_dirs
-        .iter()
-        .map(|dir| open_store(&config, dir))
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let Disks {
+        locks,
+        stores,
+        broken,
+    } = open_disks(&config)?;
     let upkeep = stores
         .iter()
         .map(|store| store.start_upkeep())
         .collect::<Result<Vec<_>, FsError>>()?;
     let address = listener.local_addr()?;
-    let node = Node::new(config, stores);
+    let node = Node::new(config, stores, broken);
     control::start(&node)?;
     let accepting = node.clone();
     node.spawn("accept", move || listener::run(&accepting, &listener));
@@ -85,6 +80,48 @@ pub fn run(config: DatanodeConfig, shutdown: impl Fn() -> bool) -> anyhow::Resul
     drop((upkeep, node, locks));
     tracing::info!("datanode has stopped");
     refusal.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// What the data directories came to.
+struct Disks {
+    locks: Vec<File>,
+    stores: Vec<Arc<ChunkStore>>,
+    /// What is wrong with those that cannot be used.
+    broken: Vec<String>,
+}
+
+/// Opens all data directories. One disk of several may be broken: its groups begin anew on the others.
+fn open_disks(config: &DatanodeConfig) -> anyhow::Result<Disks> {
+    let (mut locks, mut stores, mut broken) = (Vec::new(), Vec::new(), Vec::new());
+    let mut first = None;
+    for dir in &config.data_dirs {
+        match lock(dir).and_then(|lock| Ok((lock, open_store(config, dir)?))) {
+            Ok((lock, store)) => {
+                locks.push(lock);
+                stores.push(store);
+            }
+            Err(error) if is_disk_failure(&error) => {
+                tracing::error!(dir = %dir.display(), "this disk is not used: {error:#}");
+                broken.push(format!("{}: {error:#}", dir.display()));
+                first.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match first {
+        Some(error) if stores.is_empty() => Err(error),
+        _ => Ok(Disks {
+            locks,
+            stores,
+            broken,
+        }),
+    }
+}
+
+fn is_disk_failure(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<FsError>()
+        .is_some_and(|error| error.code == Code::Io)
 }
 
 fn bind(listen: &str) -> anyhow::Result<TcpListener> {

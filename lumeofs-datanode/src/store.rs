@@ -123,6 +123,9 @@ impl Default for StoreConfig {
     }
 }
 
+/// Chunks that are dropped in one go when a group is.
+const DROP_PAGE: usize = 1024;
+
 /// A disk of this size or more is used with the defaults; of a smaller one all sizes are less in
 /// proportion, so that the log of a test disk does not take all of it.
 const DISK_BYTES_FULL: u64 = 4 << 30;
@@ -320,6 +323,12 @@ impl ChunkStore {
         mark.into_iter().chain(others).take(max).collect()
     }
 
+    /// How many chunks of a group there are, tombstones apart. All of them are counted at once; those up to a
+    /// chunk one by one.
+    pub fn count(&self, group: GroupId, upto: Option<ChunkId>) -> u64 {
+        self.core.catalog.count(group, upto)
+    }
+
     /// The era that a group is in: see [`ERA_MARK`].
     pub fn era(&self, group: GroupId) -> u32 {
         self.core.era(group)
@@ -340,7 +349,7 @@ impl ChunkStore {
         self.core.catalog.note(group)
     }
 
-    /// Keeps a small record of the replication layer, at most 4 KiB. Durable on return, and so is
+    /// Keeps a small record of the replication layer, at most 256 KiB. Durable on return, and so is
     /// everything before it.
     pub fn set_group_note(&self, group: GroupId, note: &[u8]) -> FsResult<()> {
         self.core.set_group_note(group, note)
@@ -378,6 +387,29 @@ impl ChunkStore {
     /// Forgets a chunk as if it had never been.
     pub fn drop_chunk(&self, group: GroupId, chunk: ChunkId) -> FsResult<()> {
         self.core.drop_chunk(group, chunk)
+    }
+
+    /// Forgets a group and all its chunks. May be cut short at any point and begun again.
+    pub fn drop_group(&self, group: GroupId) -> FsResult<()> {
+        loop {
+            let chunks = self.list(group, None, DROP_PAGE);
+            for state in &chunks {
+                self.core.make_room()?;
+                self.drop_chunk(group, state.chunk)?;
+            }
+            if chunks.is_empty() {
+                break;
+            }
+        }
+        self.set_group_note(group, &[])?;
+        self.set_last(group, Version::default())
+    }
+
+    /// Whether the store has anything of a group.
+    pub fn has_group(&self, group: GroupId) -> bool {
+        self.last(group) != Version::default()
+            || !self.group_note(group).is_empty()
+            || !self.list(group, None, 1).is_empty()
     }
 
     /// Bytes that the store can hold, and how many of them are free.

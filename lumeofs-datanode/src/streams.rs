@@ -5,10 +5,11 @@ use crate::data::Data;
 use crate::group::{Caller, GroupDriver};
 use crate::node::Node;
 use crate::outbox::Outbox;
+use crate::pace::Pace;
 use lumeofs_base::{FsResult, GroupId, NodeId};
 use lumeofs_proto::blocking::{Conn, FrameReceiver, FrameSender};
 use lumeofs_proto::frame::{FLAG_BLOCK_CHECKSUMS, Op};
-use lumeofs_replica::{StreamId, ToMember};
+use lumeofs_replica::{StreamId, ToMember, ToPrimary};
 use std::io;
 use std::sync::Arc;
 
@@ -64,12 +65,13 @@ impl Outgoing {
         driver.with(Caller::Quick, |core, now| {
             core.on_stream_open(to, stream, now)
         });
-        receive(conn.receiver, driver, to, stream)
+        receive(conn.receiver, &node.pace, driver, to, stream)
     }
 }
 
 fn receive(
     mut receiver: FrameReceiver,
+    pace: &Pace,
     driver: &Arc<GroupDriver>,
     to: NodeId,
     stream: StreamId,
@@ -79,6 +81,10 @@ fn receive(
             .receive()
             .map_err(|error| lumeofs_base::FsError::from_net(&error, "receive answers"))?;
         let answer = answer_in(frame.decode()?, frame.payload.into())?;
+        if matches!(answer, ToPrimary::Copied) {
+            pace.copied(driver, to, stream);
+            continue;
+        }
         driver.with(Caller::Quick, |core, now| {
             core.on_answer(to, stream, answer, now)
         });

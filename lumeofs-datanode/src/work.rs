@@ -221,7 +221,7 @@ impl GroupDriver {
                 chunk, offset, len, ..
             } => self.zero(*chunk, *offset, *offset + *len),
             // Clipping makes the one a range of zeros and leaves the other to the copy's end.
-            ChunkOp::Truncate { .. } | ChunkOp::Delete { .. } => Ok(()),
+            ChunkOp::Truncate { .. } | ChunkOp::Delete { .. } | ChunkOp::Fence { .. } => Ok(()),
         }
     }
 

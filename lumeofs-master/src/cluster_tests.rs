@@ -2,6 +2,7 @@
 
 mod harness;
 mod measure;
+mod truth;
 
 use crate::raft::cut::Step;
 use harness::{Client, Cluster, name_of, wait_for};

@@ -62,6 +62,13 @@ impl Room {
         Err(FsError::new(Code::NoSpace, text))
     }
 
+    /// Bytes of the disk, bytes free, and whether these are too few for new files.
+    pub(crate) fn space(&self) -> (u64, u64, bool) {
+        let space = OsDisk::new(&self.0.directory).space(Path::new(""));
+        let (total, free) = space.unwrap_or((0, 0));
+        (total, free, self.0.is_short.load(Ordering::Relaxed))
+    }
+
     fn look(&self) {
         // A disk that cannot say it is none that is short; it fails where it is used.
         let Ok((total, free)) = OsDisk::new(&self.0.directory).space(Path::new("")) else {

@@ -6,7 +6,7 @@ use crate::raft::{Group, GroupConfig, Presence, Proposer};
 use crate::room::Room;
 use crate::service::{
     AdminService, ControllerGrpc, ControllerMachine, ControllerService, FrameService, Health,
-    Listener, MetadataMachine, MetadataService, Opens, Placement, Sessions,
+    Listener, MetadataMachine, MetadataService, Opens, Placement, Sessions, repair,
 };
 use crate::superblock::Superblock;
 use anyhow::{Context as _, Result};
@@ -19,7 +19,7 @@ use lumeofs_proto::nonblocking::{Encrypted, Stream};
 use lumeofs_proto::tls::plain_refused;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -141,6 +141,7 @@ impl Master {
             always_durable: config.always_durable,
         };
         tasks.spawn(controller_service.clone().found_cluster(init));
+        tasks.spawn(repair(controller_service.clone()));
         let admission = Admission::default();
         let frames = Arc::new(FrameService {
             identity: config.identity.clone(),
@@ -154,6 +155,7 @@ impl Master {
             controller_group: controller.clone(),
             metadata: service.clone(),
             masters,
+            fsck: Arc::new(Semaphore::new(1)),
         };
         let (reporter, health_server) = tonic_health::server::health_reporter();
         let health = Health {

@@ -2,17 +2,24 @@
 //! and the background work of leaders.
 
 mod admin;
+mod attests;
 mod controller;
 mod eras;
+mod fencing;
 mod frames;
+mod fsck;
 mod health;
+mod health_report;
 mod listener;
 mod machines;
 mod metadata;
 mod opens;
+mod paths;
 mod placement;
 mod purge;
 mod reclaim;
+mod repair;
+mod session_admin;
 mod sessions;
 
 pub(crate) use admin::AdminService;
@@ -24,6 +31,7 @@ pub(crate) use machines::{ControllerMachine, MetadataMachine};
 pub(crate) use metadata::MetadataService;
 pub(crate) use opens::Opens;
 pub(crate) use placement::Placement;
+pub(crate) use repair::repair;
 pub(crate) use sessions::Sessions;
 
 use lumeofs_base::FsError;

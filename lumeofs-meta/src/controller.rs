@@ -1,6 +1,9 @@
 //! The controller's state machine: nodes, replica groups, epochs, policies.
 
 mod groups;
+pub mod health;
+mod nodes;
+pub mod repair;
 #[cfg(test)]
 mod tests;
 
@@ -9,8 +12,11 @@ pub use groups::are_lacking;
 use crate::keys;
 use crate::record::{Policy, PolicyValues, decode, encode};
 use crate::tables::Tables;
-use lumeofs_base::limits::{CHUNK_SIZE_BYTES, REPLICAS_DEFAULT};
-use lumeofs_base::{ClusterMap, Code, Epoch, FsError, GroupConfig, NodeId, NodeInfo};
+use lumeofs_base::limits::{CHUNK_SIZE_BYTES, REPAIR_AFTER, REPAIR_RATE_BYTES, REPLICAS_DEFAULT};
+use lumeofs_base::{
+    ClusterMap, Code, Epoch, FsError, FsResult, GroupConfig, NodeId, NodeInfo, NodeState,
+    RepairPolicy,
+};
 use serde::{Deserialize, Serialize};
 
 /// What a map says before `Init`.
@@ -18,6 +24,10 @@ const DEFAULT_POLICY: PolicyValues = PolicyValues {
     chunk_size: CHUNK_SIZE_BYTES,
     replicas: REPLICAS_DEFAULT as u32,
     always_durable: false,
+    repair: RepairPolicy {
+        after_ms: REPAIR_AFTER.as_millis() as u64,
+        rate_bytes: REPAIR_RATE_BYTES,
+    },
 };
 
 /// A command of the controller group.
@@ -34,16 +44,37 @@ pub enum ControllerCommand {
     },
     /// A datanode reports for duty: adds it or updates its address, zone and space.
     Register(NodeInfo),
-    /// Makes replica groups for datanodes that have none, once there are enough of them.
-    FormGroups,
-    /// Replaces a group's configuration if its epoch is still `expected`. The new configuration's
-    /// epoch must be the one after it.
+    /// Makes replica groups for datanodes, once there are enough of them.
+    FormGroups {
+        /// Those that are there: the members of a new group must meet.
+        alive: Vec<NodeId>,
+    },
+    /// Proposed by a member: replaces a group's primary and in-sync set if its epoch is still `expected`. The new
+    /// configuration's epoch must be the one after it.
     SetConfig {
         /// The epoch that is replaced.
         expected: Epoch,
         /// The next configuration.
         config: GroupConfig,
     },
+    /// The controller's own: replaces a group's members, and who of them leaves, if its epoch is still `expected`.
+    Reassign {
+        /// The epoch that is replaced.
+        expected: Epoch,
+        /// The next configuration.
+        config: GroupConfig,
+    },
+    /// Says what is to become of a datanode.
+    SetNodeState {
+        /// The datanode.
+        node: NodeId,
+        /// What.
+        state: NodeState,
+    },
+    /// Forgets a datanode that is a member of no group. Its id never comes back.
+    RemoveNode(NodeId),
+    /// Changes how lost replicas are made again.
+    SetRepair(RepairPolicy),
     /// A master has entries of this group's log: from now on it must never be without.
     MasterJoined(NodeId),
 }
@@ -53,8 +84,10 @@ pub enum ControllerCommand {
 pub enum ControllerReply {
     /// Done.
     Done,
-    /// The current configuration of the group: of `SetConfig`, also when it was refused.
-    Config(Result<GroupConfig, (FsError, Option<GroupConfig>)>),
+    /// The current configuration of the group: of `SetConfig` and `Reassign`, also when it was refused.
+    Config(Result<GroupConfig, (FsError, Option<Box<GroupConfig>>)>),
+    /// No.
+    Refused(FsError),
 }
 
 /// One Raft entry of the controller.
@@ -87,7 +120,13 @@ pub fn cluster_map(tables: &impl Tables) -> ClusterMap {
         groups: rows(tables, keys::all::GROUPS),
         chunk_size: values.chunk_size,
         always_durable: values.always_durable,
+        repair: values.repair,
     }
+}
+
+/// Whether a datanode of this id was removed.
+pub fn is_removed(tables: &impl Tables, node: NodeId) -> bool {
+    tables.get(&keys::removed_node(node)).is_some()
 }
 
 /// The masters that ever took part.
@@ -110,23 +149,37 @@ fn run(tables: &mut dyn Tables, index: u64, command: &ControllerCommand) -> Cont
                     chunk_size,
                     replicas,
                     always_durable,
+                    ..DEFAULT_POLICY
                 });
                 policy.version = index;
                 tables.put(&keys::POLICY, encode(&policy));
             }
             ControllerReply::Done
         }
-        ControllerCommand::Register(node) => {
-            register(tables, index, node);
+        ControllerCommand::Register(node) => reply(nodes::register(tables, index, node)),
+        ControllerCommand::FormGroups { alive } => {
+            form_groups(tables, index, alive);
             ControllerReply::Done
         }
-        ControllerCommand::FormGroups => {
-            form_groups(tables, index);
-            ControllerReply::Done
+        ControllerCommand::SetConfig { expected, config } => ControllerReply::Config(set_config(
+            tables,
+            index,
+            *expected,
+            config,
+            groups::check_proposal,
+        )),
+        ControllerCommand::Reassign { expected, config } => ControllerReply::Config(set_config(
+            tables,
+            index,
+            *expected,
+            config,
+            groups::check_reassignment,
+        )),
+        ControllerCommand::SetNodeState { node, state } => {
+            reply(nodes::set_state(tables, index, *node, *state))
         }
-        ControllerCommand::SetConfig { expected, config } => {
-            ControllerReply::Config(set_config(tables, index, *expected, config))
-        }
+        ControllerCommand::RemoveNode(node) => reply(nodes::remove(tables, index, *node)),
+        ControllerCommand::SetRepair(repair) => reply(set_repair(tables, index, *repair)),
         ControllerCommand::MasterJoined(master) => {
             tables.put(&keys::master(*master), encode(master));
             ControllerReply::Done
@@ -134,26 +187,35 @@ fn run(tables: &mut dyn Tables, index: u64, command: &ControllerCommand) -> Cont
     }
 }
 
-fn register(tables: &mut dyn Tables, index: u64, node: &NodeInfo) {
-    let key = keys::node(node.id);
-    let known: Option<NodeInfo> = tables.get(&key).map(|value| decode(&value));
-    if known.as_ref() == Some(node) {
-        return;
-    }
-    let same_place =
-        known.is_some_and(|known| known.address == node.address && known.zone == node.zone);
-    tables.put(&key, encode(node));
-    if !same_place {
-        changed(tables, index);
-    }
+fn reply(result: FsResult<()>) -> ControllerReply {
+    result.map_or_else(ControllerReply::Refused, |()| ControllerReply::Done)
 }
 
-fn form_groups(tables: &mut dyn Tables, index: u64) {
+fn set_repair(tables: &mut dyn Tables, index: u64, repair: RepairPolicy) -> FsResult<()> {
+    if repair.after_ms == 0 || repair.rate_bytes == 0 {
+        let context = "repair policy: want a time and a rate above 0";
+        return Err(FsError::new(Code::Invalid, context));
+    }
+    let mut policy = policy(tables);
+    let Some(values) = &mut policy.set else {
+        let context = "the cluster is being set up: try again";
+        return Err(FsError::new(Code::Unavailable, context));
+    };
+    if values.repair != repair {
+        values.repair = repair;
+        policy.version = index;
+        tables.put(&keys::POLICY, encode(&policy));
+    }
+    Ok(())
+}
+
+fn form_groups(tables: &mut dyn Tables, index: u64, alive: &[NodeId]) {
     // Without policies nobody has said how many replicas there shall be.
     let Some(values) = policy(tables).set else {
         return;
     };
-    let nodes: Vec<NodeInfo> = rows(tables, keys::all::NODES);
+    let mut nodes: Vec<NodeInfo> = rows(tables, keys::all::NODES);
+    nodes.retain(|node| alive.contains(&node.id));
     let groups: Vec<GroupConfig> = rows(tables, keys::all::GROUPS);
     let formed = groups::form(&nodes, &groups, values.replicas as usize);
     for config in &formed {
@@ -169,7 +231,8 @@ fn set_config(
     index: u64,
     expected: Epoch,
     config: &GroupConfig,
-) -> Result<GroupConfig, (FsError, Option<GroupConfig>)> {
+    check: groups::Check,
+) -> Result<GroupConfig, (FsError, Option<Box<GroupConfig>>)> {
     let Some(value) = tables.get(&keys::group(config.group)) else {
         let error = FsError::new(
             Code::NotFound,
@@ -190,11 +253,11 @@ fn set_config(
                 current.group, current.epoch
             ),
         );
-        return Err((error, Some(current)));
+        return Err((error, Some(Box::new(current))));
     }
     let is_node = |node| tables.get(&keys::node(node)).is_some();
-    if let Err(error) = groups::check_next(&current, config, is_node) {
-        return Err((error, Some(current)));
+    if let Err(error) = check(&current, config, &is_node) {
+        return Err((error, Some(Box::new(current))));
     }
     tables.put(&keys::group(config.group), encode(config));
     changed(tables, index);

@@ -16,7 +16,7 @@
 //! 21 session:8 sequence:8        outcome kept for exactly-once
 //! 22 nonce:16                    session opened with this nonce
 //! 30 chunk:8                     freed chunk, to be deleted on its group
-//! 80..83                         the controller's
+//! 80..84                         the controller's
 //! F0..                           the host's own (last applied, membership); not used here
 //! ```
 
@@ -46,6 +46,7 @@ const FREED: u8 = 0x30;
 const NODE: u8 = 0x81;
 const GROUP: u8 = 0x82;
 const MASTER: u8 = 0x83;
+const REMOVED_NODE: u8 = 0x84;
 
 pub(crate) fn counter(slot: SlotId) -> [u8; 3] {
     let [high, low] = slot.0.to_be_bytes();
@@ -113,6 +114,10 @@ pub(crate) fn freed(chunk: ChunkId) -> [u8; 9] {
 
 pub(crate) fn node(id: NodeId) -> [u8; 9] {
     one(NODE, id.0)
+}
+
+pub(crate) fn removed_node(id: NodeId) -> [u8; 9] {
+    one(REMOVED_NODE, id.0)
 }
 
 pub(crate) fn master(id: NodeId) -> [u8; 9] {

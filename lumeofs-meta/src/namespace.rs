@@ -3,6 +3,12 @@
 //! [`apply`] is the only thing that changes it. Everything else reads.
 
 mod check;
+mod walk;
+
+pub use walk::{
+    ChunkCursor, NameCursor, chunks_after, freed_group, inode_count, names_after, next_chunk,
+    place_of_directory,
+};
 
 use crate::keys;
 use crate::op::{Batch, Caller, Command, Internal, Outcome, Query, Reply};
@@ -11,9 +17,9 @@ use crate::tables::Tables;
 use crate::transaction::{Tx, state};
 use crate::{ops, session};
 use lumeofs_base::limits::{BLOCK_SIZE, CHUNK_SIZE_BYTES, FILE_SIZE_BYTES_MAX};
-use lumeofs_base::{ChunkId, Code, FsError, GroupId, InodeId, SessionId, Timestamp};
+use lumeofs_base::{ChunkId, Code, Fence, FsError, GroupId, InodeId, SessionId, Timestamp};
 
-/// A live session.
+/// A session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionInfo {
     /// Its id.
@@ -22,6 +28,8 @@ pub struct SessionInfo {
     pub description: String,
     /// Log time at which it was opened.
     pub opened: Timestamp,
+    /// It has ended, and is closed when the fence of this number is up at every replica group.
+    pub ending: Option<u64>,
 }
 
 /// Applies one Raft entry and returns the outcome of each command, in order. The first entry makes
@@ -50,6 +58,8 @@ fn run(tx: &mut Tx<'_>, command: &Command) -> Outcome {
             session::open(tx, *nonce, description)
         }
         Command::Internal(Internal::CloseSession { session }) => session::close(tx, *session),
+        Command::Internal(Internal::EndSession { session }) => session::end(tx, *session),
+        Command::Internal(Internal::CloseEnded { session }) => session::close_ended(tx, *session),
         Command::Internal(Internal::Purge { inos }) => ops::purge(tx, inos),
         Command::Internal(Internal::ChunksDeleted { chunks }) => {
             for chunk in chunks {
@@ -58,6 +68,16 @@ fn run(tx: &mut Tx<'_>, command: &Command) -> Outcome {
             Ok(Reply::Done)
         }
         Command::Internal(Internal::Noop) => Ok(Reply::Done),
+        Command::Internal(Internal::FreeChunks { chunks }) => {
+            // What was never allocated may still be.
+            let known = chunks
+                .iter()
+                .filter(|(chunk, _)| chunk.0 < tx.state.next_chunk);
+            for (chunk, group) in known {
+                tx.tables.put(&keys::freed(*chunk), encode(group));
+            }
+            Ok(Reply::Done)
+        }
         Command::Internal(Internal::SetChunkSize { bytes }) => set_chunk_size(tx, *bytes),
         Command::Internal(Internal::BeginEra { after }) => {
             if era_of(tx.tables) == *after {
@@ -123,19 +143,21 @@ fn era_of(tables: &dyn Tables) -> u32 {
     tables.get(&keys::ERA).map_or(0, |value| decode(&value))
 }
 
-/// Live sessions, by id.
+/// All sessions by id, those included that have ended and are not closed.
 pub fn sessions(tables: &impl Tables) -> Vec<SessionInfo> {
     let mut found = Vec::new();
     scan(tables, keys::all::SESSIONS, usize::MAX, |key, value| {
         let Session {
             description,
             opened,
+            ending,
             ..
         } = decode(value);
         found.push(SessionInfo {
             id: SessionId(keys::first(key)),
             description,
             opened,
+            ending,
         });
     });
     found
@@ -144,15 +166,38 @@ pub fn sessions(tables: &impl Tables) -> Vec<SessionInfo> {
 /// Live sessions, in order, without what is known of them.
 pub fn session_ids(tables: &impl Tables) -> Vec<SessionId> {
     let mut found = Vec::new();
-    scan(tables, keys::all::SESSIONS, usize::MAX, |key, _| {
-        found.push(SessionId(keys::first(key)));
+    scan(tables, keys::all::SESSIONS, usize::MAX, |key, value| {
+        if decode::<Session>(value).ending.is_none() {
+            found.push(SessionId(keys::first(key)));
+        }
     });
     found
 }
 
 /// Whether a session is live.
 pub fn has_session(tables: &impl Tables, session: SessionId) -> bool {
-    tables.get(&keys::session(session)).is_some()
+    let found = tables.get(&keys::session(session));
+    found.is_some_and(|value| decode::<Session>(&value).ending.is_none())
+}
+
+/// The fence that shuts out all sessions that have ended. One of the same number may list others: sessions that were
+/// opened or closed by their clients since, which changes nothing for those that it is about.
+pub fn fence(tables: &impl Tables) -> Fence {
+    let Some(state) = state(tables) else {
+        return Fence::default();
+    };
+    Fence {
+        number: state.fence,
+        below: state.next_session,
+        live: session_ids(tables),
+    }
+}
+
+/// Sessions that have ended and are not closed, each with the number of its fence.
+pub fn ending_sessions(tables: &impl Tables) -> Vec<(SessionId, u64)> {
+    let all = sessions(tables).into_iter();
+    all.filter_map(|session| Some((session.id, session.ending?)))
+        .collect()
 }
 
 /// At most `limit` inodes without a name, which wait for a purge, beginning after an inode: so that those that

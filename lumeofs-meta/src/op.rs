@@ -213,7 +213,7 @@ pub enum Mutation {
 pub enum Internal {
     /// Opens a session. `nonce` makes a retry find the same session. -> [`Reply::Session`]
     OpenSession { nonce: u128, description: String },
-    /// Closes a session that its client gave up or that was silent for too long.
+    /// Closes a session that its client gave up. Refused with `SessionExpired` once it is ended by [`Internal::EndSession`].
     CloseSession { session: SessionId },
     /// Frees orphans that nobody holds open. Bounded work per command; -> [`Reply::Purged`]
     Purge { inos: Vec<InodeId> },
@@ -232,6 +232,17 @@ pub enum Internal {
         /// The era that ends.
         after: u32,
     },
+    /// Queues chunks of groups for deletion that no file has and nothing queued: what a check has found. The leader
+    /// must be sure of that, since no chunk comes back into a file.
+    FreeChunks {
+        /// The chunks.
+        chunks: Vec<(ChunkId, GroupId)>,
+    },
+    /// Ends a session whose client may still be at work: nothing more is taken from it, and a new fence shuts it out
+    /// at the replica groups (rule S3). -> [`Reply::Done`], `NotFound` if there is no such session
+    EndSession { session: SessionId },
+    /// Closes a session that has ended. Only when its fence is up at every replica group.
+    CloseEnded { session: SessionId },
 }
 
 /// One command of a Raft entry.

@@ -3,12 +3,12 @@
 //! A value that does not decode means a damaged store or a newer version's data. Going on would make
 //! this member differ from the others, so it ends the process.
 
-use lumeofs_base::{Attr, ChunkId, FileKind, GroupId, InodeId, Timestamp};
+use lumeofs_base::{Attr, ChunkId, FileKind, GroupId, InodeId, RepairPolicy, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Version of everything below.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 
 /// Counters of the whole group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub(crate) struct State {
     pub(crate) chunk_size: u64,
     /// Sessions that have ended. Each may have left bytes past the size of any file (D11).
     pub(crate) sessions_ended: u64,
+    /// Number of the newest fence: how often a session was ended by the leader.
+    pub(crate) fence: u64,
 }
 
 /// An inode with what only the master knows of it.
@@ -98,6 +100,8 @@ pub(crate) struct Session {
     pub(crate) opened: Timestamp,
     /// Outcomes below were purged.
     pub(crate) acked_below: u64,
+    /// It has ended; it is closed when this fence is up at every replica group.
+    pub(crate) ending: Option<u64>,
 }
 
 /// Policies and version of the controller.
@@ -115,6 +119,7 @@ pub(crate) struct PolicyValues {
     pub(crate) chunk_size: u64,
     pub(crate) replicas: u32,
     pub(crate) always_durable: bool,
+    pub(crate) repair: RepairPolicy,
 }
 
 /// The stored form of a value.

@@ -9,7 +9,7 @@ use crate::op::{Caller, Mutation, Outcome, Reply};
 use crate::ops;
 use crate::record::{Session, decode, encode};
 use crate::transaction::Tx;
-use lumeofs_base::limits::SESSION_WINDOW;
+use lumeofs_base::limits::{SESSION_WINDOW, SESSIONS_MAX};
 use lumeofs_base::{Code, FsError, SessionId};
 
 /// Longest description that is kept.
@@ -20,6 +20,13 @@ pub(crate) fn open(tx: &mut Tx<'_>, nonce: u128, description: &str) -> Outcome {
     if let Some(value) = tx.tables.get(&keys::nonce(nonce)) {
         return Ok(Reply::Session(decode(&value)));
     }
+    // Each id was used once, so the difference is those that are there.
+    let count = tx.state.next_session - 1 - tx.state.sessions_ended;
+    if count >= SESSIONS_MAX as u64 {
+        let context =
+            format!("{count} sessions are open: unmount some, or `lumeofs admin session evict`");
+        return Err(FsError::new(Code::TooManyOpen, context));
+    }
     let id = SessionId(tx.state.next_session);
     tx.state.next_session += 1;
     let end = description.floor_char_boundary(DESCRIPTION_LEN_BYTES_MAX);
@@ -28,19 +35,69 @@ pub(crate) fn open(tx: &mut Tx<'_>, nonce: u128, description: &str) -> Outcome {
         description: description[..end].to_owned(),
         opened: tx.now(),
         acked_below: 1,
+        ending: None,
     };
     tx.tables.put(&keys::nonce(nonce), encode(&id));
     tx.insert_session(id, session);
     Ok(Reply::Session(id))
 }
 
-/// Closes a session and forgets its outcomes. Closing it again is fine.
+/// Closes a session that its client gave up. Closing it again is fine.
 pub(crate) fn close(tx: &mut Tx<'_>, id: SessionId) -> Outcome {
-    let Some(session) = tx.remove_session(id) else {
-        return Ok(Reply::Done);
+    if tx
+        .session(id)
+        .is_some_and(|session| session.ending.is_some())
+    {
+        return Err(has_ended(id));
+    }
+    remove(tx, id);
+    Ok(Reply::Done)
+}
+
+/// Ends a session against the will of its client, which may still have writes on their way: rule S3. What counts its
+/// writes as over, and what it alone could use, waits for its fence.
+pub(crate) fn end(tx: &mut Tx<'_>, id: SessionId) -> Outcome {
+    let next = tx.state.fence + 1;
+    let Some(session) = tx.session(id) else {
+        return Err(FsError::new(Code::NotFound, format!("session {id}")));
     };
-    tx.state.sessions_ended += 1;
-    tx.tables.delete(&keys::nonce(session.nonce));
+    if session.ending.is_some() {
+        return Ok(Reply::Done);
+    }
+    session.ending = Some(next);
+    let nonce = session.nonce;
+    tx.state.fence = next;
+    forget(tx, id, nonce);
+    Ok(Reply::Done)
+}
+
+/// Closes a session that has ended. Closing it again is fine.
+pub(crate) fn close_ended(tx: &mut Tx<'_>, id: SessionId) -> Outcome {
+    if tx
+        .session(id)
+        .is_some_and(|session| session.ending.is_none())
+    {
+        return Err(FsError::new(
+            Code::Invalid,
+            format!("session {id} has not ended"),
+        ));
+    }
+    remove(tx, id);
+    Ok(Reply::Done)
+}
+
+fn remove(tx: &mut Tx<'_>, id: SessionId) {
+    if let Some(session) = tx.remove_session(id) {
+        tx.state.sessions_ended += 1;
+        if session.ending.is_none() {
+            forget(tx, id, session.nonce);
+        }
+    }
+}
+
+/// Forgets the outcomes of a session, and what finds it again.
+fn forget(tx: &mut Tx<'_>, id: SessionId, nonce: u128) {
+    tx.tables.delete(&keys::nonce(nonce));
     let mut outcomes = Vec::new();
     tx.tables.scan(
         &keys::outcome(id, 0),
@@ -53,7 +110,10 @@ pub(crate) fn close(tx: &mut Tx<'_>, id: SessionId) -> Outcome {
     for key in outcomes {
         tx.tables.delete(&key);
     }
-    Ok(Reply::Done)
+}
+
+fn has_ended(id: SessionId) -> FsError {
+    FsError::new(Code::SessionExpired, format!("session {id}"))
 }
 
 /// Runs a mutation, unless it ran before: then its outcome comes back.
@@ -65,8 +125,8 @@ pub(crate) fn mutate(
     caller: &Caller,
     mutation: &Mutation,
 ) -> Outcome {
-    let Some(session) = tx.session(id) else {
-        return Err(FsError::new(Code::SessionExpired, format!("session {id}")));
+    let Some(session) = tx.session(id).filter(|session| session.ending.is_none()) else {
+        return Err(has_ended(id));
     };
     let purge_from = session.acked_below;
     let window_from = purge_from.max(acked_below);

@@ -6,6 +6,7 @@ mod model;
 mod random;
 mod renames;
 mod rules;
+mod walk;
 
 use crate::namespace;
 use crate::op::{

@@ -47,6 +47,7 @@ impl<'a> Tx<'a> {
             bytes: 0,
             chunk_size: CHUNK_SIZE_BYTES,
             sessions_ended: 0,
+            fence: 0,
         });
         let mut tx = Self {
             tables,

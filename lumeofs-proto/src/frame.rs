@@ -64,6 +64,8 @@ pub enum Op {
     Sync = 69,
     /// `ChunkRequest` -> `ChunkReply` with the ranges that hold data.
     Extents = 70,
+    /// `ChunkRequest` -> `ChunkReply`. Shuts ended sessions out of the group; from masters only.
+    Fence = 71,
     /// `StreamMessage` + data; answered by `StreamAnswer`s, not one to one.
     Replicate = 80,
     /// Not used.
@@ -79,7 +81,7 @@ pub enum Op {
 }
 
 impl Op {
-    const ALL: [Op; 22] = [
+    const ALL: [Op; 23] = [
         Op::Hello,
         Op::Proof,
         Op::Query,
@@ -97,6 +99,7 @@ impl Op {
         Op::Delete,
         Op::Sync,
         Op::Extents,
+        Op::Fence,
         Op::Replicate,
         Op::ReplicateSync,
         Op::Beacon,

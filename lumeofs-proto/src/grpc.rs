@@ -62,9 +62,31 @@ pub fn cause_of(error: &(dyn Error + 'static)) -> FsError {
 
 /// The error of a call that failed: what the server said, or what kept it from saying anything.
 pub fn error_of(status: &tonic::Status) -> FsError {
-    match (status.code(), status.source()) {
-        (tonic::Code::Unauthenticated, _) => FsError::new(Code::Refused, status.message()),
-        (_, Some(source)) => cause_of(source),
-        (_, None) => FsError::new(Code::Unavailable, status.message()),
+    if let (Some(source), true) = (
+        status.source(),
+        status.code() != tonic::Code::Unauthenticated,
+    ) {
+        return cause_of(source);
+    }
+    FsError::new(code_of(status.code()), status.message())
+}
+
+/// What can be known of the cause of a refused call: several causes share a code.
+fn code_of(code: tonic::Code) -> Code {
+    use tonic::Code as Grpc;
+    match code {
+        Grpc::Unauthenticated => Code::Refused,
+        Grpc::NotFound => Code::NotFound,
+        Grpc::AlreadyExists => Code::Exists,
+        Grpc::PermissionDenied => Code::NotPermitted,
+        Grpc::InvalidArgument | Grpc::OutOfRange => Code::Invalid,
+        Grpc::FailedPrecondition => Code::Busy,
+        Grpc::ResourceExhausted => Code::NoSpace,
+        Grpc::Unimplemented => Code::Unsupported,
+        Grpc::DeadlineExceeded => Code::Timeout,
+        Grpc::Internal | Grpc::DataLoss => Code::Io,
+        Grpc::Ok | Grpc::Cancelled | Grpc::Unknown | Grpc::Aborted | Grpc::Unavailable => {
+            Code::Unavailable
+        }
     }
 }

@@ -63,7 +63,11 @@ pub fn to_grpc(error: &FsError) -> tonic::Status {
         Code::Refused => Grpc::Unauthenticated,
         Code::Io => Grpc::Internal,
     };
-    tonic::Status::new(code, error.to_string())
+    let text = match error.context.is_empty() {
+        true => error.to_string(),
+        false => error.context.clone(),
+    };
+    tonic::Status::new(code, text)
 }
 
 const fn to_wire(code: Code) -> u32 {

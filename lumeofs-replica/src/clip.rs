@@ -46,7 +46,7 @@ pub fn below<P: Payload>(op: &ChunkOp, data: &P, end: u64) -> Option<(ChunkOp, P
                 era,
             };
         }
-        ChunkOp::Delete { .. } => return None,
+        ChunkOp::Delete { .. } | ChunkOp::Fence { .. } => return None,
     }
     Some((op, data))
 }

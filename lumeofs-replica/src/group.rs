@@ -3,7 +3,9 @@
 mod beacon;
 mod catchup;
 mod election;
+mod fence;
 mod in_sync;
+mod insight;
 mod member;
 mod peer;
 mod primary;
@@ -11,6 +13,9 @@ pub mod read;
 mod requests;
 mod streams;
 mod watch;
+mod yielding;
+
+pub use catchup::CatchUpProgress;
 
 use crate::effect::{Effect, Outcome, Pending, SyncPoint, Ticket, Work};
 use crate::history::Note;
@@ -60,6 +65,12 @@ const _: () = assert!(
         && READ_LEASE.as_millis() < REOPEN_AFTER_HANG.as_millis(),
     "a member whose disk hangs is removable before it is connected again"
 );
+
+/// How long a primary that yields waits for the answers to what is under way before it goes on leading.
+pub const YIELD_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Epoch of a group's first configuration, in which no member lacks anything.
+const FOUNDING: Epoch = Epoch(1);
 
 /// What the store knows of a group when its datanode starts.
 #[derive(Clone, Debug, Default)]
@@ -167,6 +178,8 @@ pub struct Group<P> {
     /// Has all that an in-sync member must have. False after a restart (D6).
     complete: bool,
     low_space: bool,
+    /// Another member is to lead, since the own copy is damaged.
+    step_down: bool,
     follower: member::Follower,
     primary: Option<primary::Primary<P>>,
     election: election::Election,
@@ -195,12 +208,18 @@ impl<P: Payload> Group<P> {
             watch: watch::StoreWatch::new(now),
             complete: false,
             low_space: false,
+            step_down: false,
             follower: member::Follower::new(now),
             primary: None,
             election: election::Election::default(),
             next_stream: nonce << 24,
             effects: Vec::new(),
         };
+        if group.config.epoch == FOUNDING && !group.note.member {
+            group.note.member = true;
+            let note = group.note.clone();
+            group.effects.push(Effect::Work(Work::Note(note)));
+        }
         group.on_tick(now);
         group
     }
@@ -228,8 +247,7 @@ impl<P: Payload> Group<P> {
 
     /// Whether everything is as it should be here: no need to ask the controller often.
     pub fn is_settled(&self) -> bool {
-        self.config.in_sync.len() == self.config.members.len()
-            && matches!(self.role(), Role::Primary | Role::Secondary)
+        self.config.is_full() && matches!(self.role(), Role::Primary | Role::Secondary)
     }
 
     /// The state, for people and tests.
@@ -261,7 +279,8 @@ impl<P: Payload> Group<P> {
 
     /// Whether the own chunks are a state that the group had, on a disk that works.
     fn is_eligible(&self) -> bool {
-        !self.note.torn && self.follower.unfinished.is_none() && !self.watch.is_suspect()
+        let note = &self.note;
+        note.member && !note.torn && self.follower.unfinished.is_none() && !self.watch.is_suspect()
     }
 
     /// The own disk is nearly full, or no longer: writes are refused before they are ordered.
@@ -370,7 +389,8 @@ impl<P: Payload> Group<P> {
     fn extend(&mut self, entry: &Arc<Entry<P>>) {
         self.last = entry.version;
         self.writers.admit(entry.writer);
-        if self.note.record(entry.version) {
+        let is_new_epoch = self.note.record(entry.version);
+        if self.learn_fence(&entry.op) || is_new_epoch {
             // In the log before the operation: else a history could hide what it lost.
             self.effects
                 .push(Effect::Work(Work::Note(self.note.clone())));
@@ -421,7 +441,8 @@ impl<P: Payload> Group<P> {
                     "the group was reconfigured",
                 ));
                 self.drop_stream(None);
-                let claimed = self.election.claimed == Some(self.config.epoch);
+                // Not if another change of the same epoch was accepted instead.
+                let claimed = self.election.claimed.as_ref() == Some(&self.config);
                 if self.complete {
                     self.lead(false, now);
                 } else if claimed && self.is_eligible() {
@@ -454,6 +475,7 @@ impl<P: Payload> Group<P> {
         let Some(primary) = self.primary.take() else {
             return;
         };
+        self.step_down = false;
         if primary.recovered && !primary.serving {
             // The others never agreed that its history is the group's.
             self.complete = false;

@@ -1,6 +1,6 @@
 //! Where each epoch begins in a member's history: what tells a lost operation from a kept one (D2).
 
-use lumeofs_base::{Epoch, Sequence, Version};
+use lumeofs_base::{Epoch, Fence, Sequence, Version};
 use serde::{Deserialize, Serialize};
 
 /// Epoch starts that are kept. An older epoch than all of them counts as one.
@@ -14,6 +14,11 @@ pub struct Note {
     /// A catch-up began and did not end: chunks may be missing or older than the others, so this
     /// member must not lead after a restart of the whole group.
     pub torn: bool,
+    /// It has been a member since the group was founded, or since a catch-up. Without, chunks are missing: the
+    /// disk was emptied.
+    pub member: bool,
+    /// The newest fence heard of. It is true whatever becomes of the operation that told it.
+    pub fence: Fence,
 }
 
 impl Note {

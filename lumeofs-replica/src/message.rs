@@ -3,7 +3,7 @@
 //! All but beacons and questions travel on the stream that the primary opened to a member, in order.
 
 use lumeofs_base::{
-    ChunkId, ChunkOp, ChunkState, Code, Epoch, GroupConfig, NodeId, Sequence, Version,
+    ChunkId, ChunkOp, ChunkState, Code, Epoch, Fence, GroupConfig, NodeId, Sequence, Version,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,6 +125,8 @@ pub enum ToMember<P> {
         starts: Vec<(Epoch, Sequence)>,
         /// Writers seen of late.
         writers: Vec<Writer>,
+        /// The primary's fence.
+        fence: Fence,
     },
 }
 

@@ -1,21 +1,29 @@
 //! `lumeofs admin`: what a cluster says of itself.
 
+mod fsck;
+mod health;
 mod log;
+mod masters;
+mod node;
+mod session;
 
 use crate::access::Access;
 use crate::{fs, output};
 use lumeofs_base::{Code, FsError};
 use lumeofs_proto::auth::Credentials;
 use lumeofs_proto::control::admin_client::AdminClient;
-use lumeofs_proto::control::{RaftGroup, RaftRequest, StatusReply, StatusRequest};
+use lumeofs_proto::control::{RaftGroup, StatusReply, StatusRequest};
 use lumeofs_proto::grpc::{Connector, cause_of, endpoint, error_of};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
+
+/// How long a command waits for a leader: longer than an election.
+const LEADER_WAIT: Duration = Duration::from_secs(10);
 
 /// Options of `lumeofs admin`.
 #[derive(clap::Args)]
@@ -30,8 +38,11 @@ pub(crate) struct Args {
 enum Action {
     /// The cluster at a glance
     Status,
-    /// Datanodes: address, zone, space, last heartbeat
-    Nodes,
+    /// Datanodes: lists, drains, removes and replaces them
+    #[command(subcommand)]
+    Node(node::Action),
+    /// Shows or changes when and how fast lost replicas are made again
+    Policy(node::Policy),
     /// Replica groups: epoch, primary, members, in-sync set
     Groups,
     /// Raft groups on each master: role, term, leader, log positions, lag of followers
@@ -41,38 +52,57 @@ enum Action {
         /// Path within the filesystem, from its root
         path: OsString,
     },
+    /// Whether the data is safe: copies, repairs, what more may fail, what is full soon
+    Health(health::Args),
+    /// Compares metadata with what datanodes have, both ways
+    Fsck(fsck::Args),
     /// Prints the certificate of a cluster with TLS, for gRPC clients in other languages; its name is "lumeofs"
     Certificate,
     /// Shows or changes what a running process logs: lumeofs admin log http://HOST:PORT [FILTER]
     Log(log::Args),
+    /// Sessions of mounts and commands: list them, or end one
+    Session {
+        #[command(subcommand)]
+        action: session::Action,
+    },
 }
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let json = args.access.json;
-    if let Action::Chunks { path } = &args.action {
-        return chunks(&args.access, path);
-    }
-    if let Action::Log(of) = &args.action {
-        return log::run(of, json);
-    }
-    let (masters, credentials) = args.access.resolve()?;
-    match args.action {
-        Action::Raft => return raft(&masters, &credentials, json),
-        Action::Certificate => return certificate(&credentials, json),
-        _ => {}
-    }
-    let status = status(&masters, &credentials)?;
-    match args.action {
+    let (access, json) = (&args.access, args.access.json);
+    let cluster = || access.resolve();
+    match &args.action {
         Action::Status => {
+            let (masters, credentials) = cluster()?;
+            let status = status(&masters, &credentials)?;
             show_status(&status, json)?;
             check_leaders(&status)
         }
-        Action::Nodes => show_nodes(&status, json),
-        Action::Groups => show_groups(&status, json),
-        Action::Raft | Action::Chunks { .. } | Action::Certificate | Action::Log(_) => {
-            unreachable!("handled above")
+        Action::Groups => {
+            let (masters, credentials) = cluster()?;
+            show_groups(&status(&masters, &credentials)?, json)
         }
+        Action::Raft => {
+            let (masters, credentials) = cluster()?;
+            raft(&masters, &credentials, json)
+        }
+        Action::Health(args) => {
+            let (masters, credentials) = cluster()?;
+            health::run(&masters, &credentials, args, json)
+        }
+        Action::Fsck(args) => {
+            let (masters, credentials) = cluster()?;
+            fsck::run(&masters, &credentials, args, json)
+        }
+        Action::Session { action } => {
+            let (masters, credentials) = cluster()?;
+            session::run(action, &masters, &credentials, json)
+        }
+        Action::Certificate => certificate(&cluster()?.1, json),
+        Action::Chunks { path } => chunks(access, path),
+        Action::Log(of) => log::run(of, json),
+        Action::Node(action) => node::run(access, action),
+        Action::Policy(policy) => node::policy(access, policy),
     }
 }
 
@@ -144,17 +174,44 @@ pub(crate) fn leaders(masters: &[String], credentials: &Credentials) -> usize {
 
 /// The Raft groups as one master sees them.
 fn raft_groups(master: &str, credentials: &Credentials) -> Result<Vec<RaftGroup>, FsError> {
-    let reply = call(master, credentials, |mut client| async move {
-        let reply = client.raft(RaftRequest {}).await;
-        reply.map(tonic::Response::into_inner)
-    });
-    Ok(reply?.groups)
+    Ok(masters::ask_raft(master, credentials)?.groups)
 }
+
+/// Asks the masters in turn until the one that leads has answered; an election is waited for.
+fn on_leader<T, F>(
+    masters: &[String],
+    credentials: &Credentials,
+    ask: impl Fn(AdminClient<tonic::service::interceptor::InterceptedService<Channel, Token>>) -> F,
+) -> anyhow::Result<T>
+where
+    F: Future<Output = Result<T, tonic::Status>>,
+{
+    let late = Instant::now() + LEADER_WAIT;
+    loop {
+        let mut last = None;
+        for master in masters {
+            match call(master, credentials, &ask) {
+                Ok(reply) => return Ok(reply),
+                Err(error) => match error.code {
+                    Code::NotLeader(_) | Code::Unavailable | Code::Timeout => last = Some(error),
+                    _ => return Err(error.into()),
+                },
+            }
+        }
+        match last {
+            Some(error) if Instant::now() >= late => return Err(error.into()),
+            Some(_) => std::thread::sleep(Duration::from_millis(200)),
+            None => return Err(FsError::new(Code::Invalid, "the list of masters is empty").into()),
+        }
+    }
+}
+/// The client of a master's administration.
+type Admin = AdminClient<tonic::service::interceptor::InterceptedService<Channel, Token>>;
 
 fn call<T, F>(
     master: &str,
     credentials: &Credentials,
-    ask: impl FnOnce(AdminClient<tonic::service::interceptor::InterceptedService<Channel, Token>>) -> F,
+    ask: impl FnOnce(Admin) -> F,
 ) -> Result<T, FsError>
 where
     F: Future<Output = Result<T, tonic::Status>>,
@@ -288,50 +345,11 @@ fn troubles(status: &StatusReply) -> impl Iterator<Item = (u64, &str)> {
     })
 }
 
-fn show_nodes(status: &StatusReply, json: bool) -> anyhow::Result<()> {
-    let nodes: Vec<_> = status
-        .nodes
-        .iter()
-        .filter_map(|node| Some((node.node.as_ref()?, node.silent_ms)))
-        .collect();
-    if json {
-        return output::json(&nodes.iter().map(|(node, silent_ms)| json!({
-            "id": node.id, "address": node.address, "zone": node.zone, "capacity_bytes": node.capacity_bytes,
-            "free_bytes": node.free_bytes, "silent_ms": silent_ms,
-        })).collect::<Vec<_>>());
-    }
-    let rows: Vec<_> = nodes
-        .iter()
-        .map(|(node, silent_ms)| {
-            let silent = if *silent_ms < 0 {
-                "never".into()
-            } else {
-                format!("{silent_ms} ms ago")
-            };
-            let (free, capacity) = (
-                output::size(node.free_bytes),
-                output::size(node.capacity_bytes),
-            );
-            vec![
-                node.id.to_string(),
-                node.address.clone(),
-                node.zone.clone(),
-                free,
-                capacity,
-                silent,
-            ]
-        })
-        .collect();
-    output::table(
-        &["NODE", "ADDRESS", "ZONE", "FREE", "CAPACITY", "SEEN"],
-        &rows,
-    )
-}
-
 fn show_groups(status: &StatusReply, json: bool) -> anyhow::Result<()> {
     if json {
         return output::json(&status.groups.iter().map(|group| json!({
             "group": group.group, "epoch": group.epoch, "primary": group.primary, "members": group.members, "in_sync": group.in_sync,
+            "leaving": group.leaving, "replicas": group.replicas,
         })).collect::<Vec<_>>());
     }
     let list = |ids: &[u64]| ids.iter().map(u64::to_string).collect::<Vec<_>>().join(",");

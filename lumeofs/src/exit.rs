@@ -4,17 +4,31 @@ use lumeofs_base::{Code, FsError};
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
+/// The cluster answers, and something is wrong with it. What it is has been shown.
+#[derive(Debug)]
+pub(crate) struct Unhealthy(pub(crate) String);
+
+impl std::fmt::Display for Unhealthy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unhealthy {}
+
 /// The exit code of an error: that of the cluster's or the machine's error within it, else 1.
 pub(crate) fn code_of(error: &anyhow::Error) -> ExitCode {
     let numbers = error.chain().find_map(|cause| {
         let of_cluster = cause
             .downcast_ref()
             .map(|error: &FsError| number(error.code));
-        of_cluster.or_else(|| {
-            cause
-                .downcast_ref()
-                .map(|error: &io::Error| local(error.kind()))
-        })
+        of_cluster
+            .or_else(|| {
+                cause
+                    .downcast_ref()
+                    .map(|error: &io::Error| local(error.kind()))
+            })
+            .or_else(|| cause.downcast_ref().map(|_: &Unhealthy| 9))
     });
     ExitCode::from(numbers.unwrap_or(1))
 }

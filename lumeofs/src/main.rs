@@ -22,7 +22,7 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such file, 4 exists already, \
-5 no permission, 6 no space, 7 cluster not reachable or no quorum, 8 refused (wrong secret, cluster or version).";
+5 no permission, 6 no space, 7 cluster not reachable or no quorum, 8 refused (wrong secret, cluster or version), 9 cluster not healthy.";
 
 /// LumeoFS: a replicated, coherent POSIX filesystem.
 ///

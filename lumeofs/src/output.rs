@@ -23,6 +23,15 @@ pub(crate) fn status(text: impl std::fmt::Display) {
     }
 }
 
+/// Clears the terminal, if standard output is one.
+pub(crate) fn clear() -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    if out.is_terminal() {
+        write!(out, "\x1b[H\x1b[2J")?;
+    }
+    Ok(())
+}
+
 /// Whether an error only says that nobody reads on, as behind `| head`: nothing to complain about.
 pub(crate) fn is_closed(error: &anyhow::Error) -> bool {
     let broken = |error: &std::io::Error| error.kind() == ErrorKind::BrokenPipe;

@@ -3,23 +3,39 @@
 //! Everything a test starts ends with its [`Cluster`], also when the test fails: mounts, processes,
 //! directories.
 
+pub mod chaos;
+mod fio;
+mod hosts;
+mod interrupt;
 mod loop_mounts;
+mod prober;
 mod running;
+mod site;
 
-pub use loop_mounts::LoopMounts;
+pub use fio::fio_job;
+pub use hosts::{Hosts, address};
+pub use interrupt::{interrupt, interrupted, pause};
+pub use loop_mounts::{LoopMounts, MKFS_EXT4, fill, pull_out};
+pub use prober::Prober;
 pub use running::Running;
+pub use site::{Role, Site};
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-/// The binary under test: built before by `scripts/test`, in the profile of the tests.
+/// The binary under test: what `LUMEOFS_BINARY` names, else as `scripts/test` has built it, in the profile of the tests.
 pub fn binary() -> PathBuf {
+    if let Some(named) = std::env::var_os("LUMEOFS_BINARY") {
+        return named.into();
+    }
     let mut dir = std::env::current_exe().expect("a test has a path");
-    // target/PROFILE/deps/NAME -> target/PROFILE
+    // target/PROFILE/deps/NAME, or target/PROFILE/NAME of a program -> target/PROFILE
     dir.pop();
-    dir.pop();
+    if dir.ends_with("deps") {
+        dir.pop();
+    }
     let binary = dir.join("lumeofs");
     assert!(
         binary.exists(),
@@ -72,16 +88,34 @@ pub fn eventually(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
         assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
-        std::thread::sleep(Duration::from_millis(50));
+        pause(Duration::from_millis(50));
     }
+}
+
+/// Where tests work: a real disk.
+pub fn test_dir() -> PathBuf {
+    std::env::var_os("LUMEOFS_TEST_DIR").map_or("/var/tmp".into(), PathBuf::from)
 }
 
 /// A temporary directory on a real disk.
 pub fn temporary() -> tempfile::TempDir {
+    temporary_named("lumeofs-test.")
+}
+
+/// The same, with a name that begins so.
+pub fn temporary_named(prefix: &str) -> tempfile::TempDir {
     tempfile::Builder::new()
-        .prefix("lumeofs-test.")
-        .tempdir_in(std::env::var_os("LUMEOFS_TEST_DIR").unwrap_or("/var/tmp".into()))
+        .prefix(prefix)
+        .tempdir_in(test_dir())
         .expect("a temporary directory")
+}
+
+/// Whether something is mounted at this path.
+pub fn is_mounted(point: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("the list of mounts");
+    mounts
+        .lines()
+        .any(|line| line.split(' ').nth(1) == point.to_str())
 }
 
 /// Prints the end of each log in a directory, without what is only information: for a test that fails.
@@ -240,6 +274,23 @@ impl Cluster {
         row["pid"].as_i64()
     }
 
+    /// A further datanode, not one of the development cluster's: ends with the value. Its log is among theirs.
+    pub fn further_datanode(&self, id: u64, data: &[&Path]) -> Running {
+        let address = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = address.local_addr().expect("an address").to_string();
+        let log = self.dir().join(format!("logs/datanode-{id}.log"));
+        let log = std::fs::File::options().create(true).append(true).open(log);
+        let data: Vec<_> = data.iter().map(|path| path.display().to_string()).collect();
+        let mut command = Command::new(binary());
+        command
+            .args(["datanode", "--id", &id.to_string(), "--listen", &address])
+            .args(["--masters", &self.masters(), "--data", &data.join(",")])
+            .args(["--zone", &format!("datanode-{id}"), "--secret"])
+            .arg(self.dir().join("secret"))
+            .stderr(log.expect("a log"));
+        Running::start(&mut command)
+    }
+
     /// Addresses of the masters, separated by commas.
     pub fn masters(&self) -> String {
         let text = std::fs::read(self.dir().join("cluster.json")).expect("the layout");
@@ -285,6 +336,23 @@ impl Cluster {
             leader != 0
         });
         format!("master-{leader}")
+    }
+
+    /// Waits until no replica group has this datanode as a member, and all are whole.
+    pub fn wait_moved_off(&self, node: u64, limit: Duration) {
+        eventually("replicas move", limit, || {
+            let Ok(groups) = self.try_admin(&["groups"]) else {
+                return false;
+            };
+            let mut groups = groups.as_array().expect("groups").iter();
+            let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
+            groups.all(|group| {
+                let (members, in_sync) = (list(&group["members"]), list(&group["in_sync"]));
+                members.len() == in_sync.len()
+                    && group["replicas"] == members.len()
+                    && !members.iter().any(|member| *member == node)
+            })
+        });
     }
 
     /// Waits until every replica group has all its members in sync.

@@ -5,6 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+/// A small ext4 that is made at once.
+pub const MKFS_EXT4: [&str; 6] = [
+    "mkfs.ext4",
+    "-q",
+    "-m",
+    "0",
+    "-E",
+    "lazy_itable_init=1,lazy_journal_init=1",
+];
+
 /// Image files that are mounted through loop devices. Unmounts them at its end: a struct that also holds their
 /// directory names this first, so that it is dropped first.
 #[derive(Debug, Default)]
@@ -42,6 +52,33 @@ impl Drop for LoopMounts {
             let _ = Command::new("umount").arg("-l").arg(point).output();
         }
     }
+}
+
+/// From now on every access to the disk fails with EIO, as if it had been pulled out.
+pub fn pull_out(disk: &Path) {
+    // EXT4_IOC_SHUTDOWN, without flushing the journal.
+    let script = "import fcntl,os,struct,sys\n\
+                  disk = os.open(sys.argv[1], os.O_RDONLY)\n\
+                  fcntl.ioctl(disk, 0x8004587D, struct.pack('I', 2))";
+    run("python3", &["-c", script, text(disk)]);
+}
+
+/// Takes all free space of the disk; it comes back when the returned file is removed.
+pub fn fill(disk: &Path) -> PathBuf {
+    let hog = disk.join("hog");
+    // In ever smaller steps until nothing is left: others use the disk too.
+    for mib in [1024, 64, 4, 1] {
+        loop {
+            let end = std::fs::metadata(&hog).map_or(0, |meta| meta.len());
+            let (offset, length) = (end.to_string(), format!("{mib}MiB"));
+            let arguments = ["--offset", &offset, "--length", &length, text(&hog)];
+            let done = Command::new("fallocate").args(arguments).output();
+            if !done.is_ok_and(|output| output.status.success()) {
+                break;
+            }
+        }
+    }
+    hog
 }
 
 fn text(path: &Path) -> &str {

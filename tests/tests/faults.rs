@@ -1,125 +1,18 @@
 //! Servers die under load: nothing fails, nothing acknowledged is lost, stalls are bounded.
 
-use lumeofs_tests::{Cluster, Running, eventually, shell};
-use std::fs::File;
-use std::io::Write as _;
+use lumeofs_tests::{Cluster, Prober, Running, fio_job, shell};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
+use std::time::Duration;
 
 /// Longest stall that a killed master may cause.
 const MASTER_STALL: Duration = Duration::from_secs(7);
 /// Longest stall that a killed primary may cause.
 const DATANODE_STALL: Duration = Duration::from_secs(5);
 
-/// How long the calls of a thread take.
-#[derive(Default)]
-struct Calls {
-    count: u64,
-    longest: Duration,
-}
-
-/// A thread that writes, fsyncs, reads, renames and appends without a pause, and measures each call.
-struct Prober {
-    stop: Arc<AtomicBool>,
-    calls: Arc<Mutex<Calls>>,
-    thread: JoinHandle<u64>,
-}
-
-impl Prober {
-    fn start(directory: &Path) -> Self {
-        let (stop, calls) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Calls>>::default());
-        let directory = directory.join("prober");
-        std::fs::create_dir(&directory).unwrap();
-        let (ended, record) = (stop.clone(), calls.clone());
-        let thread = std::thread::spawn(move || {
-            let log = directory.join("log");
-            let append = File::options().append(true).create(true).open(log);
-            let mut log = append.unwrap();
-            let mut count = 0u64;
-            while !ended.load(Ordering::Relaxed) {
-                let (number, path) = (count.to_le_bytes(), directory.join(format!("f{count}")));
-                let mut file = timed(&record, || File::create_new(&path));
-                timed(&record, || file.write_all(&number));
-                timed(&record, || file.sync_all());
-                assert_eq!(timed(&record, || std::fs::read(&path)), number);
-                // Exactly once: a replayed mkdir or rename would fail here.
-                let (once, made) = (directory.join("once"), directory.join(format!("d{count}")));
-                timed(&record, || std::fs::create_dir(&once));
-                timed(&record, || std::fs::rename(&once, &made));
-                timed(&record, || log.write_all(&number));
-                count += 1;
-            }
-            log.sync_all().unwrap();
-            count
-        });
-        Self {
-            stop,
-            calls,
-            thread,
-        }
-    }
-
-    /// The longest call since this was asked last. The one under way counts here, and not the next time: its
-    /// end is waited for.
-    fn longest_since_reset(&self) -> Duration {
-        let count = || self.calls.lock().unwrap().count;
-        let before = count();
-        eventually("the call under way ends", 3 * MASTER_STALL, || {
-            count() > before || self.thread.is_finished()
-        });
-        assert!(!self.thread.is_finished(), "no operation failed");
-        std::mem::take(&mut self.calls.lock().unwrap().longest)
-    }
-
-    fn finish(self, directory: &Path) {
-        self.stop.store(true, Ordering::Relaxed);
-        let count = self.thread.join().expect("no operation failed");
-        let directory = directory.join("prober");
-        let log = std::fs::read(directory.join("log")).unwrap();
-        let expected: Vec<u8> = (0..count).flat_map(u64::to_le_bytes).collect();
-        assert!(
-            log == expected,
-            "the log of appends is complete, in order and without doubles"
-        );
-        for number in 0..count {
-            assert_eq!(
-                std::fs::read(directory.join(format!("f{number}"))).unwrap(),
-                number.to_le_bytes()
-            );
-            assert!(directory.join(format!("d{number}")).is_dir());
-        }
-        println!("prober: {count} rounds");
-    }
-}
-
-/// Makes a call that must not fail, and notes how long it took.
-fn timed<T>(calls: &Mutex<Calls>, call: impl FnOnce() -> std::io::Result<T>) -> T {
-    let begun = Instant::now();
-    let result = call();
-    {
-        let mut calls = calls.lock().unwrap();
-        calls.count += 1;
-        calls.longest = calls.longest.max(begun.elapsed());
-    }
-    result.unwrap()
-}
-
-/// fio's job: what it writes is the same in every run, so that a later one can verify it.
+/// What fio writes while servers die.
 fn fio(directory: &Path) -> Command {
-    let mut command = Command::new("fio");
-    command
-        .args(["--name=random", "--rw=randwrite", "--bs=4k-64k"])
-        .args(["--size=80m", "--numjobs=2", "--fsync=32", "--direct=1"])
-        .args(["--verify=crc32c", "--verify_fatal=1"])
-        .args(["--verify_state_save=0", "--group_reporting"])
-        .arg(format!("--directory={}", directory.display()))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
+    fio_job(directory, "80m", 2)
 }
 
 fn verified(output: Output) {

@@ -135,9 +135,10 @@ impl Link {
                     ..Default::default()
                 };
                 let mut ops = [GroupOp::new(chunk.group, Op::Truncate, header, &[])];
+                self.bind(asker)?;
                 self.at_primaries(&asker.patience, &mut ops, &mut || {})?;
                 note_unsynced(inode, &ops);
-                let cut = first_error(&ops);
+                let cut = first_error(&ops).map_err(|error| self.shut_out(asker, error));
                 if cut
                     .as_ref()
                     .is_err_and(|error| error.code == Code::StaleWrite)

@@ -10,7 +10,7 @@ use crate::retry::{Attempt, Next, retry};
 use crate::wait::Patience;
 use lumeofs_base::error::Retry;
 use lumeofs_base::limits::REQUEST_TIMEOUT;
-use lumeofs_base::{Code, FsError, FsResult, GroupId, Version};
+use lumeofs_base::{Code, FsError, FsResult, GroupId, SessionId, Version};
 use lumeofs_proto::data::{ChunkReply, ChunkRequest};
 use lumeofs_proto::frame::{FLAG_BLOCK_CHECKSUMS, Op};
 use parking_lot::Mutex;
@@ -99,6 +99,7 @@ impl Link {
             ops,
             meanwhile: Some(meanwhile),
             seen: 0,
+            session: self.window.session(),
         };
         retry(patience, &mut call)
     }
@@ -116,6 +117,7 @@ impl Link {
             ops,
             meanwhile: Some(meanwhile),
             seen: 0,
+            session: self.window.session(),
         };
         call.attempt()
     }
@@ -128,6 +130,8 @@ struct GroupCall<'a, 'p, 'd> {
     meanwhile: Option<&'a mut dyn FnMut()>,
     /// Version of the map of the last attempt.
     seen: u64,
+    /// Of all attempts: what an ended session had on its way is not sent again under another.
+    session: SessionId,
 }
 
 impl Attempt for GroupCall<'_, '_, '_> {
@@ -136,7 +140,7 @@ impl Attempt for GroupCall<'_, '_, '_> {
     fn attempt(&mut self) -> FsResult<()> {
         let map = self.link.map();
         self.seen = map.version;
-        let session = self.link.window.session().get();
+        let session = self.session.get();
         let (mut asks, mut asked) = (Vec::new(), Vec::new());
         let mut postponed = None;
         for (at, op) in self

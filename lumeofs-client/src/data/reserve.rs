@@ -194,9 +194,12 @@ impl Link {
             };
             ops.push(GroupOp::new(chunk.group, Op::Zero, header, &[]));
         }
+        self.bind(asker)?;
         let result = self.at_primaries(&asker.patience, &mut ops, &mut || {});
         note_unsynced(inode, &ops);
-        let result = result.and_then(|()| first_error(&ops));
+        let result = result
+            .and_then(|()| first_error(&ops))
+            .map_err(|error| self.shut_out(asker, error));
         if result
             .as_ref()
             .is_err_and(|error| error.code == Code::StaleWrite)

@@ -49,11 +49,13 @@ impl Link {
             return Ok(Written { offset, attr });
         }
         let inode = self.inodes.get(ino);
+        inode.take_lost()?;
         let _held = inode.ranges.own(range.clone(), &asker.patience)?;
         let mut refused = false;
         let attr = again(asker, ino, || {
             self.write_once(asker, ino, &inode, &range, data, how, &mut refused)
-        })?;
+        });
+        let attr = self.told(asker, &inode, attr)?;
         Ok(Written { offset, attr })
     }
 
@@ -74,9 +76,11 @@ impl Link {
         }
         checked_range(0, data.len() as u64)?;
         let inode = self.inodes.get(ino);
-        again(asker, ino, || {
+        inode.take_lost()?;
+        let written = again(asker, ino, || {
             self.append_once(asker, ino, &inode, data, how)
-        })
+        });
+        self.told(asker, &inode, written)
     }
 
     /// One attempt at a write. `None`: the file was truncated meanwhile, or its publication was `refused`, as it is
@@ -146,6 +150,7 @@ impl Link {
                 ..known.attr
             }));
         }
+        self.still_bound(asker)?;
         let size = if grows { range.end } else { 0 };
         let truncations = known.attr.truncations;
         let clear_suid = how.clear_suid;
@@ -310,6 +315,7 @@ impl Link {
             };
             ops.push(GroupOp::new(chunk.group, Op::Write, header, payload));
         }
+        self.bind(asker)?;
         let patience = &asker.patience;
         let result = if is_remembered {
             self.at_primaries_once(patience, &mut ops, meanwhile)
@@ -322,6 +328,9 @@ impl Link {
         let Err(error) = result.and_then(|()| first_error(&ops)) else {
             return Ok(true);
         };
+        if error.code == Code::SessionExpired {
+            return Err(self.shut_out(asker, error));
+        }
         if error.code == Code::Interrupted || (!is_remembered && error.code != Code::StaleWrite) {
             return Err(error);
         }
@@ -340,7 +349,7 @@ impl Link {
 pub(crate) fn note_unsynced(inode: &Inode, ops: &[GroupOp<'_>]) {
     for op in ops {
         if let Some(version) = op.version() {
-            inode.acknowledged(op.group, version);
+            inode.acknowledged(op.group, version, op.payload.len() as u64);
         }
     }
 }

@@ -107,6 +107,8 @@ impl Cluster {
             primary: NodeId(11),
             members: vec![NodeId(11), NodeId(12), NodeId(13)],
             in_sync: vec![NodeId(11), NodeId(12), NodeId(13)],
+            leaving: Vec::new(),
+            replicas: 3,
         };
         let map = ClusterMap {
             version: 1,
@@ -152,6 +154,7 @@ impl Cluster {
                 zone: String::new(),
                 capacity_bytes: 3 << 20,
                 free_bytes: 1 << 20,
+                state: lumeofs_base::NodeState::Active,
             });
         }
         drop(state);

@@ -19,6 +19,8 @@ fn config(epoch: u64) -> GroupConfig {
         primary: me,
         members: vec![me],
         in_sync: vec![me],
+        leaving: Vec::new(),
+        replicas: 1,
     }
 }
 
@@ -43,7 +45,7 @@ fn a_node_whose_disk_hangs_leaves_its_groups_says_so_and_comes_back() {
         zone: String::new(),
         masters: Vec::new(),
     };
-    let node = Node::new(node_config, vec![store.clone()]);
+    let node = Node::new(node_config, vec![store.clone()], Vec::new());
     let driver = node.group_of(config(1)).unwrap();
     let role = || driver.with(Caller::Quick, |core, _| core.role());
     node.tick();

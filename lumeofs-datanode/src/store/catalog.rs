@@ -107,6 +107,20 @@ impl Catalog {
             .collect()
     }
 
+    /// How many chunks a group has, up to one of them: without tombstones, and without the mark of its era.
+    pub(super) fn count(&self, group: GroupId, upto: Option<ChunkId>) -> u64 {
+        let tables = self.tables.read();
+        let Some(group) = tables.groups.get(&group) else {
+            return 0;
+        };
+        let count = |ids: &BTreeSet<ChunkId>| match upto {
+            Some(upto) => ids.range(..=upto).filter(|id| !is_mark(**id)).count(),
+            // The mark is the last of all, if there is one.
+            None => ids.len() - usize::from(ids.last().is_some_and(|id| is_mark(*id))),
+        };
+        count(&group.chunks).saturating_sub(count(&group.tombstones)) as u64
+    }
+
     /// The group's last operation, and the last one that is durable.
     pub(super) fn versions(&self, group: GroupId) -> (Version, Version) {
         let tables = self.tables.read();

@@ -21,7 +21,7 @@ use std::sync::Arc;
 const FILE_NAME: &str = "checkpoint";
 const FILE_NAME_NEW: &str = "checkpoint.new";
 const MAGIC: &[u8; 8] = b"LUMECKPT";
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 const HEADER_BYTES: usize = 12;
 /// A frame is written when its items take about so much. One item is at most 16384 runs.
 const FRAME_BYTES: usize = 256 << 10;

@@ -10,11 +10,14 @@ use super::journal::Entry;
 use super::plan::Plan;
 use super::record::{Edit, Head, Record};
 use super::write::verify_data;
+use lumeofs_base::limits::SESSIONS_MAX;
 use lumeofs_base::{AlignedBuf, ChunkId, ChunkState, Code, FsError, FsResult, GroupId, Version};
 use std::sync::Arc;
 
-/// Longest note of a group.
-const NOTE_BYTES_MAX: usize = 4 << 10;
+/// Longest note of a group: the fence in it names every live session.
+const NOTE_BYTES_MAX: usize = 256 << 10;
+
+const _: () = assert!(NOTE_BYTES_MAX >= SESSIONS_MAX * 10 + (4 << 10));
 
 impl Core {
     pub(super) fn copy_begin(&self, group: GroupId, id: ChunkId) -> FsResult<()> {

@@ -24,7 +24,7 @@ use std::path::Path;
 /// Name of the file in the store's directory.
 pub(super) const FILE_NAME: &str = "superblock";
 /// The format that this program writes and the only one it reads.
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"LUMECHNK";
 const LEN: usize = 48;

@@ -215,7 +215,7 @@ impl Model {
             | ChunkOp::Truncate {
                 truncations, era, ..
             } => refuse(*truncations, *era),
-            ChunkOp::Delete { .. } => None,
+            ChunkOp::Delete { .. } | ChunkOp::Fence { .. } => None,
         };
         if refused.is_some() {
             return refused;
@@ -250,6 +250,7 @@ impl Model {
                 chunk.truncations = *truncations;
                 chunk.zero(*len as usize, AREA);
             }
+            ChunkOp::Fence { .. } => {}
             ChunkOp::Delete { .. } => {
                 chunk.deleted = true;
                 chunk.zero(0, AREA);

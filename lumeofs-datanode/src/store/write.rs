@@ -70,6 +70,7 @@ impl Core {
             }
             ChunkOp::Truncate { len, .. } => Plan::zero(self, chunk, *len, CHUNK_SIZE_BYTES)?,
             ChunkOp::Delete { .. } => Plan::wipe(),
+            ChunkOp::Fence { .. } => unreachable!("a fence changes no chunk"),
         };
         let mut edit = Edit::of_head(chunk.id, chunk.group, head_after(head, op, version));
         let images = plan.commit(&mut edit);

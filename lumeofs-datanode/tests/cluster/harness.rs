@@ -3,6 +3,7 @@
 use lumeofs_base::checksum::{block_checksums, verify_blocks};
 use lumeofs_base::{
     ClusterMap, Code, Epoch, FsError, FsResult, GroupConfig, GroupId, NodeId, NodeInfo, NodeKind,
+    NodeState,
 };
 use lumeofs_datanode::{DatanodeConfig, run};
 use lumeofs_proto::auth::{Credentials, Identity};
@@ -52,7 +53,10 @@ impl Controller for FakeController {
             true => postcard::to_stdvec(&*map).unwrap(),
             false => Vec::new(),
         };
-        Ok(Response::new(HeartbeatReply { map: map.into() }))
+        Ok(Response::new(HeartbeatReply {
+            map: map.into(),
+            removed: false,
+        }))
     }
 
     async fn set_group_config(
@@ -79,6 +83,8 @@ impl Controller for FakeController {
             primary: current.primary.get(),
             members: ids(&current.members),
             in_sync: ids(&current.in_sync),
+            leaving: ids(&current.leaving),
+            replicas: current.replicas,
         };
         map.version += u64::from(accepted);
         Ok(Response::new(SetGroupConfigReply {
@@ -128,6 +134,7 @@ impl Cluster {
                 zone: String::new(),
                 capacity_bytes: 0,
                 free_bytes: 0,
+                state: NodeState::Active,
             })
             .collect();
         let members: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();
@@ -137,13 +144,15 @@ impl Cluster {
             primary: members[0],
             members: members.clone(),
             in_sync: members,
+            leaving: Vec::new(),
+            replicas: 3,
         };
         let map = ClusterMap {
             version: 1,
             nodes,
             groups: vec![config],
             chunk_size: 64 << 20,
-            always_durable: false,
+            ..ClusterMap::default()
         };
         let map: SharedMap = Arc::new(Mutex::new(map));
         let runtime = tokio::runtime::Builder::new_multi_thread()

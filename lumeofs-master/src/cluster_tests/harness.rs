@@ -14,7 +14,10 @@ use lumeofs_proto::auth::{Credentials, Identity};
 use lumeofs_proto::blocking::Conn;
 use lumeofs_proto::control::admin_client::AdminClient;
 use lumeofs_proto::control::controller_client::ControllerClient;
-use lumeofs_proto::control::{HeartbeatRequest, Node, RaftGroup, StatusReply, StatusRequest};
+use lumeofs_proto::control::{
+    FsckRequest, HealthReply, HealthRequest, HeartbeatRequest, Node, RaftGroup, StatusReply,
+    StatusRequest, fsck_event,
+};
 use lumeofs_proto::data::{ChunkReply, ChunkRequest};
 use lumeofs_proto::frame::Op;
 use lumeofs_proto::meta::{MetaReply, MetaRequest, OpenReport, SessionReply, SessionRequest};
@@ -354,6 +357,32 @@ impl Cluster {
 
     pub(super) fn status(&self) -> StatusReply {
         self.status_of(1)
+    }
+
+    /// What a master says of the cluster's health, if it leads the controller.
+    pub(super) fn health(&self, id: u64) -> Option<HealthReply> {
+        let token = self.credentials.grpc_token();
+        let mut admin = AdminClient::with_interceptor(self.channel(id), authorize(token));
+        let asked = self.caller.block_on(admin.health(HealthRequest::default()));
+        asked.ok().map(tonic::Response::into_inner)
+    }
+
+    /// All that a check at a master says.
+    pub(super) fn fsck(&self, id: u64) -> Vec<fsck_event::Kind> {
+        let token = self.credentials.grpc_token();
+        let mut admin = AdminClient::with_interceptor(self.channel(id), authorize(token));
+        self.caller.block_on(async {
+            let mut events = admin
+                .fsck(FsckRequest::default())
+                .await
+                .unwrap()
+                .into_inner();
+            let mut kinds = Vec::new();
+            while let Some(event) = events.message().await.unwrap() {
+                kinds.extend(event.kind);
+            }
+            kinds
+        })
     }
 
     /// A datanode that deletes whatever it is asked to, and remembers it.

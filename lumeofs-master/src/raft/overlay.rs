@@ -38,6 +38,35 @@ impl Base {
     }
 }
 
+/// A checkpoint as tables that never change: for who reads everything and must keep nobody waiting.
+pub(crate) struct View(pub(super) Arc<Base>);
+
+impl Tables for View {
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        readable(self.0.0.get(key)).map(|value| value.value().to_vec())
+    }
+
+    fn put(&mut self, _: &[u8], _: Vec<u8>) {
+        panic!("a view is only read");
+    }
+
+    fn delete(&mut self, _: &[u8]) {
+        panic!("a view is only read");
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
+        if from >= to {
+            return;
+        }
+        for row in readable(self.0.0.range::<&[u8]>(from..to)) {
+            let (key, value) = readable(row);
+            if !visit(key.value(), value.value()) {
+                return;
+            }
+        }
+    }
+}
+
 /// Changes over a base.
 pub(crate) struct Overlay {
     base: Arc<Base>,

@@ -3,7 +3,7 @@
 //! The file holds the rows and, in the same transaction, up to which log entry they are applied. What
 //! is newer lives in the overlay and in the Raft log, which is kept until a checkpoint has it.
 
-use super::overlay::{Base, Changes, Overlay, ROWS};
+use super::overlay::{Base, Changes, Overlay, ROWS, View};
 use super::types::{LogId, Membership};
 use lumeofs_base::disk::Disk as _;
 use lumeofs_base::disk::os::OsDisk;
@@ -16,7 +16,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 /// Facts about the rows: format version and [`Position`].
 const FACTS: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("facts");
@@ -148,6 +150,31 @@ impl Store {
     pub(super) fn saved(&self) -> (Position, Arc<Base>) {
         let current = self.current.read();
         (current.saved.clone(), current.overlay.base())
+    }
+
+    /// Everything that is applied now, and perhaps more, as a checkpoint of it, with its log index. Asks for one and
+    /// waits, but not longer than `limit`.
+    pub(crate) async fn view(&self, limit: Duration) -> FsResult<(u64, View)> {
+        let Some(upto) = self.applied() else {
+            return Err(FsError::new(Code::Unavailable, "nothing is applied yet"));
+        };
+        let saved = async {
+            while !self.has_saved(upto)? {
+                let written = self.checkpointed.notified();
+                self.full.notify_one();
+                // One that was under way may end without what is wanted, and a full disk has none.
+                let _ = timeout(Duration::from_millis(200), written).await;
+            }
+            Ok(())
+        };
+        let late = |_| {
+            let text = format!("no checkpoint within {limit:?}: is the master's disk full?");
+            Err(FsError::new(Code::Timeout, text))
+        };
+        timeout(limit, saved).await.unwrap_or_else(late)?;
+        let (position, base) = self.saved();
+        let index = position.applied.map_or(0, |id| id.index);
+        Ok((index, View(base)))
     }
 
     /// Applies entries: `change` may write rows and must move the position.

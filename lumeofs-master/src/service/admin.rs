@@ -1,15 +1,22 @@
-//! Administration: what this master knows, without asking others.
+//! Administration: what this master knows, without asking others, and what administrators want done.
 
 use super::controller::{ControllerService, to_wire};
 use super::metadata::MetadataService;
+use super::{fsck, health_report};
 use crate::raft::Group;
+use lumeofs_base::SessionId;
+use lumeofs_base::{Code, FsError, FsResult, NodeId, NodeState, RepairPolicy};
+use lumeofs_meta::controller::ControllerCommand;
 use lumeofs_meta::op::{Caller, Query, Reply};
 use lumeofs_meta::{controller, namespace};
 use lumeofs_proto::control::admin_server::Admin;
 use lumeofs_proto::control::{
-    DataNode, Follower, GroupsReply, GroupsRequest, Node, NodesReply, NodesRequest, RaftGroup,
-    RaftReply, RaftRequest, StatusReply, StatusRequest,
+    DataNode, EvictSessionReply, EvictSessionRequest, Follower, FsckRequest, GroupsReply,
+    GroupsRequest, HealthReply, HealthRequest, Node, NodesReply, NodesRequest, RaftGroup,
+    RaftReply, RaftRequest, RepairReply, RepairRequest, SessionsReply, SessionsRequest,
+    SetNodeReply, SetNodeRequest, StatusReply, StatusRequest,
 };
+use lumeofs_proto::status::to_grpc;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -20,12 +27,26 @@ pub(crate) struct AdminService {
     pub(crate) controller_group: Arc<Group>,
     pub(crate) metadata: Arc<MetadataService>,
     pub(crate) masters: Arc<BTreeMap<u64, String>>,
+    /// One check at a time.
+    pub(crate) fsck: Arc<tokio::sync::Semaphore>,
 }
 
 impl AdminService {
     fn nodes(&self) -> Vec<DataNode> {
         let map = self.controller_group.store().read(controller::cluster_map);
+        let count = |node, of: fn(&lumeofs_base::GroupConfig) -> &[NodeId]| {
+            let holds = |config: &&lumeofs_base::GroupConfig| of(config).contains(&node);
+            map.groups.iter().filter(holds).count() as u32
+        };
         let node = |info: lumeofs_base::NodeInfo| DataNode {
+            state: state_name(info.state).to_owned(),
+            drain_to: match info.state {
+                NodeState::Draining { to: Some(to), .. } => to.get(),
+                NodeState::Draining { to: None, .. } | NodeState::Active => 0,
+            },
+            remove: matches!(info.state, NodeState::Draining { remove: true, .. }),
+            replicas: count(info.id, |config| &config.members),
+            in_sync: count(info.id, |config| &config.in_sync),
             silent_ms: self.controller.silence(info.id).map_or(-1, |silence| {
                 i64::try_from(silence.as_millis()).unwrap_or(i64::MAX)
             }),
@@ -38,7 +59,7 @@ impl AdminService {
                 free_bytes: info.free_bytes,
             }),
         };
-        map.nodes.into_iter().map(node).collect()
+        map.nodes.iter().cloned().map(node).collect()
     }
 
     fn groups(&self) -> Vec<lumeofs_proto::control::GroupConfig> {
@@ -106,6 +127,54 @@ impl AdminService {
     }
 }
 
+fn state_name(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Active => "active",
+        NodeState::Draining { .. } => "draining",
+    }
+}
+
+fn state_of(request: &SetNodeRequest) -> FsResult<NodeState> {
+    let to = (request.to != 0).then_some(NodeId(request.to));
+    match request.state.as_str() {
+        "active" => Ok(NodeState::Active),
+        "drain" => Ok(NodeState::Draining { to, remove: false }),
+        "remove" => Ok(NodeState::Draining { to, remove: true }),
+        other => {
+            let context = format!("state {other:?} of a datanode: want active, drain or remove");
+            Err(FsError::new(Code::Invalid, context))
+        }
+    }
+}
+
+impl AdminService {
+    async fn set_repair(&self, request: RepairRequest) -> FsResult<RepairReply> {
+        let read = || {
+            self.controller_group
+                .store()
+                .read(controller::cluster_map)
+                .repair
+        };
+        let leads = self.controller_group.linearizable().await;
+        leads.map_err(|error| self.controller.elsewhere(error))?;
+        let now = read();
+        let wanted = RepairPolicy {
+            after_ms: request.after_ms.unwrap_or(now.after_ms),
+            rate_bytes: request.rate_bytes.unwrap_or(now.rate_bytes),
+        };
+        if wanted != now {
+            self.controller
+                .order(ControllerCommand::SetRepair(wanted))
+                .await?;
+        }
+        let now = read();
+        Ok(RepairReply {
+            after_ms: now.after_ms,
+            rate_bytes: now.rate_bytes,
+        })
+    }
+}
+
 #[tonic::async_trait]
 impl Admin for AdminService {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
@@ -124,9 +193,76 @@ impl Admin for AdminService {
         }))
     }
 
+    async fn sessions(
+        &self,
+        _: Request<SessionsRequest>,
+    ) -> Result<Response<SessionsReply>, Status> {
+        let sessions = self.metadata.list_sessions().await;
+        let sessions = sessions.map_err(|error| to_grpc(&error))?;
+        Ok(Response::new(SessionsReply { sessions }))
+    }
+
+    async fn evict_session(
+        &self,
+        request: Request<EvictSessionRequest>,
+    ) -> Result<Response<EvictSessionReply>, Status> {
+        let session = SessionId(request.into_inner().session);
+        let done = self.metadata.evict_session(session).await;
+        done.map_err(|error| to_grpc(&error))?;
+        Ok(Response::new(EvictSessionReply {}))
+    }
+
     async fn raft(&self, _: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
+        let (disk_bytes, disk_free_bytes, disk_short) = self.metadata.room.space();
         Ok(Response::new(RaftReply {
             groups: self.raft(),
+            disk_bytes,
+            disk_free_bytes,
+            disk_short,
         }))
+    }
+
+    async fn set_node(
+        &self,
+        request: Request<SetNodeRequest>,
+    ) -> Result<Response<SetNodeReply>, Status> {
+        let request = request.into_inner();
+        let done = async {
+            let state = state_of(&request)?;
+            let node = NodeId(request.node);
+            self.controller
+                .order(ControllerCommand::SetNodeState { node, state })
+                .await
+        };
+        let done = done.await.map(|()| Response::new(SetNodeReply {}));
+        done.map_err(|error| to_grpc(&error))
+    }
+
+    async fn repair(
+        &self,
+        request: Request<RepairRequest>,
+    ) -> Result<Response<RepairReply>, Status> {
+        let done = self.set_repair(request.into_inner()).await;
+        done.map(Response::new).map_err(|error| to_grpc(&error))
+    }
+
+    async fn health(
+        &self,
+        request: Request<HealthRequest>,
+    ) -> Result<Response<HealthReply>, Status> {
+        let health = health_report::report(self, request.into_inner()).await;
+        health.map(Response::new).map_err(|error| to_grpc(&error))
+    }
+
+    type FsckStream = fsck::Events;
+
+    async fn fsck(&self, request: Request<FsckRequest>) -> Result<Response<fsck::Events>, Status> {
+        let events = fsck::start(
+            self.metadata.clone(),
+            self.fsck.clone(),
+            request.into_inner(),
+        )
+        .await;
+        events.map(Response::new).map_err(|error| to_grpc(&error))
     }
 }

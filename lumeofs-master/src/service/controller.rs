@@ -1,9 +1,12 @@
 //! The controller's gRPC service: datanodes register, report and propose configurations.
 
+use super::attests::Attests;
 use super::machines::ControllerMachine;
 use crate::raft::{Group, Leadership, Proposer};
 use lumeofs_base::clock::{Clock as _, SystemClock};
-use lumeofs_base::{Code, Epoch, FsError, FsResult, GroupConfig, GroupId, NodeId, NodeInfo};
+use lumeofs_base::{
+    Code, Epoch, FsError, FsResult, GroupConfig, GroupId, NodeId, NodeInfo, NodeState,
+};
 use lumeofs_meta::controller::{self, ControllerCommand, ControllerReply};
 use lumeofs_proto::control::controller_server::Controller;
 use lumeofs_proto::control::{
@@ -11,7 +14,7 @@ use lumeofs_proto::control::{
 };
 use lumeofs_proto::status::to_grpc;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -23,6 +26,8 @@ const FREE_CHANGE_PART: u64 = 100;
 const FREE_AGE_MAX: Duration = Duration::from_secs(60);
 /// Bytes of a controller command in the log, roughly.
 const COMMAND_BYTES: usize = 256;
+/// Silence up to which a datanode counts as alive: some heartbeats may be late.
+pub(super) const ALIVE: Duration = Duration::from_secs(5);
 /// How often the leader looks whether replica groups can be formed.
 const FORM_LOOK: Duration = Duration::from_millis(200);
 
@@ -34,6 +39,8 @@ pub(crate) struct ControllerService {
     nodes: Mutex<HashMap<NodeId, Seen>>,
     /// The leadership under which the policies are known to be set.
     founded: Mutex<Option<Leadership>>,
+    /// What datanodes attested with their heartbeats.
+    pub(crate) attests: Attests,
 }
 
 /// What the leader remembers of a datanode between its heartbeats.
@@ -42,6 +49,8 @@ struct Seen {
     heartbeat: Duration,
     registered: Duration,
     trouble: String,
+    /// Groups whose disk has failed for good there.
+    lost: BTreeSet<GroupId>,
 }
 
 impl ControllerService {
@@ -56,6 +65,7 @@ impl ControllerService {
             masters,
             nodes: Mutex::default(),
             founded: Mutex::default(),
+            attests: Attests::default(),
         }
     }
 
@@ -73,7 +83,31 @@ impl ControllerService {
             .map_or_else(String::new, |seen| seen.trouble.clone())
     }
 
-    async fn propose(&self, command: ControllerCommand) -> FsResult<ControllerReply> {
+    pub(super) fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// When each datanode was heard of last by this master, and which groups it has lost.
+    pub(super) fn heard_of(&self) -> BTreeMap<NodeId, (Duration, BTreeSet<GroupId>)> {
+        let nodes = self.nodes.lock();
+        let nodes = nodes
+            .iter()
+            .map(|(id, seen)| (*id, (seen.heartbeat, seen.lost.clone())));
+        nodes.collect()
+    }
+
+    /// Proposes what an administrator wants; fails with the leader's address elsewhere.
+    pub(super) async fn order(&self, command: ControllerCommand) -> FsResult<()> {
+        let led = self.group.check_leads();
+        led.map_err(|error| self.elsewhere(error))?;
+        let reply = self.propose(command).await;
+        match reply.map_err(|error| self.elsewhere(error))? {
+            ControllerReply::Refused(error) => Err(error),
+            ControllerReply::Done | ControllerReply::Config(_) => Ok(()),
+        }
+    }
+
+    pub(super) async fn propose(&self, command: ControllerCommand) -> FsResult<ControllerReply> {
         Ok(self.proposer.propose(command, COMMAND_BYTES).await?.reply)
     }
 
@@ -96,11 +130,16 @@ impl ControllerService {
         loop {
             sleep(FORM_LOOK).await;
             let leadership = self.group.leadership();
+            self.attests.look(leadership);
             if leadership.is_none() {
                 continue;
             }
             let is_new = *self.founded.lock() != leadership;
-            let map = self.group.store().read(controller::cluster_map);
+            let mut map = self.group.store().read(controller::cluster_map);
+            map.nodes.retain(|node| {
+                let silence = self.silence(node.id);
+                silence.is_some_and(|silence| silence <= ALIVE)
+            });
             let newcomer = self.newcomer();
             let command = if is_new {
                 tried_with = 0;
@@ -109,7 +148,8 @@ impl ControllerService {
                 && controller::are_lacking(&map.nodes, &map.groups)
             {
                 tried_with = map.nodes.len();
-                ControllerCommand::FormGroups
+                let alive = map.nodes.iter().map(|node| node.id).collect();
+                ControllerCommand::FormGroups { alive }
             } else if let Some(master) = newcomer {
                 ControllerCommand::MasterJoined(master)
             } else {
@@ -129,6 +169,7 @@ impl ControllerService {
     async fn heartbeat(&self, request: HeartbeatRequest) -> FsResult<HeartbeatReply> {
         let node = request
             .node
+            .clone()
             .ok_or_else(|| FsError::new(Code::Invalid, "heartbeat without a node"))?;
         let info = NodeInfo {
             id: NodeId(node.id),
@@ -136,6 +177,7 @@ impl ControllerService {
             zone: node.zone,
             capacity_bytes: node.capacity_bytes,
             free_bytes: node.free_bytes,
+            state: NodeState::Active,
         };
         if info.id == NodeId(0) || info.address.is_empty() {
             return Err(FsError::new(
@@ -156,6 +198,7 @@ impl ControllerService {
                 "the cluster is being set up",
             ));
         }
+        self.attests.take(&request);
         let now = SystemClock.monotonic();
         let map = self.group.store().read(controller::cluster_map);
         let registered = {
@@ -164,7 +207,9 @@ impl ControllerService {
                 heartbeat: now,
                 registered: now,
                 trouble: String::new(),
+                lost: BTreeSet::new(),
             });
+            seen.lost = request.lost_groups.into_iter().map(GroupId).collect();
             seen.heartbeat = now;
             if seen.trouble != request.trouble && !request.trouble.is_empty() {
                 tracing::warn!(node = %info.id, trouble = request.trouble, "a datanode is in trouble");
@@ -172,11 +217,14 @@ impl ControllerService {
             seen.trouble = request.trouble;
             seen.registered
         };
-        if needs_registration(map.node(info.id), &info, now.saturating_sub(registered)) {
+        let removed = self
+            .group
+            .store()
+            .read(|tables| controller::is_removed(tables, info.id));
+        if !removed && needs_registration(map.node(info.id), &info, now.saturating_sub(registered))
+        {
             let id = info.id;
-            self.propose(ControllerCommand::Register(info))
-                .await
-                .map_err(|error| self.elsewhere(error))?;
+            self.order(ControllerCommand::Register(info)).await?;
             if let Some(seen) = self.nodes.lock().get_mut(&id) {
                 seen.registered = now;
             }
@@ -187,7 +235,10 @@ impl ControllerService {
         } else {
             postcard::to_stdvec(&map).expect("a map is plain data")
         };
-        Ok(HeartbeatReply { map: map.into() })
+        Ok(HeartbeatReply {
+            map: map.into(),
+            removed,
+        })
     }
 
     async fn set_config(&self, request: SetGroupConfigRequest) -> FsResult<SetGroupConfigReply> {
@@ -210,10 +261,10 @@ impl ControllerService {
             ControllerReply::Config(Ok(in_force)) => in_force,
             ControllerReply::Config(Err((error, Some(in_force)))) => {
                 tracing::info!(group = %in_force.group, %error, "configuration refused");
-                in_force
+                *in_force
             }
             ControllerReply::Config(Err((error, None))) => return Err(error),
-            ControllerReply::Done => {
+            ControllerReply::Done | ControllerReply::Refused(_) => {
                 return Err(FsError::new(Code::Io, "unexpected reply of the controller"));
             }
         };
@@ -228,7 +279,7 @@ impl ControllerService {
     }
 
     /// Adds the leader's address for callers that know no ids.
-    fn elsewhere(&self, error: FsError) -> FsError {
+    pub(super) fn elsewhere(&self, error: FsError) -> FsError {
         match error.code {
             Code::NotLeader(Some(leader)) => match self.masters.get(&leader.get()) {
                 Some(address) => {
@@ -261,6 +312,8 @@ pub(super) fn to_wire(config: &GroupConfig) -> control::GroupConfig {
         primary: config.primary.get(),
         members: ids(&config.members),
         in_sync: ids(&config.in_sync),
+        leaving: ids(&config.leaving),
+        replicas: config.replicas,
     }
 }
 
@@ -272,6 +325,8 @@ fn from_wire(config: control::GroupConfig) -> GroupConfig {
         primary: NodeId(config.primary),
         members: ids(config.members),
         in_sync: ids(config.in_sync),
+        leaving: ids(config.leaving),
+        replicas: config.replicas,
     }
 }
 
@@ -314,6 +369,7 @@ mod tests {
             zone: "z".into(),
             capacity_bytes: 1000,
             free_bytes,
+            state: NodeState::Active,
         }
     }
 

@@ -3,7 +3,7 @@
 use super::machines::MetadataMachine;
 use super::opens::Opens;
 use super::sessions::{self, Sessions};
-use super::{placement, purge, reclaim};
+use super::{fencing, placement, purge, reclaim};
 use crate::raft::{Group, Leadership, Proposed, Proposer};
 use crate::room::Room;
 use lumeofs_base::limits::{OPENS_MAX, OPENS_PER_REPORT_MAX, OPERATION_BYTES_MAX, SLOT_COUNT};
@@ -40,7 +40,8 @@ pub(crate) struct MetadataService {
 impl MetadataService {
     /// Starts the background work of a leader.
     pub(crate) fn start_tasks(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
-        tasks.spawn(sessions::close_silent_sessions(self.clone()));
+        tasks.spawn(sessions::end_silent_sessions(self.clone()));
+        tasks.spawn(fencing::fence_ended_sessions(self.clone()));
         tasks.spawn(purge::purge_orphans(self.clone()));
         tasks.spawn(reclaim::reclaim_chunks(self.clone()));
         tasks.spawn(greet_leaderships(self.clone()));
@@ -56,7 +57,12 @@ impl MetadataService {
         check_form(request)?;
         let query: Query = decode(&request.op)?;
         self.group.linearizable().await?;
-        self.sessions.touch(SessionId(request.session));
+        let session = SessionId(request.session);
+        // Whom the datanodes turn away must not learn more about where chunks are.
+        if session != SessionId(0) {
+            self.check_session(session)?;
+        }
+        self.sessions.touch(session);
         let caller = caller(request);
         let (index, (outcome, era)) = self.group.store().read_at(|tables| {
             let outcome = namespace::query(tables, &caller, &query);
@@ -200,7 +206,10 @@ impl MetadataService {
             Internal::OpenSession { description, .. } => description.len(),
             Internal::Purge { inos } => inos.len() * 8,
             Internal::ChunksDeleted { chunks } => chunks.len() * 8,
+            Internal::FreeChunks { chunks } => chunks.len() * 16,
             Internal::CloseSession { .. }
+            | Internal::EndSession { .. }
+            | Internal::CloseEnded { .. }
             | Internal::Noop
             | Internal::SetChunkSize { .. }
             | Internal::BeginEra { .. } => 0,

@@ -72,12 +72,27 @@ impl Opens {
                         ..Held::default()
                     });
                 }
-                (Command::Internal(Internal::CloseSession { session }), Ok(_)) => {
+                // What an ended session had open is let go before it is shut out: a late write to a deleted chunk
+                // fails on its tombstone.
+                (
+                    Command::Internal(
+                        Internal::CloseSession { session } | Internal::EndSession { session },
+                    ),
+                    Ok(_),
+                ) => {
                     table.forget(*session);
                 }
                 _ => {}
             }
         }
+    }
+
+    /// How many inodes a session holds open, as far as this leadership knows.
+    pub(crate) fn held_by(&self, term: Term, session: SessionId) -> usize {
+        let mut table = self.0.lock();
+        let known = table.enter(term);
+        let held = table.sessions.get(&session).filter(|_| known);
+        held.map_or(0, |held| held.inos.len())
     }
 
     /// Whether `more` inodes can be held open besides those that are.

@@ -2,7 +2,8 @@
 
 use crate::raft::Store;
 use lumeofs_base::clock::{Clock as _, SystemClock};
-use lumeofs_base::{ClusterMap, GroupConfig, GroupId};
+use lumeofs_base::rng::SplitMix64;
+use lumeofs_base::{ClusterMap, GroupConfig, GroupId, entropy};
 use lumeofs_meta::controller;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -19,11 +20,10 @@ pub(crate) struct Placement {
     choice: Mutex<Choice>,
 }
 
-#[derive(Default)]
 struct Choice {
     made: Option<Duration>,
     groups: Vec<GroupId>,
-    turn: usize,
+    dice: SplitMix64,
 }
 
 impl Placement {
@@ -31,11 +31,15 @@ impl Placement {
     pub(crate) fn new(controller: Arc<Store>) -> Self {
         Self {
             controller,
-            choice: Mutex::default(),
+            choice: Mutex::new(Choice {
+                made: None,
+                groups: Vec::new(),
+                dice: SplitMix64::new(u64::from_le_bytes(entropy::bytes())),
+            }),
         }
     }
 
-    /// Groups for new chunks, beginning with another one each time.
+    /// Groups for new chunks, beginning anywhere: who calls in a rhythm would always get the same ones of a fixed order.
     pub(crate) fn candidates(&self) -> Vec<GroupId> {
         let now = SystemClock.monotonic();
         let mut choice = self.choice.lock();
@@ -46,8 +50,8 @@ impl Placement {
         }
         let mut groups = choice.groups.clone();
         if !groups.is_empty() {
-            choice.turn = (choice.turn + 1) % groups.len();
-            groups.rotate_left(choice.turn);
+            let first = choice.dice.below(groups.len() as u64);
+            groups.rotate_left(first as usize);
         }
         groups
     }
@@ -98,6 +102,7 @@ mod tests {
             zone: String::new(),
             capacity_bytes: 1 << 40,
             free_bytes: *free,
+            state: lumeofs_base::NodeState::Active,
         };
         let group = |(index, members): (usize, &&[usize])| GroupConfig {
             group: GroupId(index as u32),
@@ -105,6 +110,8 @@ mod tests {
             primary: node(members[0]),
             members: (0..3).map(node).collect(),
             in_sync: members.iter().map(|index| node(*index)).collect(),
+            leaving: Vec::new(),
+            replicas: 3,
         };
         ClusterMap {
             nodes: free.iter().enumerate().map(info).collect(),

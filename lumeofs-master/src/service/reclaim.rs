@@ -31,7 +31,7 @@ const IN_FLIGHT_MAX: usize = 16;
 /// Longest pause after a group did not delete.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-type Connection = (FrameReader, FrameWriter);
+pub(super) type Connection = (FrameReader, FrameWriter);
 
 /// What one group is asked to do.
 struct Job {
@@ -252,7 +252,7 @@ async fn try_delete(
     failure
 }
 
-fn of_group(config: &GroupConfig) -> ChunkRequest {
+pub(super) fn of_group(config: &GroupConfig) -> ChunkRequest {
     ChunkRequest {
         group: config.group.get(),
         epoch: config.epoch.get(),
@@ -261,7 +261,7 @@ fn of_group(config: &GroupConfig) -> ChunkRequest {
 }
 
 /// Sends requests at once; their replies, in the same order.
-async fn ask(
+pub(super) async fn ask(
     connection: &mut Connection,
     op: Op,
     requests: &[ChunkRequest],

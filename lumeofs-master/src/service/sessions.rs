@@ -1,5 +1,5 @@
 //! Whether sessions are alive (rule S2): the metadata leader measures their silence on its monotonic
-//! clock, from the later of its election and the last contact, and proposes to close the silent ones.
+//! clock, from the later of its election and the last contact, and proposes to end the silent ones.
 
 use super::metadata::MetadataService;
 use crate::raft::Term;
@@ -44,6 +44,13 @@ impl Sessions {
         self.0.lock().last.insert(session, now);
     }
 
+    /// How long a session was silent, or this leadership lasts if that is less.
+    pub(crate) fn silence(&self, session: SessionId, now: Duration) -> Duration {
+        let contacts = self.0.lock();
+        let last = contacts.last.get(&session).copied().unwrap_or_default();
+        now.saturating_sub(last.max(contacts.since))
+    }
+
     /// The silent ones of the live sessions. Forgets contacts of all others.
     fn silent(&self, term: Term, live: &[SessionId], now: Duration) -> Vec<SessionId> {
         let mut contacts = self.0.lock();
@@ -70,8 +77,8 @@ impl Sessions {
     }
 }
 
-/// Runs for ever: closes silent sessions while this master leads.
-pub(crate) async fn close_silent_sessions(service: Arc<MetadataService>) {
+/// Runs for ever: ends silent sessions while this master leads.
+pub(crate) async fn end_silent_sessions(service: Arc<MetadataService>) {
     loop {
         sleep(LOOK).await;
         let Ok(leadership) = service.group.linearizable().await else {
@@ -80,12 +87,12 @@ pub(crate) async fn close_silent_sessions(service: Arc<MetadataService>) {
         let live = service.group.store().read(namespace::session_ids);
         let now = SystemClock.monotonic();
         for session in service.sessions.silent(leadership.term, &live, now) {
-            tracing::warn!(%session, "session was silent for too long, closing it");
+            tracing::warn!(%session, "session was silent for too long, ending it");
             if let Err(error) = service
-                .propose_internal(Internal::CloseSession { session })
+                .propose_internal(Internal::EndSession { session })
                 .await
             {
-                super::log_failure("closing a silent session", &error);
+                super::log_failure("ending a silent session", &error);
                 break;
             }
         }

@@ -19,6 +19,7 @@ fn node(id: u64, zone: &str) -> NodeInfo {
         zone: zone.into(),
         capacity_bytes: 1000,
         free_bytes: 1000,
+        state: NodeState::Active,
     }
 }
 
@@ -47,8 +48,13 @@ impl Fixture {
         for (id, zone) in (1..).zip(zones) {
             fixture.run(ControllerCommand::Register(node(id, zone)));
         }
-        fixture.run(ControllerCommand::FormGroups);
+        fixture.form();
         fixture
+    }
+
+    fn form(&mut self) -> ControllerReply {
+        let alive = self.map().nodes.iter().map(|node| node.id).collect();
+        self.run(ControllerCommand::FormGroups { alive })
     }
 
     fn map(&self) -> ClusterMap {
@@ -66,10 +72,10 @@ impl Fixture {
                 Ok(())
             }
             ControllerReply::Config(Err((error, now))) => {
-                assert_eq!(now.as_ref(), self.map().group(config.group));
+                assert_eq!(now.as_deref(), self.map().group(config.group));
                 Err(error.code)
             }
-            ControllerReply::Done => panic!("SetConfig answers with a configuration"),
+            other => panic!("SetConfig answers with a configuration, not {other:?}"),
         }
     }
 }
@@ -155,13 +161,13 @@ fn groups_are_formed_once_a_node_and_not_too_early() {
     let mut fixture = Fixture::formed(3, &["a", "b"]);
     assert_eq!(fixture.map().groups, []);
     fixture.run(ControllerCommand::Register(node(3, "c")));
-    fixture.run(ControllerCommand::FormGroups);
+    fixture.form();
     let groups = fixture.map().groups;
     assert_eq!(groups.len(), 12);
-    fixture.run(ControllerCommand::FormGroups);
+    fixture.form();
     assert_eq!(fixture.map().groups, groups);
     fixture.run(ControllerCommand::Register(node(4, "d")));
-    fixture.run(ControllerCommand::FormGroups);
+    fixture.form();
     let more = fixture.map().groups;
     assert_eq!(more[..12], groups);
     assert_eq!(more.len(), 16);
@@ -171,7 +177,7 @@ fn groups_are_formed_once_a_node_and_not_too_early() {
     }
     let mut without_policy = Fixture::default();
     without_policy.run(ControllerCommand::Register(node(1, "a")));
-    without_policy.run(ControllerCommand::FormGroups);
+    without_policy.form();
     assert_eq!(without_policy.map().groups, []);
 }
 
@@ -261,16 +267,158 @@ fn unsafe_configurations_are_refused() {
             ..good.clone()
         },
         with(&[a, b, c], &[b, c], a),
-        with(&[a, b], &[a, b, c], a),
         with(&[a, b, c], &[a], a),
         with(&[a, b, c], &[a, a], a),
-        with(&[a, b, b], &[a, b], a),
-        with(&[a, b, NodeId(99)], &[a, b], a),
-        with(&[outside, b, c], &[outside, b], outside),
+        with(&[a, b, c], &[a, outside], a),
+        with(&[outside, b, c], &[b, c], b),
         with(&[], &[], a),
     ];
     for config in &bad {
         assert_eq!(fixture.set(1, config), Err(Code::Invalid), "{config:?}");
     }
-    assert_eq!(fixture.set(1, &with(&[b, c, outside], &[b, c], b)), Ok(()));
+    assert_eq!(fixture.set(1, &with(&[a, b, c], &[b, c], b)), Ok(()));
+}
+
+#[test]
+fn members_are_changed_by_the_controller_only_and_nobody_in_sync_is_dropped() {
+    let mut fixture = Fixture::formed(3, &["a", "b", "c", "d"]);
+    let first = fixture.map().groups[0].clone();
+    let (a, b, c) = (first.members[0], first.members[1], first.members[2]);
+    let nodes = fixture.map().nodes;
+    let outside = nodes.iter().find(|node| !first.members.contains(&node.id));
+    let outside = outside.unwrap().id;
+    let out_of_sync = GroupConfig {
+        epoch: Epoch(2),
+        in_sync: vec![a, b],
+        ..first.clone()
+    };
+    assert_eq!(fixture.set(1, &out_of_sync), Ok(()));
+    let with = |members: &[NodeId], leaving: &[NodeId]| GroupConfig {
+        epoch: Epoch(3),
+        members: members.to_vec(),
+        leaving: leaving.to_vec(),
+        ..out_of_sync.clone()
+    };
+    let mut reassign = |expected, config: &GroupConfig| {
+        let (expected, config) = (Epoch(expected), config.clone());
+        match fixture.run(ControllerCommand::Reassign { expected, config }) {
+            ControllerReply::Config(Ok(_)) => Ok(()),
+            ControllerReply::Config(Err((error, _))) => Err(error.code),
+            other => panic!("{other:?}"),
+        }
+    };
+    let bad = [
+        with(&[a, c, outside], &[]),
+        with(&[a, b, NodeId(99)], &[]),
+        with(&[a, b, outside, outside], &[]),
+        with(&[a, b], &[]),
+        with(&[a, b, outside], &[c]),
+        GroupConfig {
+            in_sync: vec![a],
+            ..with(&[a, b, outside], &[])
+        },
+        GroupConfig {
+            primary: b,
+            ..with(&[a, b, outside], &[])
+        },
+    ];
+    for config in &bad {
+        assert_eq!(reassign(2, config), Err(Code::Invalid), "{config:?}");
+    }
+    assert_eq!(
+        reassign(1, &with(&[a, b, outside], &[])),
+        Err(Code::StaleEpoch)
+    );
+    assert_eq!(
+        reassign(2, &with(&[outside, b, a], &[a])),
+        Err(Code::Invalid),
+        "too few would stay"
+    );
+    assert_eq!(reassign(2, &with(&[outside, b, c, a], &[a])), Ok(()));
+}
+
+#[test]
+fn a_removed_datanode_never_comes_back() {
+    let mut fixture = Fixture::formed(3, &["a", "b", "c"]);
+    let done = |reply: ControllerReply| match reply {
+        ControllerReply::Done => Ok(()),
+        ControllerReply::Refused(error) => Err(error.code),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        done(fixture.run(ControllerCommand::RemoveNode(NodeId(1)))),
+        Err(Code::Busy)
+    );
+    assert_eq!(
+        done(fixture.run(ControllerCommand::RemoveNode(NodeId(9)))),
+        Err(Code::NotFound)
+    );
+    fixture.run(ControllerCommand::Register(node(9, "d")));
+    let drain = ControllerCommand::SetNodeState {
+        node: NodeId(9),
+        state: NodeState::Draining {
+            to: None,
+            remove: true,
+        },
+    };
+    assert_eq!(done(fixture.run(drain)), Ok(()));
+    fixture.run(ControllerCommand::Register(node(9, "e")));
+    let is_draining = |node: &NodeInfo| node.state != NodeState::Active;
+    assert!(
+        fixture.map().node(NodeId(9)).is_some_and(is_draining),
+        "a report does not end it"
+    );
+    for _ in 0..2 {
+        assert_eq!(
+            done(fixture.run(ControllerCommand::RemoveNode(NodeId(9)))),
+            Ok(())
+        );
+    }
+    let back = fixture.run(ControllerCommand::Register(node(9, "d")));
+    assert_eq!(done(back), Err(Code::Refused));
+    assert_eq!(fixture.map().nodes.len(), 3);
+}
+
+#[test]
+fn groups_do_not_pile_up_as_nodes_come_and_go() {
+    let mut fixture = Fixture::formed(3, &["a", "b", "c"]);
+    for id in 10..20 {
+        fixture.run(ControllerCommand::Register(node(id, "d")));
+        fixture.form();
+        for old in fixture
+            .map()
+            .groups
+            .clone()
+            .into_iter()
+            .filter(|config| config.members.contains(&NodeId(id)))
+        {
+            let free = (1..=3)
+                .map(NodeId)
+                .find(|node| !old.members.contains(node))
+                .unwrap();
+            let mut next = old.clone();
+            next.epoch = next.epoch.next();
+            next.in_sync.retain(|node| *node != NodeId(id));
+            if next.primary == NodeId(id) {
+                next.primary = next.in_sync[0];
+            }
+            fixture.set(old.epoch.get(), &next).unwrap();
+            let expected = next.epoch;
+            next.epoch = next.epoch.next();
+            next.members
+                .iter_mut()
+                .filter(|node| **node == NodeId(id))
+                .for_each(|node| *node = free);
+            let reply = fixture.run(ControllerCommand::Reassign {
+                expected,
+                config: next,
+            });
+            assert!(matches!(reply, ControllerReply::Config(Ok(_))), "{reply:?}");
+        }
+        assert_eq!(
+            fixture.run(ControllerCommand::RemoveNode(NodeId(id))),
+            ControllerReply::Done
+        );
+    }
+    assert_eq!(fixture.map().groups.len(), 4 * PRIMARIES_PER_DATANODE);
 }

@@ -320,8 +320,17 @@ impl Check<'_> {
         for (key, value) in self.rows(keys::all::SESSIONS) {
             let id = SessionId(keys::first(&key));
             let session: Session = decode(&value);
-            windows.insert(id, session.acked_below);
-            nonces.insert((keys::nonce(session.nonce).to_vec(), id));
+            if session.ending.is_none() {
+                windows.insert(id, session.acked_below);
+                nonces.insert((keys::nonce(session.nonce).to_vec(), id));
+            }
+            let fence = self.state.fence;
+            self.expect(session.ending.is_none_or(|number| number <= fence), || {
+                format!(
+                    "{id} ends at fence {:?} and the newest is {fence}",
+                    session.ending
+                )
+            });
             let next = self.state.next_session;
             self.expect(id.0 < next, || {
                 format!("{id} exists and the next session is {next}")

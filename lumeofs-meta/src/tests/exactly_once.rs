@@ -123,6 +123,71 @@ fn an_unknown_or_closed_session_is_never_served() {
 }
 
 #[test]
+fn a_session_that_was_ended_is_closed_only_by_its_fence() {
+    let mut fixture = Fixture::new();
+    let session = fixture.session;
+    let open = |nonce| Internal::OpenSession {
+        nonce,
+        description: String::new(),
+    };
+    fixture.send(1, 1, create("a")).unwrap();
+    fixture.internal(open(70)).unwrap();
+    assert_eq!(namespace::fence(&fixture.tables).number, 0);
+    for _ in 0..2 {
+        fixture.internal(Internal::EndSession { session }).unwrap();
+        fixture.check();
+    }
+    // Its first outcome is not given away either: nothing is taken from it, nothing told.
+    for sequence in [1, 2] {
+        let refused = fixture.send(sequence, 1, create("a")).unwrap_err();
+        assert_eq!(refused.code, Code::SessionExpired);
+    }
+    let fence = namespace::fence(&fixture.tables);
+    assert_eq!((fence.number, fence.live.len()), (1, 1));
+    assert!(!fence.admits(session) && fence.admits(fence.live[0]));
+    let Ok(Reply::Session(younger)) = fixture.internal(open(71)) else {
+        panic!("a session")
+    };
+    assert!(fence.admits(younger));
+    assert!(!namespace::has_session(&fixture.tables, session));
+    assert_eq!(namespace::ending_sessions(&fixture.tables), [(session, 1)]);
+    // Its client does not close it past the fence, nor does anybody close one that lives by it.
+    let close = fixture.internal(Internal::CloseSession { session });
+    assert_eq!(close.unwrap_err().code, Code::SessionExpired);
+    let live = fixture.internal(Internal::CloseEnded { session: younger });
+    assert_eq!(live.unwrap_err().code, Code::Invalid);
+    for _ in 0..2 {
+        fixture.internal(Internal::CloseEnded { session }).unwrap();
+    }
+    assert_eq!(namespace::ending_sessions(&fixture.tables), []);
+    let gone = fixture.internal(Internal::EndSession { session });
+    assert_eq!(gone.unwrap_err().code, Code::NotFound);
+    assert_eq!(namespace::fence(&fixture.tables).number, 1);
+    fixture.check();
+}
+
+#[test]
+fn sessions_are_bounded() {
+    let mut fixture = Fixture::new();
+    let open = |nonce| Internal::OpenSession {
+        nonce,
+        description: String::new(),
+    };
+    let max = lumeofs_base::limits::SESSIONS_MAX as u128;
+    for nonce in 1000..1000 + max - 1 {
+        fixture.internal(open(nonce)).unwrap();
+    }
+    let refused = fixture.internal(open(1)).unwrap_err();
+    assert_eq!(refused.code, Code::TooManyOpen);
+    fixture.internal(open(1000)).unwrap();
+    let session = fixture.session;
+    fixture
+        .internal(Internal::CloseSession { session })
+        .unwrap();
+    fixture.internal(open(1)).unwrap();
+}
+
+#[test]
 fn a_nonce_finds_its_session_and_ids_are_not_reused() {
     let mut fixture = Fixture::new();
     let open = |nonce| Internal::OpenSession {

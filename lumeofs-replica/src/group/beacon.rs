@@ -49,7 +49,7 @@ impl<P: Payload> Group<P> {
     pub fn beacon(&mut self, to: NodeId, now: Duration) -> Option<BeaconItem> {
         let leased = now < self.lease_until();
         let (epoch, committed) = (self.config.epoch, self.committed);
-        let in_sync = self.config.is_in_sync(to);
+        let in_sync = self.config.is_in_sync(to) && !self.lets_go(to);
         let primary = self.primary.as_mut()?;
         // Its removal may be accepted any moment, and must not find it with a new lease.
         let stays = in_sync && !primary.change.removing.contains(&to);
@@ -79,7 +79,7 @@ impl<P: Payload> Group<P> {
         if item.epoch != self.config.epoch || from != self.config.primary || from == self.me {
             return answer;
         }
-        if self.election.claimed == Some(self.config.epoch.next()) {
+        if self.claims_next() {
             // The proposal to replace that primary may have been accepted: no more leases for it.
             self.election.refused_at = Some(now);
             return BeaconAnswer {

@@ -11,12 +11,25 @@ use crate::clip;
 use crate::effect::Piece;
 use crate::message::{CopyStep, Entry, Payload, ToMember};
 use lumeofs_base::limits::BLOCK_SIZE;
-use lumeofs_base::{ChunkId, ChunkOp, ChunkState, Past, Sequence, Verdict, Version};
+use lumeofs_base::{ChunkId, ChunkOp, ChunkState, NodeId, Past, Sequence, Verdict, Version};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Pieces on their way that the member has not written yet.
 const PIECES_MAX: u32 = 4;
+
+/// How far a member has been caught up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatchUpProgress {
+    /// The member.
+    pub node: NodeId,
+    /// Chunks up to here were compared; `None` = none yet.
+    pub upto: Option<ChunkId>,
+    /// Of those, the ones that still must be copied.
+    pub todo: u64,
+    /// Bytes that were copied.
+    pub copied_bytes: u64,
+}
 
 /// State of one catch-up.
 pub(super) struct CatchUp<P> {
@@ -33,6 +46,8 @@ pub(super) struct CatchUp<P> {
     theirs: Vec<ChunkState>,
     theirs_end: bool,
     pieces: u32,
+    /// Bytes of the pieces that were sent.
+    copied_bytes: u64,
 }
 
 /// The chunk that is being copied. The member cannot tell which operations leave it as it is, since
@@ -88,6 +103,16 @@ impl<P> CatchUp<P> {
     pub(super) fn is_done(&self) -> bool {
         self.stage == Stage::Done
     }
+
+    /// How far it is, for people.
+    pub(super) fn progress(&self, node: NodeId) -> CatchUpProgress {
+        CatchUpProgress {
+            node,
+            upto: self.upto,
+            todo: self.todo.len() as u64 + u64::from(self.current.is_some()),
+            copied_bytes: self.copied_bytes,
+        }
+    }
 }
 
 impl<P: Payload> CatchUp<P> {
@@ -102,6 +127,7 @@ impl<P: Payload> CatchUp<P> {
             theirs: Vec::new(),
             theirs_end: false,
             pieces: 0,
+            copied_bytes: 0,
         };
         (catch_up, ToMember::CatchUp { position })
     }
@@ -268,6 +294,7 @@ impl<P: Payload> CatchUp<P> {
         let copied = (offset + data.len() as u64).next_multiple_of(BLOCK_SIZE as u64);
         if !data.is_empty() {
             self.pieces += 1;
+            self.copied_bytes += data.len() as u64;
             let step = CopyStep::Piece {
                 chunk,
                 offset,

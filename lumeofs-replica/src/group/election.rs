@@ -26,7 +26,7 @@ use super::{ANSWER_VALID, ASK_INTERVAL, Group, PROPOSAL_TIMEOUT, RANK_DELAY};
 use crate::effect::Effect;
 use crate::message::{Payload, PeerState};
 use lumeofs_base::limits::{GROUP_RESTART_WAIT, PRIMARY_GRACE, PRIMARY_LEASE, READ_LEASE};
-use lumeofs_base::{Epoch, GroupConfig, NodeId};
+use lumeofs_base::{GroupConfig, NodeId};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -40,8 +40,8 @@ const _: () = assert!(
 #[derive(Default)]
 pub(super) struct Election {
     pub(super) proposed_at: Option<Duration>,
-    /// Epoch for which this member proposed itself as primary.
-    pub(super) claimed: Option<Epoch>,
+    /// The configuration in which this member proposed itself as primary.
+    pub(super) claimed: Option<GroupConfig>,
     pub(super) states: BTreeMap<NodeId, (Duration, PeerState)>,
     /// When a beacon of the primary in force was refused because of such a proposal.
     pub(super) refused_at: Option<Duration>,
@@ -74,14 +74,13 @@ impl<P: Payload> Group<P> {
             self.restart(now)
         };
         if let Some((primary, in_sync)) = next.or_else(|| self.withdraw(now)) {
-            let epoch = self.config.epoch.next();
-            self.election.claimed = Some(epoch);
             let config = GroupConfig {
-                epoch,
+                epoch: self.config.epoch.next(),
                 primary,
                 in_sync,
                 ..self.config.clone()
             };
+            self.election.claimed = Some(config.clone());
             self.propose(config, now);
         }
     }
@@ -89,7 +88,7 @@ impl<P: Payload> Group<P> {
     /// Whoever proposed itself supports the primary in force no longer, for its proposal may have been
     /// accepted. If the reason has gone and that primary is there, the next epoch is to decide.
     fn withdraw(&self, now: Duration) -> Option<(NodeId, Vec<NodeId>)> {
-        let claims = self.election.claimed == Some(self.config.epoch.next());
+        let claims = self.claims_next();
         let refused = |at: Duration| now < at + ANSWER_VALID;
         (claims && self.election.refused_at.is_some_and(refused))
             .then(|| (self.config.primary, self.config.in_sync.clone()))
@@ -193,6 +192,12 @@ impl<P: Payload> Group<P> {
             in_sync.retain(|node| is_present(*node));
         }
         (leader.node == self.me).then_some((self.me, in_sync))
+    }
+
+    /// Whether this member proposed itself for the next epoch, which may have been accepted.
+    pub(super) fn claims_next(&self) -> bool {
+        let claimed = self.election.claimed.as_ref();
+        claimed.is_some_and(|config| config.epoch == self.config.epoch.next())
     }
 
     fn answer_of(&self, node: NodeId, now: Duration) -> Option<PeerState> {

@@ -53,7 +53,7 @@ impl<P: Payload> Group<P> {
             if node == self.me {
                 kept.push(node);
             } else if config.is_in_sync(node) {
-                if !member.is_none_or(|member| self.is_removable(primary, member, now)) {
+                if !member.is_none_or(|member| self.is_removable(primary, node, member, now)) {
                     kept.push(node);
                 }
             } else if member.is_some_and(|member| self.is_admissible(primary, node, member)) {
@@ -115,8 +115,24 @@ impl<P: Payload> Group<P> {
         });
     }
 
+    /// Whether a member is to go and is needed no longer.
+    pub(super) fn lets_go(&self, node: NodeId) -> bool {
+        self.config.leaving.contains(&node) && self.config.can_spare_leaving()
+    }
+
     /// Whether an in-sync member may be removed: it is gone, and can no longer answer reads (D5).
-    fn is_removable(&self, primary: &Primary<P>, member: &Member<P>, now: Duration) -> bool {
+    fn is_removable(
+        &self,
+        primary: &Primary<P>,
+        node: NodeId,
+        member: &Member<P>,
+        now: Duration,
+    ) -> bool {
+        let reads_no_more = now >= primary.since + READ_LEASE
+            && member.echoed.is_none_or(|at| now >= at + READ_LEASE);
+        if self.lets_go(node) && primary.serving && reads_no_more {
+            return true;
+        }
         let Some(trouble) = member.trouble else {
             return false;
         };
@@ -127,9 +143,7 @@ impl<P: Payload> Group<P> {
         {
             return false;
         }
-        now >= trouble + RECONNECT_GRACE
-            && now >= primary.since + READ_LEASE
-            && member.echoed.is_none_or(|at| now >= at + READ_LEASE)
+        now >= trouble + RECONNECT_GRACE && reads_no_more
     }
 
     /// Whether a member has all that was ever acknowledged.
@@ -140,6 +154,7 @@ impl<P: Payload> Group<P> {
             self.last.sequence
         };
         primary.change.admitting.contains(&node)
+            && !self.lets_go(node)
             && member.is_live()
             && member.applied >= needed
             && member.durable >= primary.durable

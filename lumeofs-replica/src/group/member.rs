@@ -151,16 +151,21 @@ impl<P: Payload> Group<P> {
                 last,
                 starts,
                 writers,
+                mut fence,
             } => {
                 writers.into_iter().for_each(|writer| {
                     self.writers.admit(writer);
                 });
+                fence.supersede(&self.note.fence);
+                let torn = false;
                 self.on_done(
                     stream,
                     last,
                     Note {
                         starts,
-                        torn: false,
+                        torn,
+                        fence,
+                        member: true,
                     },
                 );
             }
@@ -254,6 +259,10 @@ impl<P: Payload> Group<P> {
         self.writers.admit(entry.writer);
         if !self.step_to(entry.version) {
             return;
+        }
+        if self.learn_fence(&entry.op) {
+            self.effects
+                .push(Effect::Work(Work::Note(self.note.clone())));
         }
         self.tear();
         let Some((_, stream)) = self.follower.stream else {

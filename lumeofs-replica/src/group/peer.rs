@@ -34,6 +34,8 @@ pub(super) struct Member<P> {
     /// When the last answer that was echoed to it had been received: its read lease began before.
     pub(super) echoed: Option<Duration>,
     pub(super) low_space: bool,
+    /// Since when it has been live, the last time that it was.
+    pub(super) live_since: Duration,
 }
 
 /// How far a stream has got.
@@ -82,6 +84,7 @@ impl<P> Member<P> {
             answer: None,
             echoed: None,
             low_space: false,
+            live_since: now,
         }
     }
 

@@ -3,6 +3,7 @@
 use super::in_sync::Change;
 use super::peer::{Member, Phase};
 use super::requests::Requests;
+use super::yielding::Yielding;
 use super::{ACK_SILENCE, Group, MEMBER_SILENCE};
 use crate::effect::Effect;
 use crate::message::{Payload, StreamId, ToMember};
@@ -22,6 +23,8 @@ pub(super) struct Primary<P> {
     /// Highest sequence that all required members had on disk.
     pub(super) durable: Sequence,
     pub(super) requests: Requests,
+    /// It is giving its office to another member.
+    pub(super) yielding: Option<Yielding>,
 }
 
 impl<P> Primary<P> {
@@ -34,6 +37,7 @@ impl<P> Primary<P> {
             change: Change::default(),
             durable: Sequence(0),
             requests: Requests::default(),
+            yielding: None,
         }
     }
 
@@ -46,7 +50,17 @@ impl<P> Primary<P> {
 
 impl<P: Payload> Group<P> {
     pub(super) fn is_serving(&self) -> bool {
-        self.primary.as_ref().is_some_and(|primary| primary.serving)
+        let serves = |primary: &Primary<P>| {
+            let proposed = primary.yielding.is_some_and(|yielding| yielding.proposed);
+            primary.serving && !proposed
+        };
+        self.primary.as_ref().is_some_and(serves)
+    }
+
+    /// Whether new requests may begin.
+    pub(super) fn takes_requests(&self) -> bool {
+        let yields = |primary: &Primary<P>| primary.yielding.is_some();
+        self.is_serving() && !self.primary.as_ref().is_some_and(yields)
     }
 
     /// Becomes primary of the configuration.
@@ -67,12 +81,12 @@ impl<P: Payload> Group<P> {
         let Some(primary) = &mut self.primary else {
             return;
         };
-        primary
-            .change
-            .admitting
-            .retain(|node| !config.is_in_sync(*node));
+        let is_joining = |node: &NodeId| config.members.contains(node) && !config.is_in_sync(*node);
+        primary.change.admitting.retain(is_joining);
         primary.change.proposed.clear();
         primary.change.removing.clear();
+        // Whatever was proposed for the last epoch is void.
+        primary.yielding = None;
         primary.members.retain(|node, member| {
             let stays = config.members.contains(node);
             if let (false, Some(stream)) = (stays, member.stream) {
@@ -159,6 +173,8 @@ impl<P: Payload> Group<P> {
         }
         self.settle(now);
         self.advance(now);
-        self.reconfigure(now);
+        if !self.yield_office(now) {
+            self.reconfigure(now);
+        }
     }
 }

@@ -60,7 +60,7 @@ impl<P: Payload> Group<P> {
         }
         let history = self.history;
         if self.config.primary == self.me {
-            let ready = self.is_serving() && now < self.lease_until();
+            let ready = self.takes_requests() && now < self.lease_until();
             return if ready {
                 ReadStart::Read(Reader::Primary { history })
             } else {

@@ -53,6 +53,11 @@ impl Requests {
         self.waiting.values().chain(self.waiting_durable.values())
     }
 
+    /// Whether nobody waits for an answer.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.waiting_durable.is_empty()
+    }
+
     fn is_full(&self) -> bool {
         self.inflight.len() >= GROUP_INFLIGHT_MAX || self.inflight_bytes >= GROUP_INFLIGHT_BYTES_MAX
     }
@@ -97,6 +102,9 @@ impl<P: Payload> Group<P> {
     pub fn write(&mut self, request: &WriteRequest<P>, now: Duration) -> Admission {
         if let Some(admission) = self.not_ready(request.epoch, now) {
             return admission;
+        }
+        if let Some(error) = self.fenced(request.writer) {
+            return Admission::Refused(error);
         }
         let config = &self.config;
         let primary = self.primary.as_mut().expect("ready means primary");
@@ -212,7 +220,7 @@ impl<P: Payload> Group<P> {
         if self.config.primary != self.me {
             return Some(Admission::Forward(self.config.primary));
         }
-        let ready = self.is_serving() && now < self.lease_until();
+        let ready = self.takes_requests() && now < self.lease_until();
         (!ready).then_some(Admission::Wait)
     }
 

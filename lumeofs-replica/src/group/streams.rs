@@ -126,6 +126,13 @@ impl<P: Payload> Group<P> {
         self.advance(now);
     }
 
+    /// The member has made progress, of which the driver will tell when it is time to go on.
+    pub fn on_held_back(&mut self, from: NodeId, stream: StreamId, now: Duration) {
+        if let Some(member) = self.member(from, stream) {
+            member.progress = now;
+        }
+    }
+
     /// The driver gives a stream up: what the member needs cannot be read here.
     pub fn abandon_stream(&mut self, to: NodeId, stream: StreamId, now: Duration) {
         if self.member(to, stream).is_some() {
@@ -241,6 +248,7 @@ impl<P: Payload> Group<P> {
             return;
         };
         member.phase = Phase::Live;
+        member.live_since = now;
         member.trouble = None;
         (member.progress, member.synced) = (now, now);
         member.told_committed = Sequence(0);
@@ -286,7 +294,7 @@ impl<P: Payload> Group<P> {
         now: Duration,
         step: impl FnOnce(&mut CatchUp<P>) -> Vec<super::catchup::Step<P>>,
     ) {
-        let (last, starts) = (self.last, self.note.starts.clone());
+        let (last, note) = (self.last, self.note.clone());
         let Some(member) = self.member(node, stream) else {
             return;
         };
@@ -319,8 +327,9 @@ impl<P: Payload> Group<P> {
                 }
                 super::catchup::Step::Done => ToMember::Done {
                     last,
-                    starts: starts.clone(),
+                    starts: note.starts.clone(),
                     writers: self.writers.recent(4096),
+                    fence: note.fence.clone(),
                 },
             };
             self.effects.push(Effect::Send {

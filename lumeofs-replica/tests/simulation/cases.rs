@@ -25,6 +25,8 @@ fn config(epoch: u64, primary: NodeId, in_sync: &[NodeId]) -> GroupConfig {
         primary,
         members: vec![A, B, C],
         in_sync: in_sync.to_vec(),
+        leaving: Vec::new(),
+        replicas: 3,
     }
 }
 
@@ -208,6 +210,7 @@ impl Bench {
         self.message(
             stream,
             ToMember::Done {
+                fence: lumeofs_base::Fence::default(),
                 last,
                 starts,
                 writers,

@@ -57,7 +57,7 @@ impl World {
             })
             .collect();
         let fail = |what: &str| Err(format!("{what}: {:?} {states:#?}", self.config));
-        if self.config.in_sync.len() != self.config.members.len() {
+        if !self.config.is_full() {
             return fail("not all in sync");
         }
         let primary = index(self.config.primary);
@@ -67,8 +67,9 @@ impl World {
         {
             return fail("the primary has no lease");
         }
-        for node in &self.nodes[1..] {
-            if node.store.now.chunks != self.nodes[0].store.now.chunks {
+        for &member in &self.config.members {
+            let chunks = &self.nodes[index(member)].store.now.chunks;
+            if *chunks != self.nodes[primary].store.now.chunks {
                 return fail("stores differ");
             }
         }

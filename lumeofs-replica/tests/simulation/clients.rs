@@ -4,6 +4,8 @@
 //! largest number that was acknowledged, or seen, before it began, and at most the largest one that
 //! was tried before it ended. After a restart of the whole group only what was synced counts.
 
+mod fencing;
+
 use crate::store::data;
 use crate::world::{Core, World, index};
 use lumeofs_base::checksum::block_checksums;
@@ -43,6 +45,8 @@ enum Doing {
     },
     /// An operation whose effect only the comparison of all stores checks.
     Other { node: usize },
+    /// The end of the client's own session.
+    Fence { node: usize },
     Sync {
         node: usize,
         upto: BTreeMap<(u64, u64), u64>,
@@ -61,6 +65,9 @@ enum Doing {
 
 #[derive(Clone, Debug, Default)]
 struct Client {
+    session: u64,
+    /// Its session was ended, and the fence is not up.
+    ending: bool,
     generation: u32,
     ticket: u64,
     doing: Option<Doing>,
@@ -84,6 +91,7 @@ pub(crate) struct Clients {
     hot: Vec<(u64, u64)>,
     /// Packets of requests that nobody waits for any longer.
     ghosts: Vec<WriteRequest<Vec<u8>>>,
+    pub(crate) sessions: fencing::Sessions,
     pub(crate) acknowledged: usize,
     /// Syncs that returned.
     pub(crate) syncs: usize,
@@ -94,11 +102,15 @@ pub(crate) struct Clients {
 
 impl Clients {
     pub(crate) fn new(rng: SplitMix64) -> Self {
-        Self {
+        let mut new = Self {
             rng: Some(rng),
             clients: vec![Client::default(); CLIENTS],
             ..Self::default()
+        };
+        for client in &mut new.clients {
+            client.session = new.sessions.open();
         }
+        new
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -171,6 +183,9 @@ impl Clients {
         let ticket = self.next;
         self.clients[at].ticket = ticket;
         let started = match self.rng().below(10) {
+            _ if self.clients[at].ending || self.rng().below(40) == 0 => {
+                self.fence(world, at, node)
+            }
             0..=3 => self.write(world, at, node),
             4 => self.other(world, at, node),
             5 => self.sync(world, at, node),
@@ -218,7 +233,7 @@ impl Clients {
             ticket: client.ticket,
             epoch,
             writer: Writer {
-                session: at as u64 + 1,
+                session: client.session,
                 generation: client.generation,
             },
             op: ChunkOp::Write {
@@ -295,7 +310,7 @@ impl Clients {
         };
         let client = &mut self.clients[at];
         let writer = Writer {
-            session: at as u64 + 1,
+            session: client.session,
             generation: client.generation,
         };
         let request = WriteRequest {
@@ -434,7 +449,8 @@ impl Clients {
                     block.unsynced.retain(|(unsynced, _)| *unsynced > number);
                 }
             }
-            (Doing::Sync { .. }, Err(_)) | (Doing::Other { .. }, Ok(_)) => {}
+            (Doing::Fence { .. }, Ok(_)) => self.fence_is_up(at),
+            (Doing::Sync { .. } | Doing::Fence { .. }, Err(_)) | (Doing::Other { .. }, Ok(_)) => {}
             (Doing::Other { .. }, Err(error)) => {
                 // A refusal of the operation itself is an answer like any other.
                 self.clients[at].generation += u32::from(error.code == Code::StaleEpoch);
@@ -469,7 +485,7 @@ impl Clients {
                 client.generation += 1;
                 (Some(at), Some(node))
             }
-            Some(Doing::Sync { node, .. } | Doing::Read { node, .. }) => {
+            Some(Doing::Sync { node, .. } | Doing::Read { node, .. } | Doing::Fence { node }) => {
                 client.waits = None;
                 (Some(at), Some(node))
             }

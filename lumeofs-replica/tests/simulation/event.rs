@@ -66,6 +66,7 @@ pub(crate) enum Event {
     Heartbeat(usize),
     Restart(usize),
     Fault,
+    Plan,
     Client(usize),
     ClientLate(usize, u64),
     Ghost,

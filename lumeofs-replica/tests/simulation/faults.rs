@@ -7,7 +7,11 @@ use lumeofs_replica::{Group, Local, StreamId};
 impl World {
     pub(crate) fn start_node(&mut self, node: usize) {
         let now = self.clock(node);
+        if !self.config.members.contains(&id(node)) {
+            return self.retire(node);
+        }
         let state = &mut self.nodes[node];
+        state.outside = false;
         state.incarnation += 1;
         state.work.clear();
         state.working = false;
@@ -28,15 +32,7 @@ impl World {
         let state = &mut self.nodes[node];
         state.core = None;
         state.store.crash(rng);
-        let streams: Vec<StreamId> = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.from == node || stream.to == node)
-            .map(|(id, _)| *id)
-            .collect();
-        for stream in streams {
-            self.end_stream(stream);
-        }
+        self.end_streams(node);
         for other in 0..self.nodes.len() {
             if other != node && !self.is_cut(node, other) {
                 self.after(
@@ -67,7 +63,8 @@ impl World {
         let count = self.nodes.len() as u64;
         let node = self.rng.below(count) as usize;
         let other = self.rng.below(count) as usize;
-        match self.rng.below(13) {
+        match self.rng.below(15) {
+            13 | 14 => self.move_replica(),
             0..=2 if self.is_up(node) => {
                 self.crash_node(node);
                 // Sometimes back before anybody noticed, sometimes for long.

@@ -10,6 +10,7 @@ mod controller;
 mod disk;
 mod event;
 mod faults;
+mod membership;
 mod network;
 mod scenarios;
 mod store;
@@ -26,7 +27,8 @@ fn number(name: &str) -> Option<u64> {
 fn run(seed: u64) -> World {
     let members = if seed % 4 == 3 { 5 } else { 3 };
     let faults = Duration::from_secs(30);
-    let mut world = World::new(seed, members, faults);
+    let spares = if members == 3 { (seed % 3) as usize } else { 0 };
+    let mut world = World::new(seed, members, spares, faults);
     // A member whose disk hung for long is tried again after half a minute.
     world.run_until(faults + Duration::from_secs(45));
     if let Err(why) = world.converged() {
@@ -46,8 +48,9 @@ fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
         }
     };
     let (mut acknowledged, mut secondary, mut restarts, mut takeovers) = (0, 0, 0, 0);
-    let (mut patches, mut skips, mut pieces) = (0, 0, 0);
+    let (mut patches, mut skips, mut pieces, mut moves) = (0, 0, 0, 0);
     let (mut catch_ups, mut lost, mut failed) = (0, 0, Vec::new());
+    let (mut fences, mut shut_out) = (0, 0);
     let all = seeds.end - seeds.start;
     for seed in seeds {
         match catch_unwind(AssertUnwindSafe(|| run(seed))) {
@@ -55,12 +58,15 @@ fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
                 acknowledged += world.clients.acknowledged;
                 secondary += world.clients.secondary_reads;
                 lost += world.clients.lost_tails;
+                fences += world.clients.sessions.fences;
+                shut_out += world.clients.sessions.refused;
                 restarts += world.restarts;
                 takeovers += world.takeovers;
                 catch_ups += world.catch_ups;
                 patches += world.patches;
                 skips += world.skips;
                 pieces += world.pieces;
+                moves += world.moves;
             }
             Err(_) => {
                 eprintln!(
@@ -73,7 +79,7 @@ fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
     eprintln!(
         "{acknowledged} writes, {secondary} reads at secondaries, {takeovers} takeovers, \
          {restarts} group restarts, {catch_ups} catch-ups with {pieces} copies, {patches} patches and \
-         {skips} skips, {lost} lost tails told"
+         {skips} skips, {moves} replicas moved, {lost} lost tails told, {fences} fences, {shut_out} late writes shut out"
     );
     assert!(failed.is_empty(), "seeds that failed: {failed:?}");
     if all > 10 {
@@ -81,7 +87,9 @@ fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
             acknowledged > 1000 && secondary > 100 && takeovers > 10,
             "the simulation is idle"
         );
+        assert!(fences > 100 && shut_out > 100, "fences are not tried");
         assert!(restarts > 3 && catch_ups > 20, "the simulation is too kind");
+        assert!(moves > 5, "replicas stay where they are");
     }
 }
 

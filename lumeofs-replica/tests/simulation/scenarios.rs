@@ -12,7 +12,7 @@ fn seconds(seconds: u64) -> Duration {
 
 /// Three members, all well, clients at work until the end.
 fn world(seed: u64) -> World {
-    let mut world = World::new(seed, 3, Duration::ZERO);
+    let mut world = World::new(seed, 3, 0, Duration::ZERO);
     world.clients_until = seconds(120);
     world.run_until(seconds(4));
     assert!(world.clients.acknowledged > 0, "nothing works");
@@ -210,4 +210,63 @@ fn a_member_that_comes_and_goes_holds_no_lease_when_its_removal_is_accepted() {
         assert_works(&mut world, seconds(5));
     }
     assert!(removed > 0, "nothing was tested");
+}
+
+/// The longest time in which nothing was acknowledged, until a second after `done`.
+fn longest_pause(world: &mut World, within: Duration, done: impl Fn(&World) -> bool) -> Duration {
+    let (mut last, mut at, mut pause) = (world.clients.acknowledged, world.now, ms(0));
+    let end = world.now + within;
+    let mut done_at = None;
+    while done_at.is_none_or(|done_at| world.now < done_at + seconds(1)) {
+        assert!(world.now < end, "not after {within:?}: {:?}", world.config);
+        world.run_until(world.now + ms(10));
+        if world.clients.acknowledged > last {
+            (last, at) = (world.clients.acknowledged, world.now);
+        }
+        pause = pause.max(world.now - at);
+        if done_at.is_none() && done(world) {
+            done_at = Some(world.now);
+        }
+    }
+    pause
+}
+
+#[test]
+fn a_primary_that_leaves_gives_its_office_away_without_a_long_pause() {
+    for seed in 0..SEEDS {
+        let mut world = World::new(seed, 3, 1, Duration::ZERO);
+        world.clients_until = seconds(120);
+        world.run_until(seconds(4));
+        let (leaver, spare) = (world.config.primary, id(3));
+        let mut next = world.config.clone();
+        next.members.push(spare);
+        next.leaving.push(leaver);
+        world.reassign(next);
+        let pause = longest_pause(&mut world, seconds(20), |world| {
+            !world.config.members.contains(&leaver)
+        });
+        assert!(pause < ms(800), "seed {seed}: {pause:?}");
+        assert!(world.config.is_in_sync(spare), "seed {seed}");
+        assert_works(&mut world, seconds(10));
+    }
+}
+
+#[test]
+fn the_first_member_leads_again_when_it_has_been_well_for_a_while() {
+    for seed in 0..SEEDS {
+        let mut world = world(seed);
+        let first = world.config.members[0];
+        assert_eq!(world.config.primary, first);
+        world.crash_node(index(first));
+        world.run_until(seconds(14));
+        assert_ne!(world.config.primary, first);
+        world.start_node(index(first));
+        world.run_until(seconds(30));
+        assert!(world.config.is_in_sync(first) && world.config.primary != first);
+        let pause = longest_pause(&mut world, seconds(60), |world| {
+            world.config.primary == first
+        });
+        assert!(pause < ms(800), "seed {seed}: {pause:?}");
+        assert_works(&mut world, seconds(10));
+    }
 }

@@ -75,6 +75,7 @@ impl Chunk {
             }
             ChunkOp::Truncate { len, .. } => self.blocks.retain(|block, _| *block < len / BLOCK),
             ChunkOp::Delete { .. } => self.blocks.clear(),
+            ChunkOp::Fence { .. } => {}
         }
     }
 }
@@ -105,6 +106,9 @@ impl Contents {
                 chunk.version = state.version;
                 chunk.truncations = state.truncations;
                 chunk.deleted = state.deleted;
+                if chunk.deleted {
+                    chunk.blocks.clear();
+                }
             }
             Change::Copy(CopyStep::Drop { chunk }) => {
                 self.chunks.remove(chunk);

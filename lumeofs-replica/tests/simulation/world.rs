@@ -25,6 +25,8 @@ pub(crate) struct Node {
     /// Store work takes this many times longer.
     pub(crate) slow: u64,
     pub(crate) disk: Disk,
+    /// It is up and no member.
+    pub(crate) outside: bool,
 }
 
 /// What a disk does.
@@ -64,6 +66,7 @@ pub(crate) struct World {
     pub(crate) patches: usize,
     pub(crate) skips: usize,
     pub(crate) pieces: usize,
+    pub(crate) moves: usize,
 }
 
 pub(crate) fn id(index: usize) -> NodeId {
@@ -89,7 +92,8 @@ pub(crate) const fn ms(millis: u64) -> Duration {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, members: usize, faults: Duration) -> Self {
+    /// `spares` further nodes are no members at first.
+    pub(crate) fn new(seed: u64, members: usize, spares: usize, faults: Duration) -> Self {
         let mut rng = SplitMix64::new(seed);
         let ids: Vec<NodeId> = (0..members).map(id).collect();
         let config = GroupConfig {
@@ -98,6 +102,8 @@ impl World {
             primary: ids[0],
             members: ids.clone(),
             in_sync: ids,
+            leaving: Vec::new(),
+            replicas: members as u32,
         };
         let mut world = Self {
             now: Duration::ZERO,
@@ -122,9 +128,10 @@ impl World {
             patches: 0,
             skips: 0,
             pieces: 0,
+            moves: 0,
             rng,
         };
-        for index in 0..members {
+        for index in 0..members + spares {
             let offset = ms(world.rng.below(1_000_000));
             world.nodes.push(Node {
                 core: None,
@@ -135,6 +142,7 @@ impl World {
                 offset,
                 slow: 1,
                 disk: Disk::Works,
+                outside: false,
             });
             world.start_node(index);
             world.at(ms(50 + index as u64), Event::Tick(index));
@@ -143,6 +151,9 @@ impl World {
         }
         if !faults.is_zero() {
             world.at(ms(4000), Event::Fault);
+        }
+        if spares > 0 {
+            world.at(ms(1500), Event::Plan);
         }
         world.at(ms(1000), Event::Ghost);
         for client in 0..world.clients.count() {
@@ -405,15 +416,17 @@ impl World {
                     self.after(300, 10_000, Event::Config { to: node, config });
                 }
             }
-            Event::Config { to, config } => {
-                self.with(to, |core, now| core.on_config(&config, now));
+            Event::Config { to, config } => self.learn(to, &config),
+            Event::Plan => {
+                self.let_go();
+                self.at(self.now + ms(500), Event::Plan);
             }
             Event::Heartbeat(node) => {
                 self.after(100, 10_000, Event::Fetch(node));
                 self.at(self.now + ms(1000), Event::Heartbeat(node));
             }
             Event::Restart(node) => {
-                if !self.is_up(node) {
+                if !self.is_up(node) && !self.nodes[node].outside {
                     self.start_node(node);
                 }
             }
@@ -428,6 +441,14 @@ impl World {
                         ..request
                     };
                     self.with(primary, |core, now| core.write(&request, now));
+                }
+                let mut clients = std::mem::take(&mut self.clients);
+                let fenced = clients.fenced_ghost(self);
+                self.clients = clients;
+                if let Some(request) = fenced {
+                    let admission = self.with(primary, |core, now| core.write(&request, now));
+                    let session = request.writer.session;
+                    self.clients.fenced_ghost_was(session, admission.as_ref());
                 }
                 self.after(5_000, 300_000, Event::Ghost);
             }

@@ -1,9 +1,7 @@
 //! Small disks: ext4 in a file, mounted.
 
-use crate::attempt::text;
-use lumeofs_tests::{LoopMounts, run, temporary};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use lumeofs_tests::{LoopMounts, MKFS_EXT4, temporary};
+use std::path::PathBuf;
 
 /// A directory with disks in it.
 pub(crate) struct Disks {
@@ -26,9 +24,7 @@ impl Disks {
 
     /// Makes a disk of so many MiB and mounts it at `name` below [`Disks::path`].
     pub(crate) fn add(&mut self, name: &str, mib: u64) -> PathBuf {
-        let lazy = "lazy_itable_init=1,lazy_journal_init=1";
-        let mkfs = ["mkfs.ext4", "-q", "-m", "0", "-E", lazy];
-        LoopMounts::format(&self.image(name), mib << 20, &mkfs);
+        LoopMounts::format(&self.image(name), mib << 20, &MKFS_EXT4);
         self.mount(name, "loop")
     }
 
@@ -46,32 +42,4 @@ impl Disks {
     fn image(&self, name: &str) -> PathBuf {
         self.directory.path().join(format!("{name}.img"))
     }
-}
-
-/// From now on every access to the disk fails with EIO, as if it had been pulled out.
-pub(crate) fn pull_out(disk: &Path) {
-    // EXT4_IOC_SHUTDOWN, without flushing the journal.
-    let script = "import fcntl,os,struct,sys\n\
-                  disk = os.open(sys.argv[1], os.O_RDONLY)\n\
-                  fcntl.ioctl(disk, 0x8004587D, struct.pack('I', 2))";
-    run("python3", &["-c", script, &text(disk)]);
-}
-
-/// Takes all free space of the disk; it comes back when the returned file is removed.
-pub(crate) fn fill(disk: &Path) -> PathBuf {
-    let hog = disk.join("hog");
-    // In ever smaller steps until nothing is left: others use the disk too.
-    for mib in [1024, 64, 4, 1] {
-        loop {
-            let end = std::fs::metadata(&hog).map_or(0, |meta| meta.len());
-            let (offset, length) = (end.to_string(), format!("{mib}MiB"));
-            let path = text(&hog);
-            let arguments = ["--offset", &offset, "--length", &length, &path];
-            let done = Command::new("fallocate").args(arguments).output().unwrap();
-            if !done.status.success() {
-                break;
-            }
-        }
-    }
-    hog
 }

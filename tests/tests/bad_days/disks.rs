@@ -1,8 +1,8 @@
 //! Disks that are full, read-only or failing.
 
 use crate::attempt::{ends, errno, nobody, secret, text};
-use crate::disk::{Disks, fill, pull_out};
-use lumeofs_tests::{Cluster, binary, eventually, run};
+use crate::disk::Disks;
+use lumeofs_tests::{Cluster, binary, eventually, fill, pull_out, run};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::Write as _;

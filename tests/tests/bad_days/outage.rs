@@ -1,7 +1,7 @@
 //! No quorum, and mounts that must go while somebody uses them.
 
 use crate::attempt::{ends, lumeofs, secret, text};
-use lumeofs_tests::{Cluster, Running, eventually, run};
+use lumeofs_tests::{Cluster, Running, eventually, is_mounted, run};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -9,13 +9,6 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(10);
 /// When a mount that is in use and was taken away is given up without a cluster, and a margin.
 const GIVEN_UP: Duration = Duration::from_secs(25);
-
-fn is_mounted(point: &Path) -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-    mounts
-        .lines()
-        .any(|line| line.split(' ').nth(1) == point.to_str())
-}
 
 /// Starts a shell command. It is the shell that waits for the mount, not this process.
 fn start(script: &str) -> Running {

@@ -1,0 +1,87 @@
+//! What becomes of data when the session ends against our will: rule S3.
+//!
+//! Others may have written since, so nothing that was on its way is sent again under the next session: a call that had
+//! sent data fails with `Io`. What was acknowledged is with the datanodes; but who relies on nobody having written in
+//! between must hear of it, so each file with unsynced writes fails once too.
+
+use crate::inodes::Inode;
+use crate::link::{Asker, Link};
+use lumeofs_base::{Code, FsError, FsResult, InodeId, SessionId};
+
+/// Files that are named in the log; of the others there is the number.
+const NAMED_MAX: usize = 16;
+
+impl Link {
+    /// Before a call sends data: not if it sent some under a session that is over.
+    pub(crate) fn bind(&self, asker: &Asker<'_>) -> FsResult<()> {
+        let session = self.window.session();
+        match asker.bound.get() {
+            None => {
+                asker.bound.set(Some(session));
+                Ok(())
+            }
+            Some(bound) if bound == session => Ok(()),
+            Some(bound) => Err(lost(bound)),
+        }
+    }
+
+    /// Whether the session still is the one under which the call sent data, if it sent any.
+    pub(crate) fn still_bound(&self, asker: &Asker<'_>) -> FsResult<()> {
+        let session = self.window.session();
+        match asker.bound.get() {
+            Some(bound) if bound != session => Err(lost(bound)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The result of a write: it failed if its session ended meanwhile, and says so for the whole file.
+    pub(crate) fn told<T>(
+        &self,
+        asker: &Asker<'_>,
+        inode: &Inode,
+        result: FsResult<T>,
+    ) -> FsResult<T> {
+        match self.still_bound(asker) {
+            Ok(()) => result,
+            Err(error) => {
+                // Otherwise the next call would fail for the same reason.
+                inode.take_lost().ok();
+                Err(result.err().unwrap_or(error))
+            }
+        }
+    }
+
+    /// The error of an operation that a datanode or a master did not take because the session has ended: replaces the
+    /// session, so that what comes next works.
+    pub(crate) fn shut_out(&self, asker: &Asker<'_>, error: FsError) -> FsError {
+        if error.code != Code::SessionExpired {
+            return error;
+        }
+        let session = asker.bound.get().unwrap_or_default();
+        match self.renew_session(session, &asker.patience) {
+            Ok(()) => lost(session),
+            Err(error) => error,
+        }
+    }
+
+    /// The session was replaced: what is remembered of files is void, and who has unsynced writes is told once.
+    pub(crate) fn session_was_lost(&self, session: SessionId) {
+        let (files, bytes) = self.inodes.forget_all(&lost(session));
+        if files.is_empty() {
+            return;
+        }
+        let named: Vec<InodeId> = files.iter().copied().take(NAMED_MAX).collect();
+        tracing::error!(
+            %session, files = files.len(), ?named, bytes,
+            "the session ended while files had unsynced writes: their next write, fsync or close fails with EIO, \
+             since others may have written in between"
+        );
+    }
+}
+
+fn lost(session: SessionId) -> FsError {
+    FsError::new(
+        Code::Io,
+        format!("session {session} has ended; others may have written since"),
+    )
+}
