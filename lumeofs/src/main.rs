@@ -8,6 +8,7 @@
 
 mod access;
 mod admin;
+mod cluster;
 mod dev;
 mod endpoint;
 mod exit;
@@ -45,8 +46,10 @@ enum Command {
     Mount(mount::Args),
     /// Works on files without a mount
     Fs(fs::Args),
-    /// Looks into a cluster
+    /// Looks into a cluster, changes its masters
     Admin(admin::Args),
+    /// Makes a cluster of real machines: its first master, tokens for the others
+    Cluster(cluster::Args),
     /// Runs a master: metadata and controller
     Master(server::MasterArgs),
     /// Runs a datanode: chunks
@@ -74,6 +77,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Mount(args) => mount::run(args),
         Command::Fs(args) => fs::run(args),
         Command::Admin(args) => admin::run(args),
+        Command::Cluster(args) => cluster::run(args),
         Command::Master(args) => server::master(args),
         Command::Datanode(args) => server::datanode(args),
         Command::Keygen(args) => server::keygen(&args),
