@@ -3,6 +3,10 @@
 //! Counters are plain atomics where the work is done; whoever owns them writes them to a [`Page`] when asked. There is
 //! no global registry ([ADR 16](../../docs/adr/0016-metrics-are-atomics-written-to-a-page.md)).
 
+mod operations;
+
+pub use operations::Operations;
+
 use std::fmt::{Display, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
