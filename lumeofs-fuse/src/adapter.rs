@@ -17,7 +17,7 @@ use fuser::{
 };
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::limits::IO_BYTES_MAX;
-use lumeofs_base::{FsResult, InodeId};
+use lumeofs_base::{FsResult, InodeId, RequestId};
 use lumeofs_client::Context;
 use lumeofs_meta::op::SetAttr;
 use std::ffi::OsStr;
@@ -94,6 +94,7 @@ fn header(op: Op, request: &Request, ino: INodeNo) -> Header {
         gid: request.gid(),
         tid: request.pid(),
         came: SystemClock.monotonic(),
+        request: RequestId::next(),
     }
 }
 

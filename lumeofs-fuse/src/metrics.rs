@@ -1,29 +1,35 @@
 //! What a mount tells Prometheus.
 
-use crate::stats::{Op, Stats};
+use crate::backend::Backend;
+use crate::stats::Stats;
 use lumeofs_base::metrics::{Kind, Page};
+use std::sync::Arc;
 
-impl Stats {
+/// What a mount counts and knows.
+#[derive(Clone)]
+pub struct Metrics {
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) backend: Arc<dyn Backend>,
+}
+
+impl Metrics {
     /// Writes all of it to `page`.
     pub fn collect(&self, page: &mut Page) {
-        let name = "lumeofs_mount_operations_total";
-        let help = "Kernel requests answered; outcome error includes such as no such file";
-        page.family(Kind::Counter, name, help);
-        for &op in Op::ALL {
-            let failed = self.failed(op);
-            // Read one after the other, so more may have failed than were done before.
-            let ok = self.done(op).saturating_sub(failed);
-            page.sample(name, &[("op", op.name()), ("outcome", "ok")], ok);
-            page.sample(name, &[("op", op.name()), ("outcome", "error")], failed);
-        }
-        let name = "lumeofs_mount_operation_seconds";
-        page.histogram(
-            name,
-            "Time from a kernel request to its answer, waiting included",
-        );
-        for &op in Op::ALL {
-            page.buckets(name, &[("op", op.name())], self.took(op));
-        }
+        self.stats.collect(page);
+        let name = "lumeofs_mount_leader_silence_seconds";
+        let help = "Time since a leader of the metadata group answered";
+        let silence = self.backend.silence().as_secs_f64();
+        page.value(Kind::Gauge, name, help, silence);
+        let name = "lumeofs_mount_sessions_lost_total";
+        let help = "Sessions of this mount that the cluster has ended";
+        page.value(Kind::Counter, name, help, self.backend.lost_sessions());
+    }
+}
+
+impl Stats {
+    fn collect(&self, page: &mut Page) {
+        let what = "Kernel requests answered; outcome error includes such as no such file";
+        self.operations.collect(page, "lumeofs_mount", what);
         let counters = [
             (
                 "lumeofs_mount_read_bytes_total",
@@ -45,10 +51,18 @@ impl Stats {
                 "Requests that the last free thread ran itself, as too many waited",
                 self.overloaded(),
             ),
+            (
+                "lumeofs_mount_slow_operations_total",
+                "Requests that took as long as what counts as slow",
+                self.slow.seen(),
+            ),
         ];
         for (name, help, value) in counters {
             page.value(Kind::Counter, name, help, value);
         }
+        let name = "lumeofs_mount_operations_in_progress";
+        let help = "Kernel requests that are not answered yet";
+        page.value(Kind::Gauge, name, help, self.in_progress());
         let name = "lumeofs_mount_inode_references";
         let help = "References that the kernel holds to inodes";
         page.value(Kind::Gauge, name, help, self.references());
@@ -58,22 +72,23 @@ impl Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Op;
     use std::time::Duration;
 
     #[test]
-    fn a_failure_is_no_success_and_both_have_a_latency() {
+    fn what_was_counted_is_on_the_page() {
         let stats = Stats::default();
-        stats.count(Op::Read, false, Duration::from_millis(3));
+        stats.begin();
+        stats.begin();
         stats.count(Op::Read, true, Duration::from_millis(3));
         stats.add_read(4096);
         let mut page = Page::default();
         stats.collect(&mut page);
         let text = page.into_text();
         for line in [
-            "lumeofs_mount_operations_total{op=\"read\",outcome=\"ok\"} 1\n",
             "lumeofs_mount_operations_total{op=\"read\",outcome=\"error\"} 1\n",
-            "lumeofs_mount_operation_seconds_bucket{op=\"read\",le=\"0.002\"} 0\n",
-            "lumeofs_mount_operation_seconds_bucket{op=\"read\",le=\"0.005\"} 2\n",
+            "lumeofs_mount_operation_seconds_count{op=\"read\"} 1\n",
+            "lumeofs_mount_operations_in_progress 1\n",
             "lumeofs_mount_read_bytes_total 4096\n",
         ] {
             assert!(text.contains(line), "{line} in {text}");

@@ -17,7 +17,7 @@ use lumeofs_base::metrics::Page;
 use lumeofs_base::{Code, FsError};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -34,16 +34,31 @@ const CONNECTION_TIME: Duration = Duration::from_secs(10);
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
 /// What a process adds to the page.
-pub(crate) type Collect = Box<dyn Fn(&mut Page) + Send + Sync>;
+type Collect = Box<dyn Fn(&mut Page) + Send + Sync>;
 
-/// Answers on `address` from now on, as long as the process lives. Gives the address with its port.
+/// Answers on `address`, if one is given, from now on and as long as the process lives: so a wrong address is known
+/// before anything is begun. What `collect` writes of the process is there once the returned cell is filled.
 ///
 /// # Errors
 /// The address is none of this machine, or its port is taken.
-pub(crate) fn start(address: &str, collect: Collect) -> anyhow::Result<SocketAddr> {
-    start_with(address, collect, CONNECTION_TIME)
+pub(crate) fn start_early<T: Send + Sync + 'static>(
+    address: Option<&str>,
+    collect: fn(&T, &mut Page),
+) -> anyhow::Result<Arc<OnceLock<T>>> {
+    let metrics: Arc<OnceLock<T>> = Arc::default();
+    if let Some(address) = address {
+        let metrics = metrics.clone();
+        let collect = move |page: &mut Page| {
+            if let Some(metrics) = metrics.get() {
+                collect(metrics, page);
+            }
+        };
+        start_with(address, Box::new(collect), CONNECTION_TIME)?;
+    }
+    Ok(metrics)
 }
 
+/// Gives the address with its port.
 fn start_with(address: &str, collect: Collect, time: Duration) -> anyhow::Result<SocketAddr> {
     let failed = |error: std::io::Error| {
         let code = match error.kind() {

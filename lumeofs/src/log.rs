@@ -1,8 +1,9 @@
 //! The log of this process: its form, and a filter that can be changed while it runs.
 
 use anyhow::Context as _;
-use lumeofs_base::{Code, FsError, FsResult};
+use lumeofs_base::{Code, FsError, FsResult, slow};
 use std::sync::OnceLock;
+use std::time::Duration;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -13,6 +14,9 @@ const DEFAULT: &str = "info,openraft=off,fuser=error";
 const FILTER_VARIABLE: &str = "LUMEOFS_LOG";
 /// The form's environment variable.
 const FORMAT_VARIABLE: &str = "LUMEOFS_LOG_FORMAT";
+
+/// The environment variable of what counts as slow, in milliseconds.
+const SLOW_VARIABLE: &str = "LUMEOFS_SLOW_MS";
 
 /// The form of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -25,8 +29,12 @@ pub(crate) enum Format {
 
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Logs to stderr from now on; `LUMEOFS_LOG` filters, e.g. `info` or `lumeofs_master=debug`.
-pub(crate) fn start(format: Option<Format>) -> anyhow::Result<()> {
+/// Logs to stderr from now on; `LUMEOFS_LOG` filters, e.g. `info` or `lumeofs_master=debug`. Operations that take
+/// `slow_ms` count as slow.
+pub(crate) fn start(format: Option<Format>, slow_ms: Option<u64>) -> anyhow::Result<()> {
+    if let Some(ms) = slow_ms.map_or_else(slow_of_environment, |ms| Ok(Some(ms)))? {
+        slow::set_threshold(Duration::from_millis(ms));
+    }
     let format = format.map_or_else(format_of_environment, Ok)?;
     let filter =
         EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new(DEFAULT));
@@ -56,6 +64,22 @@ fn format_of_environment() -> FsResult<Format> {
         Some(name) => Err(FsError::new(
             Code::Invalid,
             format!("{FORMAT_VARIABLE}={}: want text or json", name.display()),
+        )),
+    }
+}
+
+fn slow_of_environment() -> FsResult<Option<u64>> {
+    let Some(text) = std::env::var_os(SLOW_VARIABLE) else {
+        return Ok(None);
+    };
+    match text.to_str().and_then(|text| text.parse().ok()) {
+        Some(ms) => Ok(Some(ms)),
+        None => Err(FsError::new(
+            Code::Invalid,
+            format!(
+                "{SLOW_VARIABLE}={}: want milliseconds, as 1000",
+                text.display()
+            ),
         )),
     }
 }

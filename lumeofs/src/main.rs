@@ -34,6 +34,9 @@ struct Cli {
     /// Form of log lines [default: $LUMEOFS_LOG_FORMAT, else text]
     #[arg(long, global = true, value_enum, value_name = "FORM")]
     log_format: Option<log::Format>,
+    /// Operations that take so many milliseconds are logged [default: $LUMEOFS_SLOW_MS, else 1000]
+    #[arg(long, global = true, value_name = "MS")]
+    slow_ms: Option<u64>,
     #[command(subcommand)]
     command: Command,
 }
@@ -60,7 +63,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = log::start(cli.log_format).and_then(|()| run(cli.command));
+    let done = log::start(cli.log_format, cli.slow_ms).and_then(|()| run(cli.command));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,

@@ -1,16 +1,14 @@
 //! `lumeofs mount`: in the foreground, or detached once the mount answers.
 
 use crate::access::split_masters;
-use crate::signals;
+use crate::{endpoint, signals};
 use anyhow::{Context as _, bail};
-use lumeofs_base::metrics::Page;
 use lumeofs_base::{Code, FsError};
 use lumeofs_client::OnOutage;
 use lumeofs_proto::auth::Credentials;
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Arc, OnceLock};
 
 /// What the detached process prints once its mount answers.
 const READY: &str = "ready";
@@ -91,18 +89,10 @@ fn foreground(args: Args) -> anyhow::Result<()> {
         let _ = rustix::process::setsid();
     }
     // Before the mount, so that a wrong address leaves nothing behind.
-    let stats: Arc<OnceLock<Arc<lumeofs_fuse::Stats>>> = Arc::default();
-    if let Some(address) = &args.metrics {
-        let stats = stats.clone();
-        let collect = move |page: &mut Page| {
-            if let Some(stats) = stats.get() {
-                stats.collect(page);
-            }
-        };
-        crate::endpoint::start(address, Box::new(collect))?;
-    }
+    let collect = lumeofs_fuse::Metrics::collect;
+    let metrics = endpoint::start_early(args.metrics.as_deref(), collect)?;
     let mounted = lumeofs_fuse::start(config)?;
-    stats.get_or_init(|| mounted.stats());
+    metrics.get_or_init(|| mounted.metrics());
     let handle = mounted.handle();
     signals::on_stop(move || {
         let done = handle.unmount().or_else(|error| {

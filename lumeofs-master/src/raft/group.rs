@@ -212,6 +212,14 @@ impl Group {
         &self.raft
     }
 
+    pub(super) fn log(&self) -> &LogStore {
+        &self.log
+    }
+
+    pub(super) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
     /// Applied state.
     pub(crate) fn store(&self) -> &Store {
         &self.store

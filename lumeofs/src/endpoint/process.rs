@@ -2,6 +2,7 @@
 
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::metrics::{Kind, Page};
+use lumeofs_base::slow;
 use std::sync::OnceLock;
 
 /// Adds memory, threads, open files, processor time, start time and version.
@@ -57,6 +58,14 @@ pub(super) fn collect(page: &mut Page) {
         help,
         start_time(),
     );
+    let now = SystemClock.wall();
+    let now = now.secs as f64 + f64::from(now.nanos) / 1e9;
+    let help =
+        "The machine's wall clock, in seconds since 1970: to be compared with that of others";
+    page.value(Kind::Gauge, "lumeofs_clock_seconds", help, now);
+    let help = "What counts as a slow operation, which is logged";
+    let slow = slow::threshold().as_secs_f64();
+    page.value(Kind::Gauge, "lumeofs_slow_threshold_seconds", help, slow);
     page.family(
         Kind::Gauge,
         "lumeofs_build_info",

@@ -124,7 +124,9 @@ fn a_filter_is_changed_by_peers_on_this_machine_only() {
 #[test]
 fn a_taken_port_is_an_error_that_names_it() {
     let address = served(CONNECTION_TIME).to_string();
-    let error = start(&address, Box::new(|_| {})).unwrap_err().to_string();
+    let error = start_early::<()>(Some(&address), |(), _| {})
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains(&address) && error.contains("--metrics"),
         "{error}"
