@@ -110,7 +110,10 @@ fn every_process_tells_what_it_does_and_alerts_name_what_is_told() {
         unreachable!("three roles")
     };
     for group in ["group=\"metadata\"", "group=\"controller\""] {
-        assert_eq!(sum(masters, "lumeofs_master_raft_has_quorum", &[group]), 1.0);
+        assert_eq!(
+            sum(masters, "lumeofs_master_raft_has_quorum", &[group]),
+            1.0
+        );
         assert_eq!(
             sum(masters, "lumeofs_master_raft_has_leader", &[group]),
             3.0
