@@ -273,10 +273,11 @@ impl GroupDriver {
             Ok(piece) => self.with(Caller::Quick, |core, now| {
                 core.on_piece(member, stream, piece, now);
             }),
-            // The own copy is damaged: this member cannot be helped from here.
+            // The own copy is damaged: this member cannot be helped from here, but from another one that is in sync.
             Err(error) => {
                 tracing::error!(group = %self.id, %chunk, %member, %error, "catch-up gave up");
                 self.end_outgoing(member, stream);
+                self.with(Caller::Quick, |core, _| core.on_unreadable());
             }
         }
     }

@@ -7,6 +7,7 @@
 mod conformance;
 mod election;
 mod group;
+mod handover;
 mod lease;
 mod log_index;
 mod log_record;

@@ -107,7 +107,11 @@ fn is_under_repair(config: &GroupConfig) -> bool {
 }
 
 fn of_nodes(page: &mut Page, map: &ClusterMap, health: &Health) {
-    let ids: Vec<_> = map.nodes.iter().map(|info| info.id.get().to_string()).collect();
+    let ids: Vec<_> = map
+        .nodes
+        .iter()
+        .map(|info| info.id.get().to_string())
+        .collect();
     let nodes = || ids.iter().map(String::as_str).zip(&map.nodes);
     let name = "lumeofs_master_datanode_silent";
     page.family(
