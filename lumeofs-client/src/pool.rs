@@ -5,7 +5,7 @@
 //! on a thread of its own, because neither connect(2) nor the handshake looks at a caller's signals.
 
 use crate::wait::{Patience, SLICE, now};
-use lumeofs_base::{Code, FsError, FsResult, NodeId, NodeKind};
+use lumeofs_base::{Code, FsError, FsResult, NodeId, NodeKind, RequestId};
 use lumeofs_proto::auth::{Credentials, Identity};
 use lumeofs_proto::blocking::{Conn, Frame};
 use lumeofs_proto::frame::Op;
@@ -73,7 +73,6 @@ pub(crate) struct Host {
     identity: Arc<Identity>,
     conns: Mutex<Conns>,
     changed: Condvar,
-    next_request: AtomicU64,
     busy: AtomicUsize,
     /// Smoothed time to an answer.
     latency_ns: AtomicU64,
@@ -100,7 +99,6 @@ impl Host {
             identity,
             conns: Mutex::default(),
             changed: Condvar::new(),
-            next_request: AtomicU64::new(1),
             busy: AtomicUsize::new(0),
             latency_ns: AtomicU64::new(0),
             failed_ms: AtomicU64::new(0),
@@ -135,7 +133,7 @@ impl Host {
     ) -> FsResult<Option<Taken>> {
         let mut conns = self.conns.lock();
         if let Some(conn) = conns.idle.pop() {
-            return Ok(Some(self.taken(conn)));
+            return Ok(Some(self.taken(conn, patience.request())));
         }
         if !wait && conns.open >= OPEN_MAX {
             return Ok(None);
@@ -144,7 +142,7 @@ impl Host {
         conns.waiting += 1;
         let result = loop {
             if let Some(conn) = conns.idle.pop() {
-                break Ok(Some(self.taken(conn)));
+                break Ok(Some(self.taken(conn, patience.request())));
             }
             if conns.failures != failures {
                 break Err(conns
@@ -194,11 +192,12 @@ impl Host {
         self.changed.notify_all();
     }
 
-    fn taken(self: &Arc<Self>, conn: Conn) -> Taken {
+    fn taken(self: &Arc<Self>, conn: Conn, request: RequestId) -> Taken {
         self.busy.fetch_add(1, Ordering::Relaxed);
         Taken {
             host: Arc::clone(self),
             conn: Some(conn),
+            request,
         }
     }
 
@@ -247,6 +246,8 @@ impl Conns {
 pub(crate) struct Taken {
     host: Arc<Host>,
     conn: Option<Conn>,
+    /// All frames of a call bear the same number. One frame is under way on a connection, so its reply is known.
+    request: RequestId,
 }
 
 /// A request that was sent.
@@ -254,7 +255,6 @@ pub(crate) struct Taken {
 pub(crate) struct Pending {
     taken: Taken,
     op: Op,
-    request: u64,
     sent: Duration,
 }
 
@@ -268,7 +268,7 @@ impl Taken {
         header: &impl Message,
         payload: &[u8],
     ) -> FsResult<Pending> {
-        let request = self.host.next_request.fetch_add(1, Ordering::Relaxed);
+        let request = self.request.0;
         let payload = if payload.is_empty() {
             &[][..]
         } else {
@@ -280,7 +280,6 @@ impl Taken {
             Ok(()) => Ok(Pending {
                 taken: self,
                 op,
-                request,
                 sent: now(),
             }),
             Err(error) => {
@@ -362,7 +361,7 @@ impl Pending {
                 });
             }
         };
-        if !frame.fixed.is_reply() || frame.fixed.request != self.request {
+        if !frame.fixed.is_reply() || frame.fixed.request != self.taken.request.0 {
             let what = format!(
                 "{op:?} at {}: the reply is to another request",
                 host.address

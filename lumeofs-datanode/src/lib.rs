@@ -11,6 +11,7 @@ mod group;
 mod inbound;
 mod listener;
 mod masters;
+mod metrics;
 mod node;
 mod outbox;
 mod pace;
@@ -22,4 +23,5 @@ pub mod store;
 mod streams;
 mod work;
 
+pub use metrics::Metrics;
 pub use run::{DatanodeConfig, run};

@@ -5,6 +5,7 @@ mod tests;
 
 use crate::control::Control;
 use crate::group::{Caller, GroupDriver};
+use crate::metrics::Requests;
 use crate::pace::Pace;
 use crate::peers::Peers;
 use crate::placing::Placing;
@@ -18,6 +19,7 @@ use lumeofs_proto::auth::Identity;
 use lumeofs_proto::blocking::Closer;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -37,7 +39,8 @@ pub(crate) struct Node {
     pub(crate) identity: Identity,
     pub(crate) clock: SystemClock,
     stores: Vec<Arc<ChunkStore>>,
-    broken: Vec<String>,
+    /// Data directories that are not used, and why.
+    broken: Vec<(PathBuf, String)>,
     map: RwLock<Arc<ClusterMap>>,
     groups: RwLock<BTreeMap<GroupId, Arc<GroupDriver>>>,
     pub(crate) control: Control,
@@ -45,6 +48,7 @@ pub(crate) struct Node {
     pub(crate) forwards: Forwards,
     pub(crate) placing: Placing,
     pub(crate) pace: Pace,
+    pub(crate) requests: Arc<Requests>,
     conns: Mutex<HashMap<u64, Closer>>,
     nonce: AtomicU64,
     stopping: AtomicBool,
@@ -57,7 +61,7 @@ impl Node {
     pub(crate) fn new(
         config: DatanodeConfig,
         stores: Vec<Arc<ChunkStore>>,
-        broken: Vec<String>,
+        broken: Vec<(PathBuf, String)>,
     ) -> Arc<Self> {
         let control = Control::new();
         // Room for the streams of each: a core adds 24 bits.
@@ -75,6 +79,7 @@ impl Node {
             forwards: Forwards::default(),
             placing: Placing::default(),
             pace: Pace::default(),
+            requests: Arc::default(),
             conns: Mutex::default(),
             nonce: AtomicU64::new(nonce),
             stopping: AtomicBool::new(false),
@@ -170,6 +175,17 @@ impl Node {
         &self.stores
     }
 
+    /// The data directories, with their stores where they are used.
+    pub(crate) fn disks(&self) -> impl Iterator<Item = (&Path, Option<&ChunkStore>)> {
+        let is_broken = |dir: &Path| self.broken.iter().any(|(broken, _)| broken == dir);
+        let mut stores = self.stores.iter();
+        self.config.data_dirs.iter().map(move |dir| {
+            // Stores are in the order of their directories.
+            let store = if is_broken(dir) { None } else { stores.next() };
+            (dir.as_path(), store.map(|store| &**store))
+        })
+    }
+
     /// A map from the controller.
     pub(crate) fn apply_map(self: &Arc<Self>, map: ClusterMap) {
         if map.version < self.map().version {
@@ -224,7 +240,9 @@ impl Node {
     pub(crate) fn trouble(&self) -> String {
         let errors = self.stores.iter().filter_map(|store| store.check().err());
         let errors = errors.map(|error| error.context);
-        let all: Vec<String> = self.broken.iter().cloned().chain(errors).collect();
+        let broken = self.broken.iter();
+        let broken = broken.map(|(dir, why)| format!("{}: {why}", dir.display()));
+        let all: Vec<String> = broken.chain(errors).collect();
         all.join("; ")
     }
 
@@ -266,6 +284,11 @@ impl Node {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// How many connections there are.
+    pub(crate) fn connections(&self) -> usize {
+        self.conns.lock().len()
     }
 
     /// Remembers a connection so that [`Node::stop`] can end it.

@@ -1,5 +1,6 @@
 //! Starting and stopping a datanode.
 
+use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::store::{ChunkStore, StoreConfig, StoreIdentity};
 use crate::{control, listener};
@@ -37,12 +38,16 @@ pub struct DatanodeConfig {
     pub masters: Vec<String>,
 }
 
-/// Runs a datanode until `shutdown` says so. Blocks.
+/// Runs a datanode until `shutdown` says so. Blocks. `running` gets what it counts once it serves.
 ///
 /// # Errors
 /// The port is taken, a data directory is locked by another process or belongs to another node, a
 /// store cannot be opened, or all masters refuse this datanode.
-pub fn run(config: DatanodeConfig, shutdown: impl Fn() -> bool) -> anyhow::Result<()> {
+pub fn run(
+    config: DatanodeConfig,
+    shutdown: impl Fn() -> bool,
+    running: impl FnOnce(Metrics),
+) -> anyhow::Result<()> {
     let listener = bind(&config.listen)?;
     if config.data_dirs.is_empty() {
         return Err(FsError::new(Code::Invalid, "no data directory is given").into());
@@ -61,6 +66,7 @@ pub fn run(config: DatanodeConfig, shutdown: impl Fn() -> bool) -> anyhow::Resul
     control::start(&node)?;
     let accepting = node.clone();
     node.spawn("accept", move || listener::run(&accepting, &listener));
+    running(Metrics(Arc::downgrade(&node)));
     tracing::info!(node = %node.identity.node, %address, "datanode is ready");
     while !shutdown() && !node.is_refused() {
         std::thread::park_timeout(TICK);
@@ -87,7 +93,7 @@ struct Disks {
     locks: Vec<File>,
     stores: Vec<Arc<ChunkStore>>,
     /// What is wrong with those that cannot be used.
-    broken: Vec<String>,
+    broken: Vec<(PathBuf, String)>,
 }
 
 /// Opens all data directories. One disk of several may be broken: its groups begin anew on the others.
@@ -102,7 +108,7 @@ fn open_disks(config: &DatanodeConfig) -> anyhow::Result<Disks> {
             }
             Err(error) if is_disk_failure(&error) => {
                 tracing::error!(dir = %dir.display(), "this disk is not used: {error:#}");
-                broken.push(format!("{}: {error:#}", dir.display()));
+                broken.push((dir.clone(), format!("{error:#}")));
                 first.get_or_insert(error);
             }
             Err(error) => return Err(error),

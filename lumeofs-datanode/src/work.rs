@@ -54,6 +54,11 @@ impl WorkQueue {
         state.queue.is_empty() && !state.running
     }
 
+    /// How much is queued.
+    pub(crate) fn len(&self) -> usize {
+        self.state.lock().queue.len()
+    }
+
     /// Wakes the worker for what another thread queued and has not come to, because it waits for a peer.
     pub(crate) fn nudge_if_queued(&self) {
         if !self.state.lock().queue.is_empty() {

@@ -18,6 +18,7 @@ mod ending;
 mod errno;
 #[cfg(test)]
 mod memory;
+mod metrics;
 mod mountpoint;
 mod options;
 mod overflow;
@@ -25,6 +26,7 @@ mod session;
 mod signals;
 mod stats;
 
+pub use metrics::Metrics;
 pub use options::{MountOptions, OptionError, parse_options};
 pub use session::{MountConfig, MountHandle, Mounted, mount, start};
 pub use stats::{Op, Stats};

@@ -12,6 +12,7 @@ mod keeper;
 mod masters;
 #[cfg(test)]
 mod memory;
+mod metrics;
 mod raft;
 mod room;
 mod server;
@@ -20,4 +21,5 @@ mod standing;
 mod superblock;
 
 pub use config::MasterConfig;
+pub use metrics::Metrics;
 pub use server::run;

@@ -15,6 +15,7 @@ mod log_store;
 #[cfg(test)]
 mod measure;
 mod membership;
+mod metrics;
 mod network;
 mod overlay;
 mod presence;

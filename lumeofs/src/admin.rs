@@ -2,6 +2,7 @@
 
 mod fsck;
 mod health;
+mod log;
 pub(crate) mod master;
 mod masters;
 mod node;
@@ -60,6 +61,8 @@ enum Action {
     Fsck(fsck::Args),
     /// Prints the certificate of a cluster with TLS, for gRPC clients in other languages; its name is "lumeofs"
     Certificate,
+    /// Shows or changes what a running process logs: lumeofs admin log http://HOST:PORT [FILTER]
+    Log(log::Args),
     /// Sessions of mounts and commands: list them, or end one
     Session {
         #[command(subcommand)]
@@ -104,6 +107,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             master::run(args, masters, &credentials, json)
         }
         Action::Chunks { path } => chunks(access, path),
+        Action::Log(of) => log::run(of, json),
         Action::Node(action) => node::run(access, action),
         Action::Policy(policy) => node::policy(access, policy),
     }

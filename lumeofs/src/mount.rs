@@ -1,7 +1,7 @@
 //! `lumeofs mount`: in the foreground, or detached once the mount answers.
 
 use crate::access::split_masters;
-use crate::signals;
+use crate::{endpoint, signals};
 use anyhow::{Context as _, bail};
 use lumeofs_base::{Code, FsError};
 use lumeofs_client::OnOutage;
@@ -40,6 +40,9 @@ pub(crate) struct Args {
         default_value = "/var/log/lumeofs-mount.log"
     )]
     log: PathBuf,
+    /// HOST:PORT for Prometheus: /metrics, /healthz and /log, without authentication [default: none]
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<String>,
     /// Says on stdout when the mount answers, and leaves the terminal's session
     #[arg(long, hide = true)]
     notify: bool,
@@ -85,7 +88,11 @@ fn foreground(args: Args) -> anyhow::Result<()> {
         // Fails only for a process that leads its group already; then it has no terminal to leave.
         let _ = rustix::process::setsid();
     }
+    // Before the mount, so that a wrong address leaves nothing behind.
+    let collect = lumeofs_fuse::Metrics::collect;
+    let metrics = endpoint::start_early(args.metrics.as_deref(), collect)?;
     let mounted = lumeofs_fuse::start(config)?;
+    metrics.get_or_init(|| mounted.metrics());
     let handle = mounted.handle();
     signals::on_stop(move || {
         let done = handle.unmount().or_else(|error| {

@@ -8,6 +8,7 @@ mod fio;
 mod hosts;
 mod interrupt;
 mod loop_mounts;
+pub mod metrics;
 mod prober;
 mod running;
 mod site;

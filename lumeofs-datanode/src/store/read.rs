@@ -9,6 +9,7 @@ use lumeofs_base::limits::{BLOCK_SIZE, CHUNK_SIZE_BYTES};
 use lumeofs_base::{AlignedBuf, ChunkId, Code, FsError, FsResult};
 use std::ops::Range;
 use std::sync::LazyLock;
+use std::sync::atomic::Ordering;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
@@ -136,6 +137,7 @@ impl Core {
                             damaged.offset
                         ),
                     );
+                    self.damaged.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(%error, "damaged block");
                     error
                 }

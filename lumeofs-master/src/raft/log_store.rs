@@ -175,6 +175,10 @@ impl LogStore {
     }
 
     /// Id of the newest entry that is known to be committed.
+    pub(super) fn wal(&self) -> &Wal {
+        &self.0.wal
+    }
+
     pub(super) fn committed(&self) -> Option<LogId> {
         self.0.index.lock().state.committed
     }

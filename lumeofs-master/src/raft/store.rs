@@ -200,6 +200,11 @@ impl Store {
         }
     }
 
+    /// Rows that no checkpoint was begun for, and their bytes.
+    pub(super) fn unsaved(&self) -> (usize, usize) {
+        self.current.read().overlay.active_size()
+    }
+
     /// Whether a checkpoint is due.
     #[cfg(test)]
     pub(super) fn is_full(&self) -> bool {

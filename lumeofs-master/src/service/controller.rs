@@ -85,7 +85,12 @@ impl ControllerService {
             .map_or_else(String::new, |seen| seen.trouble.clone())
     }
 
-    pub(super) fn group(&self) -> &Group {
+    /// Commands that wait for their log entry.
+    pub(crate) fn queued(&self) -> usize {
+        self.proposer.queued()
+    }
+
+    pub(crate) fn group(&self) -> &Group {
         &self.group
     }
 
