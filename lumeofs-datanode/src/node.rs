@@ -5,6 +5,7 @@ mod tests;
 
 use crate::control::Control;
 use crate::group::{Caller, GroupDriver};
+use crate::known::Known;
 use crate::pace::Pace;
 use crate::peers::Peers;
 use crate::placing::Placing;
@@ -18,6 +19,7 @@ use lumeofs_proto::auth::Identity;
 use lumeofs_proto::blocking::Closer;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -45,6 +47,7 @@ pub(crate) struct Node {
     pub(crate) forwards: Forwards,
     pub(crate) placing: Placing,
     pub(crate) pace: Pace,
+    pub(crate) known: Known,
     conns: Mutex<HashMap<u64, Closer>>,
     nonce: AtomicU64,
     stopping: AtomicBool,
@@ -60,6 +63,7 @@ impl Node {
         broken: Vec<String>,
     ) -> Arc<Self> {
         let control = Control::new();
+        let known = Known::open(config.data_dirs.first().map(PathBuf::as_path));
         // Room for the streams of each: a core adds 24 bits.
         let nonce = u64::from_le_bytes(entropy::bytes()) >> 32;
         Arc::new(Self {
@@ -75,6 +79,7 @@ impl Node {
             forwards: Forwards::default(),
             placing: Placing::default(),
             pace: Pace::default(),
+            known,
             conns: Mutex::default(),
             nonce: AtomicU64::new(nonce),
             stopping: AtomicBool::new(false),

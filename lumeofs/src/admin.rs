@@ -4,6 +4,7 @@ mod fsck;
 mod health;
 pub(crate) mod master;
 mod masters;
+mod meta;
 mod node;
 mod session;
 
@@ -58,6 +59,9 @@ enum Action {
     Health(health::Args),
     /// Compares metadata with what datanodes have, both ways
     Fsck(fsck::Args),
+    /// Metadata in a file, and a cluster's first master from it when all masters are lost
+    #[command(subcommand)]
+    Meta(meta::Action),
     /// Prints the certificate of a cluster with TLS, for gRPC clients in other languages; its name is "lumeofs"
     Certificate,
     /// Sessions of mounts and commands: list them, or end one
@@ -104,6 +108,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             master::run(args, masters, &credentials, json)
         }
         Action::Chunks { path } => chunks(access, path),
+        Action::Meta(action) => meta::run(access, action),
         Action::Node(action) => node::run(access, action),
         Action::Policy(policy) => node::policy(access, policy),
     }

@@ -211,6 +211,7 @@ impl MetadataService {
             | Internal::EndSession { .. }
             | Internal::CloseEnded { .. }
             | Internal::Noop
+            | Internal::EndHold
             | Internal::SetChunkSize { .. }
             | Internal::BeginEra { .. } => 0,
         };
