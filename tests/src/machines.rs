@@ -1,6 +1,6 @@
 //! A cluster of processes that join with tokens, as on real machines, without network namespaces.
 
-use crate::{Running, binary, eventually, run, temporary};
+use crate::{Running, binary, eventually, run, show_logs, temporary};
 use serde_json::Value;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -193,5 +193,13 @@ impl Machines {
             .arg(self.secret());
         command.arg("put").arg(file).arg(name);
         command.output().expect("the binary runs")
+    }
+}
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            show_logs(self.dir.path());
+        }
     }
 }

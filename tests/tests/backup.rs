@@ -4,6 +4,7 @@
 use lumeofs_tests::{Machines, Running, binary, eventually, free_address, is_mounted, pause, run};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -161,7 +162,14 @@ fn a_cluster_that_lost_all_masters_lives_on_from_a_dump_that_is_out_of_date() {
 
     // Afterwards all kinds of things happen that the dump does not know.
     write(&old.path("after"), &[5; 400_000]);
-    write(&old.path("changed"), &[6; 400_000]);
+    let changed = std::fs::File::options()
+        .write(true)
+        .open(old.path("changed"));
+    let changed = changed.expect("a file");
+    changed
+        .write_all_at(&[6; 400_000], 0)
+        .expect("it is changed");
+    changed.sync_all().expect("it is on disk");
     let shrunk = std::fs::File::options()
         .write(true)
         .open(old.path("shrunk"));
@@ -210,17 +218,23 @@ fn a_cluster_that_lost_all_masters_lives_on_from_a_dump_that_is_out_of_date() {
     assert_eq!(load(&secret).status.code(), Some(8), "it is not empty");
     let m1 = machines.start("master", "m1", &[]);
     eventually("all groups are found", SOON, || {
-        let health = json(&machines.admin(&first, &["health"]));
+        let health = json(&machines.admin(&first, &["health"]))["data"].clone();
         health["groups_sought"]
             .as_array()
             .is_some_and(Vec::is_empty)
             && health["datanodes"].as_u64() >= Some(3)
     });
 
-    // Sessions of old mounts are over.
-    eventually("the old mount can write nothing", SOON, || {
-        std::fs::write(old.path("late"), b"late").is_err()
+    // Sessions of old mounts are over; they go on in new ones.
+    eventually("the old mount can write again", SOON, || {
+        std::fs::write(old.path("late"), b"late").is_ok()
     });
+    let sessions = json(&machines.admin(&first, &["session", "list"]));
+    let sessions = sessions.as_array().expect("a list").iter();
+    let ids: Vec<_> = sessions
+        .filter_map(|session| session["id"].as_u64())
+        .collect();
+    assert!(ids.iter().all(|id| *id > 1 << 40), "{ids:?}");
     let new = Mount::new(&machines, &first, "new", &secret);
     eventually("files can be read", SOON, || {
         std::fs::read(new.path("file-0")).is_ok()
@@ -231,10 +245,12 @@ fn a_cluster_that_lost_all_masters_lives_on_from_a_dump_that_is_out_of_date() {
             assert!(read == content(name), "{name}");
         }
         let changed = std::fs::read(mount.path("changed")).expect("it is there");
-        assert!(changed.iter().all(|byte| [0, 1, 6].contains(byte)));
+        assert!(changed == [6; 400_000]);
         let shrunk = std::fs::read(mount.path("shrunk")).expect("it is there");
         assert_eq!(shrunk[..100_000], [2; 100_000]);
         assert!(!mount.path("after").exists());
+        let late = std::fs::read(mount.path("late")).expect("it is there");
+        assert_eq!(late, b"late");
     };
     look(&new);
     // The file that was deleted after the dump has a name again, and its data is gone: that is told, not made up.

@@ -39,7 +39,7 @@ docs/runbook/all-masters-lost.md says what it is for."
     /// Makes the first master of a cluster whose masters are all lost, from a dump
     #[command(
         after_help = "Everything that was decided after the dump is not known any more: files that were made since \
-have no names, files that were changed since show newer bytes, mounts must be made anew. Chunks that the dump does not \
+have no names, files that were changed since show newer bytes, mounts go on in new sessions. Chunks that the dump does not \
 know stay until `lumeofs admin fsck --repair`.
 Needs --secret, the secret file of the cluster. docs/runbook/all-masters-lost.md has the steps."
     )]
