@@ -38,6 +38,7 @@ mod read;
 mod read_ahead;
 mod record;
 mod recovery;
+mod scrub;
 mod space;
 mod superblock;
 #[cfg(test)]
@@ -47,6 +48,7 @@ mod upkeep_thread;
 mod watch;
 mod write;
 
+pub use scrub::Verified;
 pub use space::Reservation;
 pub use upkeep_thread::UpkeepThread;
 
@@ -202,6 +204,8 @@ struct Core {
     /// What [`Journal::bytes`] was where the last checkpoint covers the log.
     checkpointed_bytes: AtomicU64,
     upkeep: Mutex<Upkeep>,
+    /// Chunks that reads found damaged, for the scrub.
+    damaged: Mutex<BTreeSet<ChunkId>>,
 }
 
 impl ChunkStore {
@@ -445,6 +449,43 @@ impl ChunkStore {
             )),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Compares the next piece of a chunk, at most 1 MiB from the first block at or after `offset`, with its checksums,
+    /// as the disk has it. A chunk that is not there has no pieces.
+    pub fn verify(&self, chunk: ChunkId, offset: u64) -> FsResult<Verified> {
+        self.core.verify(chunk, offset)
+    }
+
+    /// The first chunk above `after`, with its group; marks of eras, which have no data, among them.
+    pub fn chunk_above(&self, after: Option<ChunkId>) -> Option<(GroupId, ChunkId)> {
+        self.core.chunk_above(after)
+    }
+
+    /// Bytes in whole blocks that all chunks have.
+    pub fn stored_bytes(&self) -> u64 {
+        self.core.stored_bytes()
+    }
+
+    /// Chunks of which reads found a damaged block since the last call; at most
+    /// [`lumeofs_base::limits::DAMAGED_CHUNKS_MAX`].
+    pub fn take_damaged(&self) -> BTreeSet<ChunkId> {
+        self.core.take_damaged()
+    }
+
+    /// Gives up a damaged chunk: as after [`ChunkStore::copy_begin`], which see. One that is gone stays so.
+    pub fn quarantine(&self, group: GroupId, chunk: ChunkId) -> FsResult<()> {
+        self.core.quarantine(group, chunk)
+    }
+
+    /// Keeps a small record of the scrub, at most 4 KiB. It replaces the last one as a whole, durably.
+    pub fn keep_scrub_note(&self, note: &[u8]) -> FsResult<()> {
+        self.core.keep_scrub_note(note)
+    }
+
+    /// What [`ChunkStore::keep_scrub_note`] was given last, if it can be read.
+    pub fn scrub_note(&self) -> Option<Vec<u8>> {
+        self.core.scrub_note()
     }
 
     /// Does one bounded step of background work: writes what is queued, moves images to their places,

@@ -186,6 +186,10 @@ impl GroupDriver {
                 });
             }
             Work::Copy { stream, step } => self.copy(stream, step)?,
+            Work::Quarantine { chunk } => {
+                tracing::warn!(%group, %chunk, "damaged: another member's copy is to take its place");
+                store.quarantine(group, chunk)?;
+            }
             Work::Finish { stream, last, note } => {
                 self.work.begin_history();
                 store.set_last(group, last)?;

@@ -2,6 +2,7 @@
 
 mod beacon;
 mod catchup;
+mod damage;
 mod election;
 mod fence;
 mod in_sync;

@@ -229,13 +229,9 @@ impl Extents {
         for part in self.parts(run) {
             let blocks = &mut buf[part.first * BLOCK_SIZE..(part.first + part.count) * BLOCK_SIZE];
             let failed = |error: io::Error| ReadError::Disk(part.failed("read", &error));
-            let mut bytes = vec![0; part.count * SUM_BYTES as usize];
-            let (start, sums_start) = (part.start * BLOCK, part.start * SUM_BYTES);
+            let start = part.start * BLOCK;
             let read = part.file.cached.read_exact_at(blocks, start);
-            let read = read.and_then(|()| part.file.sums.read_exact_at(&mut bytes, sums_start));
-            read.map_err(failed)?;
-            let (sums, _) = bytes.as_chunks();
-            let sums: Vec<_> = sums.iter().map(|sum| u32::from_le_bytes(*sum)).collect();
+            let sums = read.and_then(|()| part.sums()).map_err(failed)?;
             let mut damaged = first_damaged(blocks, &sums);
             if damaged.is_some() {
                 // Memory fails too: what counts is what the disk has.
@@ -244,15 +240,26 @@ impl Extents {
                 damaged = first_damaged(blocks, &sums);
             }
             if let Some(index) = damaged {
-                return Err(ReadError::Damaged(Damaged {
-                    index: part.first + index,
-                    file: part.file.path.clone(),
-                    offset: (part.start + index as u64) * BLOCK,
-                }));
+                return Err(ReadError::Damaged(part.damaged(index)));
             }
             all.extend(sums);
         }
         Ok(all)
+    }
+
+    /// Reads whole blocks from the disk itself into `buf`, which is aligned in memory. Returns the first one that does
+    /// not match its checksum.
+    pub(super) fn verify(&self, run: Run, buf: &mut [u8]) -> FsResult<Option<Damaged>> {
+        for part in self.parts(run) {
+            let blocks = &mut buf[part.first * BLOCK_SIZE..(part.first + part.count) * BLOCK_SIZE];
+            let read = part.file.data.read_exact_at(blocks, part.start * BLOCK);
+            let sums = read.and_then(|()| part.sums());
+            let sums = sums.map_err(|error| part.failed("read", &error))?;
+            if let Some(index) = first_damaged(blocks, &sums) {
+                return Ok(Some(part.damaged(index)));
+            }
+        }
+        Ok(None)
     }
 
     /// Has the disk begin with a run that will probably be read soon.
@@ -317,6 +324,24 @@ impl Extents {
 }
 
 impl Part {
+    /// The stored checksums of its blocks.
+    fn sums(&self) -> io::Result<Vec<u32>> {
+        let mut bytes = vec![0; self.count * SUM_BYTES as usize];
+        let start = self.start * SUM_BYTES;
+        self.file.sums.read_exact_at(&mut bytes, start)?;
+        let (sums, _) = bytes.as_chunks();
+        Ok(sums.iter().map(|sum| u32::from_le_bytes(*sum)).collect())
+    }
+
+    /// Its block `index` does not match.
+    fn damaged(&self, index: usize) -> Damaged {
+        Damaged {
+            index: self.first + index,
+            file: self.file.path.clone(),
+            offset: (self.start + index as u64) * BLOCK,
+        }
+    }
+
     fn failed(&self, what: &str, error: &io::Error) -> FsError {
         let (path, offset) = (self.file.path.display(), self.start * BLOCK);
         // Extent files are allocated in full; a full disk here is a broken promise, not an ENOSPC.

@@ -98,6 +98,7 @@ impl Core {
             overlay_blocks: AtomicUsize::new(overlay_blocks),
             checkpointed_bytes: AtomicU64::new(0),
             upkeep: Mutex::new(Upkeep::default()),
+            damaged: Mutex::default(),
         })
     }
 }

@@ -98,6 +98,7 @@ impl World {
                     self.with(node, |core, _| core.on_copied(stream));
                 }
             }
+            Work::Quarantine { chunk } => store.quarantine(chunk),
             Work::Finish { stream, last, note } => {
                 store.set_last(last);
                 store.sync();
