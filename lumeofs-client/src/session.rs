@@ -186,6 +186,7 @@ impl Link {
         match reply {
             Ok(reply) => {
                 self.session.learn_term(reply.term);
+                self.masters.learn(&reply.masters);
                 Ok(())
             }
             Err(error) if error.code == Code::SessionExpired => {

@@ -3,20 +3,16 @@
 use crate::attest::Attests;
 use crate::convert::config_in;
 use crate::group::Caller;
+use crate::masters::Masters;
 use crate::node::Node;
-use lumeofs_base::limits::CONNECT_TIMEOUT;
 use lumeofs_base::{ClusterMap, Code, Epoch, FsError, GroupConfig, NodeId};
 use lumeofs_proto::control as wire;
-use lumeofs_proto::control::controller_client::ControllerClient;
 use lumeofs_proto::data::GroupConfiguration;
-use lumeofs_proto::grpc::{Connector, endpoint, error_of};
 use parking_lot::Mutex;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::Channel;
 
 /// Between two heartbeats while all is well.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -24,8 +20,6 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const HEARTBEAT_UNSETTLED: Duration = Duration::from_millis(500);
 /// Between two that were asked for.
 const REFRESH_MIN: Duration = Duration::from_millis(50);
-/// How long one master may take to answer.
-const CALL_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Proposals that wait to be sent: one per group at most.
 const PROPOSALS_MAX: usize = 1024;
 /// Rounds over all masters before a proposal is given up; its group makes it again.
@@ -88,7 +82,11 @@ pub(crate) fn start(node: &Arc<Node>) -> anyhow::Result<()> {
         .build()?;
     // Channels want a runtime to be made in.
     let entered = runtime.enter();
-    let masters = Arc::new(Masters::new(node)?);
+    let masters = Arc::new(Masters::new(
+        &node.identity.credentials,
+        &node.config.masters,
+        node.config.data_dirs.first().map(PathBuf::as_path),
+    )?);
     drop(entered);
     let owner = node.clone();
     node.spawn("control", move || {
@@ -174,6 +172,7 @@ async fn heartbeat(
         );
         node.refuse(FsError::new(Code::Refused, context));
     }
+    masters.learn(&reply.masters);
     if reply.map.is_empty() {
         return Ok(());
     }
@@ -244,88 +243,4 @@ async fn propose(node: &Arc<Node>, masters: &Masters, proposal: &Proposal) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     tracing::warn!(group = %config.group, "the controller did not decide about a configuration");
-}
-
-/// The masters, one of which leads the controller.
-struct Masters {
-    channels: Vec<(String, Channel)>,
-    /// The one that answered last.
-    current: AtomicUsize,
-    failures: AtomicUsize,
-    token: MetadataValue<Ascii>,
-}
-
-impl Masters {
-    fn new(node: &Node) -> anyhow::Result<Self> {
-        let connector = Connector::new(&node.identity.credentials);
-        let channel = |address: &String| -> anyhow::Result<(String, Channel)> {
-            let endpoint = endpoint(address)?
-                .connect_timeout(CONNECT_TIMEOUT)
-                .http2_keep_alive_interval(Duration::from_secs(2))
-                .keep_alive_timeout(Duration::from_secs(2))
-                .max_frame_size(Some(1 << 20));
-            let channel = endpoint.connect_with_connector_lazy(connector.clone());
-            Ok((address.clone(), channel))
-        };
-        anyhow::ensure!(!node.config.masters.is_empty(), "no master is given");
-        Ok(Self {
-            channels: node
-                .config
-                .masters
-                .iter()
-                .map(channel)
-                .collect::<anyhow::Result<_>>()?,
-            current: AtomicUsize::new(0),
-            failures: AtomicUsize::new(0),
-            token: node.identity.credentials.grpc_token().parse()?,
-        })
-    }
-
-    fn request<T>(&self, message: T) -> tonic::Request<T> {
-        let mut request = tonic::Request::new(message);
-        request
-            .metadata_mut()
-            .insert("authorization", self.token.clone());
-        request
-    }
-
-    fn reached(&self) -> bool {
-        self.failures.load(Ordering::Relaxed) == 0
-    }
-
-    /// Calls one master after the other until one answers.
-    async fn call<T, F>(&self, call: impl Fn(ControllerClient<Channel>) -> F) -> Result<T, FsError>
-    where
-        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-    {
-        let first = self.current.load(Ordering::Relaxed);
-        let mut last_error = String::new();
-        let mut refusals = 0;
-        for step in 0..self.channels.len() {
-            let index = (first + step) % self.channels.len();
-            let (address, channel) = &self.channels[index];
-            let client = ControllerClient::new(channel.clone()).max_decoding_message_size(64 << 20);
-            match tokio::time::timeout(CALL_TIMEOUT, call(client)).await {
-                Ok(Ok(reply)) => {
-                    self.current.store(index, Ordering::Relaxed);
-                    self.failures.store(0, Ordering::Relaxed);
-                    return Ok(reply.into_inner());
-                }
-                Ok(Err(status)) => {
-                    let error = error_of(&status);
-                    refusals += usize::from(error.code == Code::Refused);
-                    last_error = format!("master {address}: {}", error.context);
-                }
-                Err(_) => last_error = format!("master {address}: no answer in {CALL_TIMEOUT:?}"),
-            }
-        }
-        self.failures.fetch_add(1, Ordering::Relaxed);
-        let all_refuse = refusals == self.channels.len();
-        let code = if all_refuse {
-            Code::Refused
-        } else {
-            Code::Unavailable
-        };
-        Err(FsError::new(code, last_error))
-    }
 }

@@ -10,6 +10,7 @@ mod data;
 mod group;
 mod inbound;
 mod listener;
+mod masters;
 mod node;
 mod outbox;
 mod pace;

@@ -11,8 +11,15 @@ pub struct MasterConfig {
     pub identity: Identity,
     /// `host:port` to listen on.
     pub listen: String,
-    /// All masters of the cluster, this one included: id and the `host:port` others reach it by.
+    /// `host:port` that others reach it by.
+    pub advertise: String,
+    /// The masters that found the cluster: id and the `host:port` others reach them by. They count until the
+    /// controller has recorded them. Empty for a master that joins a cluster.
     pub masters: BTreeMap<u64, String>,
+    /// Masters to ask when this one knows no others yet, as `host:port`.
+    pub seeds: Vec<String>,
+    /// A new master becomes a voter without being admitted by anybody.
+    pub join: bool,
     /// Where logs and metadata lie. Created if missing; belongs to one node of one cluster for ever.
     pub data_dir: PathBuf,
     /// This process makes the first membership when its groups are pristine. True on exactly one
@@ -27,14 +34,6 @@ pub struct MasterConfig {
 }
 
 impl MasterConfig {
-    /// Position of this master among all, by id: staggers elections and checkpoints.
-    pub(crate) fn rank(&self) -> usize {
-        self.masters
-            .keys()
-            .position(|id| *id == self.id())
-            .unwrap_or(0)
-    }
-
     /// This master's id.
     pub(crate) fn id(&self) -> u64 {
         self.identity.node.get()

@@ -4,23 +4,24 @@
 //! it has voted, and a quorum with it need not know what an earlier one acknowledged. So the
 //! controller records which masters ever joined; one that has no log, or lost that of one group, asks the others
 //! whether it is among them. It neither answers Raft nor makes a first membership before it knows: from the
-//! controller's leader, or, as long as there is none, from all others, since any of them may be the one that knows.
+//! controller's leader, or, when a cluster is founded and there is none, from all others, since any of them may be the
+//! one that knows.
 
+use crate::ask::ask;
 use crate::config::MasterConfig;
+use crate::masters::{List, Masters, founders};
 use crate::raft::Group;
+use crate::standing::removed;
 use anyhow::Result;
-use lumeofs_base::{Code, FsError, FsResult};
-use lumeofs_proto::frame::Op;
-use lumeofs_proto::meta::{MapReply, MapRequest};
-use lumeofs_proto::nonblocking::connect;
+use lumeofs_base::{Code, FsError};
+use lumeofs_meta::controller::MasterState;
+use lumeofs_proto::meta::MapReply;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-/// How long another master may take to answer.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before all are asked again.
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
 /// How long a master asks before it says what it waits for.
@@ -47,10 +48,11 @@ impl Admission {
     /// Makes the first membership if that is this master's task.
     ///
     /// # Errors
-    /// This master joined before and lost its logs.
+    /// This master joined before and lost its logs, or was removed.
     pub(crate) async fn gain(
         self,
         config: MasterConfig,
+        masters: Arc<Masters>,
         had_logs: bool,
         controller: Arc<Group>,
         metadata: Arc<Group>,
@@ -59,11 +61,14 @@ impl Admission {
             controller.is_pristine().await?,
             metadata.is_pristine().await?,
         );
-        if !had_logs || (new_controller && new_metadata) {
-            wait_until_new(&config).await?;
-        }
+        let asks = !had_logs || (new_controller && new_metadata);
+        let founds = match asks {
+            true => wait_until_new(&config, &masters).await? == Cluster::New,
+            // It may have died between the two first memberships.
+            false => is_founding(&config, &masters.list()),
+        };
         self.0.store(true, Ordering::Release);
-        if config.bootstrap && (new_controller || new_metadata) {
+        if config.bootstrap && founds && (new_controller || new_metadata) {
             controller.initialize(&config.masters).await?;
             metadata.initialize(&config.masters).await?;
         }
@@ -71,24 +76,42 @@ impl Admission {
     }
 }
 
+/// Whether nothing has changed since the cluster was founded as this process was told.
+fn is_founding(config: &MasterConfig, list: &List) -> bool {
+    !list.recorded || list.records == founders(&config.masters)
+}
+
+/// What the others say of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cluster {
+    /// Nobody has taken part yet.
+    New,
+    /// There is one, and this master is new to it.
+    Exists,
+}
+
 /// Returns when it is certain that this master is new.
-async fn wait_until_new(config: &MasterConfig) -> Result<()> {
+async fn wait_until_new(config: &MasterConfig, masters: &Masters) -> Result<Cluster> {
     let begun = Instant::now();
     let mut told = false;
     loop {
         let mut silent = Vec::new();
-        for (id, address) in config.masters.iter().filter(|(id, _)| **id != config.id()) {
-            let asked = timeout(PROBE_TIMEOUT, knowledge(config, address)).await;
-            let asked = asked.unwrap_or_else(|_| Err(Code::Timeout.into()));
-            match asked {
-                Ok(Knowledge::Joined) => return Err(refusal(config, *id, address).into()),
-                Ok(Knowledge::New) => return Ok(()),
-                Ok(Knowledge::NotHeard) => {}
-                Err(_) => silent.push(*id),
+        let mut exists = false;
+        for address in masters.others() {
+            match ask(&config.identity, &address).await {
+                Ok(reply) => match knowledge(config, &reply) {
+                    Knowledge::Joined => return Err(refusal(config, &address).into()),
+                    Knowledge::Removed => return Err(removed(config).into()),
+                    Knowledge::New => return Ok(Cluster::Exists),
+                    Knowledge::Others => exists = true,
+                    Knowledge::Nobody => {}
+                },
+                Err(_) => silent.push(address),
             }
         }
-        if silent.is_empty() {
-            return Ok(());
+        // Where others have taken part, they find a leader among themselves, and it will know.
+        if silent.is_empty() && !exists && !config.masters.is_empty() {
+            return Ok(Cluster::New);
         }
         if !told && begun.elapsed() > TELL_AFTER {
             told = true;
@@ -105,41 +128,36 @@ async fn wait_until_new(config: &MasterConfig) -> Result<()> {
 enum Knowledge {
     /// It took part.
     Joined,
-    /// It never did.
+    /// It was removed.
+    Removed,
+    /// It never took part: that is certain.
     New,
-    /// Nothing, but that may be old.
-    NotHeard,
+    /// Others took part, and that is all.
+    Others,
+    /// Nobody took part yet, as far as it knows.
+    Nobody,
 }
 
-async fn knowledge(config: &MasterConfig, address: &str) -> FsResult<Knowledge> {
-    let net = |error| FsError::from_net(&error, "ask another master");
-    let (mut reader, mut writer, _) = connect(address, &config.identity).await?;
-    let request = MapRequest {
-        certainly: true,
-        ..MapRequest::default()
-    };
-    writer
-        .request(Op::Map, 0, &request, &[])
-        .await
-        .map_err(net)?;
-    let reply: MapReply = reader.receive().await.map_err(net)?.decode()?;
-    let mut joined = reply.masters.iter().filter(|master| master.joined);
-    Ok(if joined.any(|master| master.id == config.id()) {
-        Knowledge::Joined
-    } else if reply.certain {
-        Knowledge::New
-    } else {
-        Knowledge::NotHeard
-    })
+fn knowledge(config: &MasterConfig, reply: &MapReply) -> Knowledge {
+    let removed = crate::ask::state_to_wire(MasterState::Removed);
+    let mine = reply.records.iter().find(|record| record.id == config.id());
+    match mine {
+        Some(record) if record.state == removed => Knowledge::Removed,
+        Some(record) if record.joined => Knowledge::Joined,
+        _ if reply.certain => Knowledge::New,
+        _ if reply.records.iter().any(|record| record.joined) => Knowledge::Others,
+        _ => Knowledge::Nobody,
+    }
 }
 
-fn refusal(config: &MasterConfig, other: u64, address: &str) -> FsError {
+fn refusal(config: &MasterConfig, address: &str) -> FsError {
     let text = format!(
-        "data directory {} has no log, or lost one of two, but master {other} at {address} says that master {} took part in this \
+        "data directory {} has no log, or lost one of two, but the master at {address} says that master {id} took part in this \
          cluster: it must not vote again without what it has promised; keep the other masters running, they go on \
-         without it as long as they are a majority, and restore the directory as it was when this master ran last",
+         without it as long as they are a majority, and restore the directory as it was when this master ran last, or \
+         let a new one take its place: join with an empty directory and run `lumeofs admin master replace {id} NEW`",
         config.data_dir.display(),
-        config.id()
+        id = config.id()
     );
     FsError::new(Code::Refused, text)
 }

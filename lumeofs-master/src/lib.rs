@@ -3,16 +3,20 @@
 //!
 //! `openraft` and `redb` are named only in this crate, below `raft`.
 
+mod ask;
 #[cfg(test)]
 mod cluster_tests;
 mod config;
 mod join;
+mod keeper;
+mod masters;
 #[cfg(test)]
 mod memory;
 mod raft;
 mod room;
 mod server;
 mod service;
+mod standing;
 mod superblock;
 
 pub use config::MasterConfig;

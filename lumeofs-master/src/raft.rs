@@ -13,6 +13,7 @@ mod log_record;
 mod log_store;
 #[cfg(test)]
 mod measure;
+mod membership;
 mod network;
 mod overlay;
 mod presence;
@@ -24,6 +25,7 @@ mod store;
 mod types;
 
 pub(crate) use group::{Group, GroupConfig, Leadership};
+pub(crate) use membership::{Members, Step};
 pub(crate) use network::{RaftServer, Receiving};
 pub(crate) use overlay::Overlay;
 pub(crate) use presence::Presence;

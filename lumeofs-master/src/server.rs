@@ -2,12 +2,15 @@
 
 use crate::config::MasterConfig;
 use crate::join::{Admission, has_log};
+use crate::keeper::Keeper;
+use crate::masters::Masters;
 use crate::raft::{Group, GroupConfig, Presence, Proposer};
 use crate::room::Room;
 use crate::service::{
     AdminService, ControllerGrpc, ControllerMachine, ControllerService, FrameService, Health,
     Listener, MetadataMachine, MetadataService, Opens, Placement, Sessions, repair,
 };
+use crate::standing::Standing;
 use crate::superblock::Superblock;
 use anyhow::{Context as _, Result};
 use lumeofs_base::RaftGroupId;
@@ -79,22 +82,24 @@ impl Master {
     /// Binds the port, opens logs and stores, starts to serve.
     pub(crate) async fn start(config: MasterConfig) -> Result<Self> {
         let listener = Listener::bind(&config.listen).await?;
-        let masters = Arc::new(config.masters.clone());
-        let presence = Arc::new(Presence::watch(&config.identity, &masters));
         // Before they are made.
         let had_logs = ["controller", "metadata"]
             .iter()
             .all(|group| has_log(&config.data_dir, group));
         let controller_store = Group::open_store(&config.data_dir, "controller")?;
         let metadata_store = Group::open_store(&config.data_dir, "metadata")?;
+        let masters = Arc::new(Masters::new(&config, &controller_store));
+        let presence = Arc::new(Presence::watch(&config.identity, &masters));
+        let rank = masters.rank();
         let opens = Arc::new(Opens::default());
         let group_config = |group, name| GroupConfig {
             group,
             name,
             identity: config.identity.clone(),
             masters: masters.clone(),
-            rank: config.rank(),
+            rank,
         };
+        let followed = controller_store.clone();
         let controller_machine = Arc::new(ControllerMachine);
         let controller = Group::start(
             group_config(RaftGroupId::CONTROLLER, "controller"),
@@ -120,6 +125,7 @@ impl Master {
         .await
         .context("start the metadata group")?;
         let mut tasks = JoinSet::new();
+        tasks.spawn(masters.clone().follow(followed));
         let service = Arc::new(MetadataService {
             group: metadata.clone(),
             controller: controller.clone(),
@@ -150,11 +156,26 @@ impl Master {
             controller: controller.clone(),
             metadata: service.clone(),
         });
+        let keeper = Keeper {
+            identity: config.identity.clone(),
+            masters: masters.clone(),
+            controller: controller.clone(),
+            metadata: metadata.clone(),
+            service: controller_service.clone(),
+        };
+        tasks.spawn(keeper.run());
+        let standing = Standing {
+            config: config.clone(),
+            masters: masters.clone(),
+            controller: controller.clone(),
+            metadata: metadata.clone(),
+            service: controller_service.clone(),
+        };
         let admin = AdminService {
             controller: controller_service.clone(),
             controller_group: controller.clone(),
             metadata: service.clone(),
-            masters,
+            masters: masters.clone(),
             fsck: Arc::new(Semaphore::new(1)),
         };
         let (reporter, health_server) = tonic_health::server::health_reporter();
@@ -181,12 +202,15 @@ impl Master {
             "master is running"
         );
         let (failed, failure) = mpsc::channel(1);
-        let gained = admission.gain(config, had_logs, controller.clone(), metadata.clone());
+        let (controller_group, metadata_group) = (controller.clone(), metadata.clone());
+        let gained = admission.gain(config, masters, had_logs, controller_group, metadata_group);
         tasks.spawn(async move {
-            if let Err(error) = gained.await {
-                // Fails only if the master ends anyway.
-                let _ = failed.send(error).await;
-            }
+            let error = match gained.await {
+                Ok(()) => standing.lost().await.into(),
+                Err(error) => error,
+            };
+            // Fails only if the master ends anyway.
+            let _ = failed.send(error).await;
         });
         Ok(Self {
             controller,

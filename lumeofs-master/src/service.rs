@@ -12,6 +12,7 @@ mod health;
 mod health_report;
 mod listener;
 mod machines;
+mod masters;
 mod metadata;
 mod opens;
 mod paths;

@@ -2,12 +2,16 @@
 
 mod groups;
 pub mod health;
+mod masters;
+#[cfg(test)]
+mod masters_tests;
 mod nodes;
 pub mod repair;
 #[cfg(test)]
 mod tests;
 
 pub use groups::are_lacking;
+pub use masters::{MasterRecord, MasterState, MastersCommand, MastersOutcome, VOTERS_MAX, masters};
 
 use crate::keys;
 use crate::record::{Policy, PolicyValues, decode, encode};
@@ -77,6 +81,8 @@ pub enum ControllerCommand {
     SetRepair(RepairPolicy),
     /// A master has entries of this group's log: from now on it must never be without.
     MasterJoined(NodeId),
+    /// Changes what is recorded of the masters.
+    Masters(MastersCommand),
 }
 
 /// What a controller command answers.
@@ -88,6 +94,8 @@ pub enum ControllerReply {
     Config(Result<GroupConfig, (FsError, Option<Box<GroupConfig>>)>),
     /// No.
     Refused(FsError),
+    /// Of `Masters`.
+    Masters(MastersOutcome),
 }
 
 /// One Raft entry of the controller.
@@ -183,6 +191,9 @@ fn run(tables: &mut dyn Tables, index: u64, command: &ControllerCommand) -> Cont
         ControllerCommand::MasterJoined(master) => {
             tables.put(&keys::master(*master), encode(master));
             ControllerReply::Done
+        }
+        ControllerCommand::Masters(command) => {
+            ControllerReply::Masters(masters::run(tables, command))
         }
     }
 }

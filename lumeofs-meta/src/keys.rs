@@ -17,6 +17,8 @@
 //! 22 nonce:16                    session opened with this nonce
 //! 30 chunk:8                     freed chunk, to be deleted on its group
 //! 80..84                         the controller's
+//! 90 id:8                        master: address, state
+//! 91 id:8                        id that was given to a node, with its nonce
 //! F0..                           the host's own (last applied, membership); not used here
 //! ```
 
@@ -47,6 +49,8 @@ const NODE: u8 = 0x81;
 const GROUP: u8 = 0x82;
 const MASTER: u8 = 0x83;
 const REMOVED_NODE: u8 = 0x84;
+const MASTER_RECORD: u8 = 0x90;
+const ALLOCATION: u8 = 0x91;
 
 pub(crate) fn counter(slot: SlotId) -> [u8; 3] {
     let [high, low] = slot.0.to_be_bytes();
@@ -124,6 +128,14 @@ pub(crate) fn master(id: NodeId) -> [u8; 9] {
     one(MASTER, id.0)
 }
 
+pub(crate) fn master_record(id: NodeId) -> [u8; 9] {
+    one(MASTER_RECORD, id.0)
+}
+
+pub(crate) fn allocation(id: NodeId) -> [u8; 9] {
+    one(ALLOCATION, id.0)
+}
+
 pub(crate) fn group(id: GroupId) -> [u8; 9] {
     one(GROUP, u64::from(id.0))
 }
@@ -160,6 +172,8 @@ pub(crate) mod all {
     pub(crate) const NODES: Range<[u8; 1]> = table(super::NODE);
     pub(crate) const GROUPS: Range<[u8; 1]> = table(super::GROUP);
     pub(crate) const MASTERS: Range<[u8; 1]> = table(super::MASTER);
+    pub(crate) const MASTER_RECORDS: Range<[u8; 1]> = table(super::MASTER_RECORD);
+    pub(crate) const ALLOCATIONS: Range<[u8; 1]> = table(super::ALLOCATION);
 
     const fn table(byte: u8) -> Range<[u8; 1]> {
         [byte]..[byte + 1]

@@ -2,6 +2,7 @@
 
 mod fsck;
 mod health;
+pub(crate) mod master;
 mod masters;
 mod node;
 mod session;
@@ -37,6 +38,8 @@ pub(crate) struct Args {
 enum Action {
     /// The cluster at a glance
     Status,
+    /// Masters: list, add, remove, replace
+    Master(master::Args),
     /// Datanodes: lists, drains, removes and replaces them
     #[command(subcommand)]
     Node(node::Action),
@@ -96,6 +99,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             session::run(action, &masters, &credentials, json)
         }
         Action::Certificate => certificate(&cluster()?.1, json),
+        Action::Master(args) => {
+            let (masters, credentials) = cluster()?;
+            master::run(args, masters, &credentials, json)
+        }
         Action::Chunks { path } => chunks(access, path),
         Action::Node(action) => node::run(access, action),
         Action::Policy(policy) => node::policy(access, policy),

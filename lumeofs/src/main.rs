@@ -8,6 +8,7 @@
 
 mod access;
 mod admin;
+mod cluster;
 mod dev;
 mod exit;
 mod fs;
@@ -40,8 +41,10 @@ enum Command {
     Mount(mount::Args),
     /// Works on files without a mount
     Fs(fs::Args),
-    /// Looks into a cluster
+    /// Looks into a cluster, changes its masters
     Admin(admin::Args),
+    /// Makes a cluster of real machines: its first master, tokens for the others
+    Cluster(cluster::Args),
     /// Runs a master: metadata and controller
     Master(server::MasterArgs),
     /// Runs a datanode: chunks
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Mount(args) => mount::run(args),
         Command::Fs(args) => fs::run(args),
         Command::Admin(args) => admin::run(args),
+        Command::Cluster(args) => cluster::run(args),
         Command::Master(args) => server::master(args),
         Command::Datanode(args) => server::datanode(args),
         Command::Keygen(args) => server::keygen(&args),

@@ -1,67 +1,89 @@
 //! `lumeofs master`, `lumeofs datanode`, `lumeofs keygen`.
 
+use crate::cluster::member::{self, Founding, Member, Role};
 use crate::signals;
 use anyhow::Context as _;
 use lumeofs_base::{Code, FsError, NodeId, NodeKind, limits};
+use lumeofs_master::MasterConfig;
 use lumeofs_proto::auth::{Credentials, Identity};
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 /// Options of `lumeofs master`.
+///
+/// A master of a cluster of real machines is prepared by `lumeofs cluster init` or joins with a token; later starts
+/// need only --data. With --id, --peers and --secret everything is named instead.
 #[derive(clap::Args)]
 pub(crate) struct MasterArgs {
-    /// Node id, one of those in --peers
-    #[arg(long)]
-    id: u64,
-    /// HOST:PORT to listen on [default: the own address in --peers]
-    #[arg(long)]
-    listen: Option<String>,
-    /// All masters of the cluster as ID=HOST:PORT, separated by commas: 1, 3 or 5
-    #[arg(long)]
-    peers: String,
     /// Directory for metadata and logs; created if missing
     #[arg(long)]
     data: PathBuf,
-    /// Secret file of the cluster
+    /// Joins a cluster: a token of `lumeofs cluster token`, or @FILE with one [env: LUMEOFS_TOKEN]. The new master is
+    /// a candidate until `lumeofs admin master add` admits it
+    #[arg(long, value_name = "TOKEN", conflicts_with_all = ["id", "peers", "secret"])]
+    join: Option<String>,
+    /// With --join: votes as soon as it has caught up, without being admitted
+    #[arg(long, conflicts_with_all = ["id", "peers", "secret"])]
+    vote: bool,
+    /// HOST:PORT to listen on [default: as before, or the own address in --peers]
     #[arg(long)]
-    secret: PathBuf,
-    /// Copies of a chunk; read when the cluster is new
+    listen: Option<String>,
+    /// HOST:PORT that others reach it by [default: --listen, or the own address in --peers]
+    #[arg(long)]
+    advertise: Option<String>,
+    /// Node id, one of those in --peers
+    #[arg(long, requires = "peers")]
+    id: Option<u64>,
+    /// The masters that found the cluster as ID=HOST:PORT, separated by commas: 1, 3 or 5. Once they are recorded,
+    /// the record counts
+    #[arg(long, requires_all = ["id", "secret"])]
+    peers: Option<String>,
+    /// Secret file of the cluster
+    #[arg(long, requires = "peers")]
+    secret: Option<PathBuf>,
+    /// Copies of a chunk; read with --peers when the cluster is new
     #[arg(long, default_value_t = limits::REPLICAS_DEFAULT as u32)]
     replicas: u32,
-    /// Bytes of a file in one chunk, a multiple of 1 MiB up to 64 MiB; read when the cluster is new
+    /// Bytes of a file in one chunk, a multiple of 1 MiB up to 64 MiB; read with --peers when the cluster is new
     #[arg(long, default_value_t = limits::CHUNK_SIZE_BYTES)]
     chunk_size: u64,
     /// When a write is acknowledged: `fsync` = in memory of all replicas, on disk at fsync; `always` =
-    /// on disk; read when the cluster is new
+    /// on disk; read with --peers when the cluster is new
     #[arg(long, default_value = "fsync", value_parser = ["fsync", "always"])]
     durability: String,
 }
 
 /// Options of `lumeofs datanode`.
+///
+/// A datanode joins with a token; later starts need only --data. With --id, --masters, --listen and --secret
+/// everything is named instead.
 #[derive(clap::Args)]
 pub(crate) struct DatanodeArgs {
-    /// Node id, unique in the cluster, never given to another data directory
-    #[arg(long)]
-    id: u64,
-    /// HOST:PORT to listen on
-    #[arg(long)]
-    listen: String,
-    /// HOST:PORT that others reach it by [default: --listen]
-    #[arg(long)]
-    advertise: Option<String>,
-    /// Masters as HOST:PORT, separated by commas
-    #[arg(long)]
-    masters: String,
     /// Data directories, one per disk, separated by commas; created if missing
     #[arg(long, value_delimiter = ',', required = true)]
     data: Vec<PathBuf>,
-    /// Failure domain: replicas avoid sharing one
-    #[arg(long, default_value = "default")]
-    zone: String,
-    /// Secret file of the cluster
+    /// Joins a cluster: a token of `lumeofs cluster token`, or @FILE with one [env: LUMEOFS_TOKEN]
+    #[arg(long, value_name = "TOKEN", conflicts_with_all = ["id", "masters", "secret"])]
+    join: Option<String>,
+    /// Node id, unique in the cluster, never given to another data directory
+    #[arg(long, requires_all = ["masters", "secret", "listen"])]
+    id: Option<u64>,
+    /// HOST:PORT to listen on [default: as before]
     #[arg(long)]
-    secret: PathBuf,
+    listen: Option<String>,
+    /// HOST:PORT that others reach it by [default: --listen]
+    #[arg(long)]
+    advertise: Option<String>,
+    /// Masters as HOST:PORT, separated by commas; those that they name later are remembered
+    #[arg(long, requires = "id")]
+    masters: Option<String>,
+    /// Failure domain: replicas avoid sharing one [default: as before, or "default"]
+    #[arg(long)]
+    zone: Option<String>,
+    /// Secret file of the cluster
+    #[arg(long, requires = "id")]
+    secret: Option<PathBuf>,
 }
 
 /// Options of `lumeofs keygen`.
@@ -93,36 +115,10 @@ pub(crate) fn raise_file_limit() {
 /// Runs a master until it is stopped.
 pub(crate) fn master(args: MasterArgs) -> anyhow::Result<()> {
     raise_file_limit();
-    let masters = parse_peers(&args.peers)?;
-    let own = masters.get(&args.id).ok_or_else(|| {
-        FsError::new(
-            Code::Invalid,
-            format!("--id {} is not among --peers {}", args.id, args.peers),
-        )
-    })?;
-    if !matches!(masters.len(), 1 | 3 | 5) {
-        let text = format!("{} masters in --peers: want 1, 3 or 5", masters.len());
-        return Err(FsError::new(Code::Invalid, text).into());
-    }
-    if args.chunk_size == 0
-        || !args.chunk_size.is_multiple_of(1 << 20)
-        || args.chunk_size > limits::CHUNK_SIZE_BYTES
-    {
-        let text = format!(
-            "--chunk-size {}: want a multiple of 1048576 up to 67108864",
-            args.chunk_size
-        );
-        return Err(FsError::new(Code::Invalid, text).into());
-    }
-    let config = lumeofs_master::MasterConfig {
-        identity: identity(&args.secret, args.id, NodeKind::Master)?,
-        listen: args.listen.unwrap_or_else(|| own.clone()),
-        bootstrap: masters.keys().next() == Some(&args.id),
-        masters,
-        data_dir: create_dir(&args.data)?,
-        chunk_size: args.chunk_size,
-        replicas: args.replicas,
-        always_durable: args.durability == "always",
+    check_chunk_size(args.chunk_size)?;
+    let config = match (args.id, &args.peers, &args.secret) {
+        (Some(id), Some(peers), Some(secret)) => named_master(&args, id, peers, secret)?,
+        _ => kept_master(&args)?,
     };
     let (sender, shutdown) = tokio::sync::watch::channel(false);
     signals::on_stop(move || {
@@ -131,22 +127,128 @@ pub(crate) fn master(args: MasterArgs) -> anyhow::Result<()> {
     lumeofs_master::run(config, shutdown)
 }
 
+/// A master that is told everything.
+fn named_master(
+    args: &MasterArgs,
+    id: u64,
+    peers: &str,
+    secret: &Path,
+) -> anyhow::Result<MasterConfig> {
+    let masters = parse_peers(peers)?;
+    let own = masters.get(&id).ok_or_else(|| {
+        FsError::new(
+            Code::Invalid,
+            format!("--id {id} is not among --peers {peers}"),
+        )
+    })?;
+    if !matches!(masters.len(), 1 | 3 | 5) {
+        let text = format!("{} masters in --peers: want 1, 3 or 5", masters.len());
+        return Err(FsError::new(Code::Invalid, text).into());
+    }
+    Ok(MasterConfig {
+        identity: identity(secret, id, NodeKind::Master)?,
+        listen: args.listen.clone().unwrap_or_else(|| own.clone()),
+        advertise: args.advertise.clone().unwrap_or_else(|| own.clone()),
+        bootstrap: masters.keys().next() == Some(&id),
+        masters,
+        seeds: Vec::new(),
+        join: false,
+        data_dir: create_dir(&args.data)?,
+        chunk_size: args.chunk_size,
+        replicas: args.replicas,
+        always_durable: args.durability == "always",
+    })
+}
+
+/// A master that keeps in its directory what it needs.
+fn kept_master(args: &MasterArgs) -> anyhow::Result<MasterConfig> {
+    let (member, identity) = Member::open(&member::Options {
+        role: Role::Master,
+        dir: &create_dir(&args.data)?,
+        token: args.join.as_deref(),
+        listen: args.listen.clone(),
+        advertise: args.advertise.clone(),
+        zone: None,
+        vote: args.vote,
+    })?;
+    let id = identity.node.get();
+    let founds = member.founding.is_some();
+    // Of those that join nobody reads the policies.
+    let policies = member.founding.unwrap_or(Founding {
+        replicas: args.replicas,
+        chunk_size: args.chunk_size,
+        durability: args.durability.clone(),
+    });
+    let masters = match founds {
+        true => BTreeMap::from([(id, member.advertise.clone())]),
+        false => BTreeMap::new(),
+    };
+    Ok(MasterConfig {
+        identity,
+        listen: member.listen,
+        advertise: member.advertise,
+        masters,
+        seeds: member.masters,
+        join: member.vote,
+        data_dir: args.data.clone(),
+        bootstrap: founds,
+        chunk_size: policies.chunk_size,
+        replicas: policies.replicas,
+        always_durable: policies.durability == "always",
+    })
+}
+
+/// Checks a chunk size.
+pub(crate) fn check_chunk_size(bytes: u64) -> anyhow::Result<()> {
+    if bytes == 0 || !bytes.is_multiple_of(1 << 20) || bytes > limits::CHUNK_SIZE_BYTES {
+        let text = format!("--chunk-size {bytes}: want a multiple of 1048576 up to 67108864");
+        return Err(FsError::new(Code::Invalid, text).into());
+    }
+    Ok(())
+}
+
 /// Runs a datanode until it is stopped.
 pub(crate) fn datanode(args: DatanodeArgs) -> anyhow::Result<()> {
     raise_file_limit();
     for dir in &args.data {
         create_dir(dir)?;
     }
-    let config = lumeofs_datanode::DatanodeConfig {
-        identity: identity(&args.secret, args.id, NodeKind::Datanode)?,
-        advertise: args.advertise.unwrap_or_else(|| args.listen.clone()),
-        listen: args.listen,
-        data_dirs: args.data,
-        zone: args.zone,
-        masters: crate::access::split_masters(&args.masters)?,
+    let config = match (args.id, &args.masters, &args.secret, &args.listen) {
+        (Some(id), Some(masters), Some(secret), Some(listen)) => lumeofs_datanode::DatanodeConfig {
+            identity: identity(secret, id, NodeKind::Datanode)?,
+            advertise: args.advertise.clone().unwrap_or_else(|| listen.clone()),
+            listen: listen.clone(),
+            zone: zone_or_default(args.zone.clone()),
+            masters: crate::access::split_masters(masters)?,
+            data_dirs: args.data,
+        },
+        _ => {
+            let (member, identity) = Member::open(&member::Options {
+                role: Role::Datanode,
+                dir: &args.data[0],
+                token: args.join.as_deref(),
+                listen: args.listen.clone(),
+                advertise: args.advertise.clone(),
+                zone: args.zone.clone(),
+                vote: false,
+            })?;
+            lumeofs_datanode::DatanodeConfig {
+                identity,
+                advertise: member.advertise,
+                listen: member.listen,
+                zone: zone_or_default(Some(member.zone)),
+                masters: member.masters,
+                data_dirs: args.data,
+            }
+        }
     };
     let stop = signals::on_stop(|| {})?;
     lumeofs_datanode::run(config, move || stop.requested())
+}
+
+fn zone_or_default(zone: Option<String>) -> String {
+    zone.filter(|zone| !zone.is_empty())
+        .unwrap_or_else(|| "default".to_owned())
 }
 
 /// Writes the secret file of a new cluster, readable by its owner only.

@@ -61,8 +61,9 @@ fn health_follows_a_datanode_that_dies_and_comes_back_within_seconds() {
         write(&cluster, &format!("f{number}"), 10_000);
     }
     wait_for(&cluster, (0, "healthy"), SOON);
+    // And that of the file with which the cluster was tried is deleted.
     eventually("every chunk is attested", SOON, || {
-        chunks(&admin(&cluster, &["health"]).1, "full") >= 30
+        chunks(&admin(&cluster, &["health"]).1, "full") == 30
     });
     let before = admin(&cluster, &["health"]).1;
     let all = chunks(&before, "full");
@@ -160,10 +161,15 @@ fn a_chunk_that_no_file_has_is_found_and_deleted() {
 
     let (code, found) = clean(&cluster);
     let orphans = found["list"].as_array().unwrap();
-    assert_eq!((code, orphans.len()), (9, 1), "{found}");
-    assert_eq!(orphans[0]["kind"], "orphan", "{found}");
+    // The file with which the cluster was tried may have left one too.
+    assert!(code == 9 && (1..=2).contains(&orphans.len()), "{found}");
+    let count = orphans.len();
+    assert!(
+        orphans.iter().all(|orphan| orphan["kind"] == "orphan"),
+        "{found}"
+    );
     let (code, found) = admin(&cluster, &["fsck", "--repair"]);
-    assert_eq!((code, &found["repaired"]), (0, &1.into()), "{found}");
+    assert_eq!((code, &found["repaired"]), (0, &count.into()), "{found}");
     eventually("it is gone", BACK, || clean(&cluster).1["findings"] == 0);
     let kept = std::fs::read(cluster.mount().join("stays")).unwrap();
     assert!(kept == vec![7; 10_000]);

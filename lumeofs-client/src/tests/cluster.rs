@@ -353,6 +353,7 @@ impl World {
                     map,
                     masters: state.masters.clone(),
                     certain: false,
+                    ..MapReply::default()
                 })
             }
             _ => {

@@ -55,8 +55,22 @@ impl Controller for FakeController {
         };
         Ok(Response::new(HeartbeatReply {
             map: map.into(),
-            removed: false,
+            ..HeartbeatReply::default()
         }))
+    }
+
+    async fn allocate(
+        &self,
+        _: Request<control::AllocateRequest>,
+    ) -> Result<Response<control::AllocateReply>, Status> {
+        Err(Status::unimplemented("datanodes here have their ids"))
+    }
+
+    async fn announce(
+        &self,
+        _: Request<control::AnnounceRequest>,
+    ) -> Result<Response<control::AnnounceReply>, Status> {
+        Err(Status::unimplemented("datanodes do not announce masters"))
     }
 
     async fn set_group_config(

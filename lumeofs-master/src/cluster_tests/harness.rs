@@ -13,10 +13,11 @@ use lumeofs_meta::tables::Tables as _;
 use lumeofs_proto::auth::{Credentials, Identity};
 use lumeofs_proto::blocking::Conn;
 use lumeofs_proto::control::admin_client::AdminClient;
+use lumeofs_proto::control::change_masters_request::Change;
 use lumeofs_proto::control::controller_client::ControllerClient;
 use lumeofs_proto::control::{
-    FsckRequest, HealthReply, HealthRequest, HeartbeatRequest, Node, RaftGroup, StatusReply,
-    StatusRequest, fsck_event,
+    AddMaster, ChangeMastersRequest, FsckRequest, HealthReply, HealthRequest, HeartbeatRequest,
+    MastersRequest, Node, RaftGroup, StatusReply, StatusRequest, fsck_event,
 };
 use lumeofs_proto::data::{ChunkReply, ChunkRequest};
 use lumeofs_proto::frame::Op;
@@ -63,6 +64,8 @@ struct Running {
 pub(super) struct Cluster {
     credentials: Credentials,
     addresses: BTreeMap<u64, String>,
+    /// Those that founded it.
+    founders: BTreeMap<u64, String>,
     dirs: BTreeMap<u64, TempDir>,
     running: BTreeMap<u64, Running>,
     caller: Runtime,
@@ -85,9 +88,11 @@ impl Cluster {
         let addresses = listeners
             .iter()
             .map(|listener| listener.local_addr().unwrap().to_string());
+        let addresses: BTreeMap<u64, String> = (1..).zip(addresses).collect();
         let mut cluster = Self {
             credentials: Credentials::generate(),
-            addresses: (1..).zip(addresses).collect(),
+            founders: addresses.clone(),
+            addresses,
             dirs: (1..=count)
                 .map(|id| (id, TempDir::new_in(base).unwrap()))
                 .collect(),
@@ -120,12 +125,23 @@ impl Cluster {
 
     /// Starts a master that does not run.
     pub(super) fn restart(&mut self, id: u64) {
+        let is_founder = self.founders.contains_key(&id);
+        let seeds = self.founders.values().cloned();
         let config = MasterConfig {
             identity: self.identity(id, NodeKind::Master),
             listen: self.addresses[&id].clone(),
-            masters: self.addresses.clone(),
+            advertise: self.addresses[&id].clone(),
+            masters: match is_founder {
+                true => self.founders.clone(),
+                false => BTreeMap::new(),
+            },
+            seeds: match is_founder {
+                true => Vec::new(),
+                false => seeds.collect(),
+            },
+            join: false,
             data_dir: self.dirs[&id].path().to_owned(),
-            bootstrap: id == 1,
+            bootstrap: id == 1 && is_founder,
             chunk_size: 1 << 20,
             replicas: 3,
             always_durable: false,
@@ -145,6 +161,100 @@ impl Cluster {
                 superblock,
             },
         );
+    }
+
+    /// Starts a new master, which knows nothing but the founders' addresses.
+    pub(super) fn start_new(&mut self, id: u64) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        self.addresses.insert(id, address);
+        self.dirs.insert(id, TempDir::new().unwrap());
+        self.restart(id);
+    }
+
+    /// What the controller's leader says of the masters: id and state.
+    pub(super) fn masters(&self) -> Option<BTreeMap<u64, String>> {
+        let masters = self.list_masters()?.into_iter();
+        Some(masters.map(|master| (master.id, master.state)).collect())
+    }
+
+    /// Whether the controller's leader has had no answer of this master for a while.
+    pub(super) fn is_missed(&self, id: u64) -> bool {
+        let masters = self.list_masters().unwrap_or_default();
+        masters
+            .iter()
+            .any(|master| master.id == id && !master.answers)
+    }
+
+    fn list_masters(&self) -> Option<Vec<lumeofs_proto::control::Master>> {
+        let ask = |id: &u64| {
+            let token = self.credentials.grpc_token();
+            let mut admin = AdminClient::with_interceptor(self.channel(*id), authorize(token));
+            self.caller.block_on(admin.masters(MastersRequest {})).ok()
+        };
+        Some(self.running.keys().find_map(ask)?.into_inner().masters)
+    }
+
+    /// Asks for a change of the masters until a leader takes or refuses it.
+    pub(super) fn change(&self, change: Change) -> Result<(), String> {
+        let start = Instant::now();
+        loop {
+            match self.try_change(change.clone()) {
+                Ok(()) => return Ok(()),
+                Err((tonic::Code::Unavailable, _)) => {}
+                Err((_, text)) => return Err(text),
+            }
+            assert!(start.elapsed() < PATIENCE, "nobody changes the masters");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Asks all that run for a change of the masters, once. The last one's answer, if none takes it.
+    pub(super) fn try_change(&self, change: Change) -> Result<(), (tonic::Code, String)> {
+        let mut said = (tonic::Code::Unavailable, String::new());
+        for id in self.running.keys() {
+            let token = self.credentials.grpc_token();
+            let mut admin = AdminClient::with_interceptor(self.channel(*id), authorize(token));
+            let request = ChangeMastersRequest {
+                change: Some(change.clone()),
+            };
+            match self.caller.block_on(admin.change_masters(request)) {
+                Ok(_) => return Ok(()),
+                Err(status) if status.message().contains("leader") => {}
+                Err(status) => said = (status.code(), status.message().to_owned()),
+            }
+        }
+        Err(said)
+    }
+
+    /// Admits a master that runs.
+    pub(super) fn admit(&self, id: u64, replaces: u64) -> Result<(), String> {
+        self.change(Change::Add(AddMaster {
+            id,
+            address: self.addresses[&id].clone(),
+            replaces,
+        }))
+    }
+
+    /// Waits until a master is in a state.
+    pub(super) fn wait_state(&self, id: u64, state: &str) {
+        wait_for(&format!("master {id} to be {state}"), || {
+            let masters = self.masters().unwrap_or_default();
+            masters.get(&id).map(String::as_str) == Some(state)
+        });
+    }
+
+    /// Members of a master's groups, as it knows them: those that vote.
+    pub(super) fn voters(&self, id: u64) -> [Vec<u64>; 2] {
+        let master = &self.running[&id].master;
+        [master.controller_group(), master.metadata_group()]
+            .map(|group| group.members().voters.into_iter().collect())
+    }
+
+    /// Those that run.
+    pub(super) fn running(&self) -> Vec<u64> {
+        self.running.keys().copied().collect()
     }
 
     /// Ends a master as a crash would, as far as one can inside a process: without a checkpoint and
@@ -543,6 +653,9 @@ impl Client {
             op: postcard::to_stdvec(&mutation).unwrap().into(),
             ..Default::default()
         };
+        if sequence.is_multiple_of(10) {
+            self.learn_masters();
+        }
         let reply: MetaReply = self.ask(Op::Mutate, &request)?;
         Ok(postcard::from_bytes(&reply.reply).unwrap())
     }
@@ -570,6 +683,14 @@ impl Client {
 
     pub(super) fn report(&mut self, report: OpenReport) -> FsResult<SessionReply> {
         self.ask(Op::Opens, &report)
+    }
+
+    /// As clients do now and then: masters may have come and gone.
+    fn learn_masters(&mut self) {
+        if let Ok(reply) = self.keep_alive() {
+            let masters = reply.masters.into_iter();
+            self.addresses = masters.map(|master| (master.id, master.address)).collect();
+        }
     }
 
     pub(super) fn keep_alive(&mut self) -> FsResult<SessionReply> {

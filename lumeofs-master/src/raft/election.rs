@@ -54,6 +54,14 @@ fn pause(first: Duration, attempts_before: u32) -> Duration {
     least + Duration::from_millis(chance.below(1 + least.as_millis() as u64 / 2))
 }
 
+/// Whether the leader votes no more: it was removed, and leads only until the others know.
+fn has_left(raft: &Raft, leader: u64) -> bool {
+    let metrics = raft.server_metrics();
+    let metrics = metrics.borrow();
+    let mut voters = metrics.membership_config.membership().voter_ids();
+    voters.all(|voter| voter != leader)
+}
+
 fn has_no_leader(raft: &Raft) -> bool {
     raft.server_metrics().borrow().current_leader.is_none()
 }
@@ -77,7 +85,10 @@ pub(super) async fn run(
         let leader = metrics.borrow().current_leader;
         let next = match (leader, replacing) {
             (Some(leader), _)
-                if leader == me || !(presence.is_gone(leader) || server.has_resigned(leader)) =>
+                if leader == me
+                    || !(presence.is_gone(leader)
+                        || server.has_resigned(leader)
+                        || has_left(&raft, leader)) =>
             {
                 (replacing, attempts) = (None, 0);
                 continue;

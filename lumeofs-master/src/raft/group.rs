@@ -9,6 +9,7 @@ use super::reads::{Rounds, not_leader};
 use super::state_machine::{StateMachine, blocking};
 use super::store::{Limits, Store};
 use super::types::{LogId, Machine, Raft, Term};
+use crate::masters::Masters;
 use anyhow::{Context as _, Result};
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::limits::{RAFT_HEARTBEAT, RAFT_LOG_KEEP_ENTRIES};
@@ -47,7 +48,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// A refresh of the lease is asked for when this much of it has passed.
 const LEASE_REFRESH_AFTER: Duration = Duration::from_millis(200);
 /// A leader that no quorum has answered for so long sends its clients away.
-const QUORUM_SILENCE_MAX: Duration = Duration::from_secs(2);
+pub(super) const QUORUM_SILENCE_MAX: Duration = Duration::from_secs(2);
 
 /// What a group's member must be told.
 pub(crate) struct GroupConfig {
@@ -58,7 +59,7 @@ pub(crate) struct GroupConfig {
     /// This master.
     pub(crate) identity: Identity,
     /// All masters.
-    pub(crate) masters: Arc<BTreeMap<u64, String>>,
+    pub(crate) masters: Arc<Masters>,
     /// Position of this master among them.
     pub(crate) rank: usize,
 }
@@ -271,6 +272,11 @@ impl Group {
             .clone();
         self.lease
             .silence(term, &membership, SystemClock.monotonic())
+    }
+
+    /// How long ago the append was sent that a member acknowledged last in this leadership.
+    pub(super) fn silence_of(&self, term: Term, node: u64) -> Option<Duration> {
+        self.lease.silence_of(term, node, SystemClock.monotonic())
     }
 
     /// Returns when applied state is current: reads after it see everything that was acknowledged

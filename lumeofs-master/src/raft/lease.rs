@@ -64,6 +64,13 @@ impl Lease {
         sets.iter().map(quorum).min().flatten()
     }
 
+    /// How long ago the append was sent that a member acknowledged last.
+    pub(super) fn silence_of(&self, term: Term, node: u64, now: Duration) -> Option<Duration> {
+        let acknowledged = self.0.lock();
+        let sent = acknowledged.sent.get(&node)?;
+        (acknowledged.term == term).then(|| now.saturating_sub(*sent))
+    }
+
     /// Whether a leader may answer reads now.
     pub(super) fn holds(&self, term: Term, membership: &Membership, now: Duration) -> bool {
         self.silence(term, membership, now)

@@ -10,6 +10,7 @@ use super::snapshot::{self, Pieces, SnapshotData};
 use super::state_machine::blocking;
 use super::store::{Incoming, Store};
 use super::types::{LeaderId, LogId, Raft, Snapshot, SnapshotMeta, TypeConfig, Vote};
+use crate::masters::Masters;
 use futures::FutureExt as _;
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::limits::RAFT_ELECT_AFTER;
@@ -55,8 +56,8 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(120);
 pub(super) struct Network {
     group: RaftGroupId,
     identity: Identity,
-    /// Addresses from the configuration; they win over what the membership recorded.
-    addresses: Arc<BTreeMap<u64, String>>,
+    /// Where the masters are; this wins over what the membership recorded.
+    masters: Arc<Masters>,
     lease: Arc<Lease>,
     log: LogStore,
     pools: Arc<Mutex<BTreeMap<u64, Arc<Pool>>>>,
@@ -66,14 +67,14 @@ impl Network {
     pub(super) fn new(
         group: RaftGroupId,
         identity: Identity,
-        addresses: Arc<BTreeMap<u64, String>>,
+        masters: Arc<Masters>,
         lease: Arc<Lease>,
         log: LogStore,
     ) -> Self {
         Self {
             group,
             identity,
-            addresses,
+            masters,
             lease,
             log,
             pools: Arc::default(),
@@ -85,12 +86,12 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Client;
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Client {
-        let address = self.addresses.get(&target).unwrap_or(&node.addr).clone();
         let pool = self.pools.lock().entry(target).or_default().clone();
         Client {
             group: self.group,
             target,
-            address,
+            masters: self.masters.clone(),
+            told: node.addr.clone(),
             identity: self.identity.clone(),
             lease: self.lease.clone(),
             log: self.log.clone(),
@@ -109,7 +110,9 @@ struct Pool(Mutex<Vec<Connection>>);
 pub(super) struct Client {
     group: RaftGroupId,
     target: u64,
-    address: String,
+    masters: Arc<Masters>,
+    /// Where it was when it became a member.
+    told: String,
     identity: Identity,
     lease: Arc<Lease>,
     log: LogStore,
@@ -166,13 +169,15 @@ impl Client {
     }
 
     async fn connect(&self) -> FsResult<Connection> {
-        let (reader, writer, peer) = connect(&self.address, &self.identity).await?;
+        let address = self.masters.address(self.target);
+        let address = address.as_ref().unwrap_or(&self.told);
+        let (reader, writer, peer) = connect(address, &self.identity).await?;
         if peer.node.get() != self.target || peer.kind != NodeKind::Master {
             return Err(FsError::new(
                 Code::Refused,
                 format!(
-                    "{} is {:?} {}, not master {}",
-                    self.address, peer.kind, peer.node, self.target
+                    "{address} is {:?} {}, not master {}",
+                    peer.kind, peer.node, self.target
                 ),
             ));
         }

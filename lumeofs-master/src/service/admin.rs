@@ -3,6 +3,7 @@
 use super::controller::{ControllerService, to_wire};
 use super::metadata::MetadataService;
 use super::{fsck, health_report};
+use crate::masters::Masters;
 use crate::raft::Group;
 use lumeofs_base::SessionId;
 use lumeofs_base::{Code, FsError, FsResult, NodeId, NodeState, RepairPolicy};
@@ -11,13 +12,13 @@ use lumeofs_meta::op::{Caller, Query, Reply};
 use lumeofs_meta::{controller, namespace};
 use lumeofs_proto::control::admin_server::Admin;
 use lumeofs_proto::control::{
-    DataNode, EvictSessionReply, EvictSessionRequest, Follower, FsckRequest, GroupsReply,
-    GroupsRequest, HealthReply, HealthRequest, Node, NodesReply, NodesRequest, RaftGroup,
-    RaftReply, RaftRequest, RepairReply, RepairRequest, SessionsReply, SessionsRequest,
-    SetNodeReply, SetNodeRequest, StatusReply, StatusRequest,
+    ChangeMastersReply, ChangeMastersRequest, DataNode, EvictSessionReply, EvictSessionRequest,
+    Follower, FsckRequest, GroupsReply, GroupsRequest, HealthReply, HealthRequest, MastersReply,
+    MastersRequest, Node, NodesReply, NodesRequest, RaftGroup, RaftReply, RaftRequest, RepairReply,
+    RepairRequest, SessionsReply, SessionsRequest, SetNodeReply, SetNodeRequest, StatusReply,
+    StatusRequest,
 };
 use lumeofs_proto::status::to_grpc;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -26,7 +27,7 @@ pub(crate) struct AdminService {
     pub(crate) controller: Arc<ControllerService>,
     pub(crate) controller_group: Arc<Group>,
     pub(crate) metadata: Arc<MetadataService>,
-    pub(crate) masters: Arc<BTreeMap<u64, String>>,
+    pub(crate) masters: Arc<Masters>,
     /// One check at a time.
     pub(crate) fsck: Arc<tokio::sync::Semaphore>,
 }
@@ -77,7 +78,7 @@ impl AdminService {
         let report = group.report();
         let follower = |(node, matched): (u64, u64)| Follower {
             node,
-            address: self.masters.get(&node).cloned().unwrap_or_default(),
+            address: self.masters.address(node).unwrap_or_default(),
             matched,
             lag: report.last_log.saturating_sub(matched),
         };
@@ -264,5 +265,22 @@ impl Admin for AdminService {
         )
         .await;
         events.map(Response::new).map_err(|error| to_grpc(&error))
+    }
+
+    async fn masters(&self, _: Request<MastersRequest>) -> Result<Response<MastersReply>, Status> {
+        let listed = self.controller.list_masters(&self.metadata.group).await;
+        listed
+            .map(|masters| Response::new(MastersReply { masters }))
+            .map_err(|error| to_grpc(&error))
+    }
+
+    async fn change_masters(
+        &self,
+        request: Request<ChangeMastersRequest>,
+    ) -> Result<Response<ChangeMastersReply>, Status> {
+        let begun = self.controller.begin_change(request.into_inner()).await;
+        begun
+            .map(|()| Response::new(ChangeMastersReply {}))
+            .map_err(|error| to_grpc(&error))
     }
 }

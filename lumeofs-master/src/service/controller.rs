@@ -2,6 +2,7 @@
 
 use super::attests::Attests;
 use super::machines::ControllerMachine;
+use crate::masters::Masters;
 use crate::raft::{Group, Leadership, Proposer};
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::{
@@ -10,7 +11,8 @@ use lumeofs_base::{
 use lumeofs_meta::controller::{self, ControllerCommand, ControllerReply};
 use lumeofs_proto::control::controller_server::Controller;
 use lumeofs_proto::control::{
-    self, HeartbeatReply, HeartbeatRequest, SetGroupConfigReply, SetGroupConfigRequest,
+    self, AllocateReply, AllocateRequest, AnnounceReply, AnnounceRequest, HeartbeatReply,
+    HeartbeatRequest, SetGroupConfigReply, SetGroupConfigRequest,
 };
 use lumeofs_proto::status::to_grpc;
 use parking_lot::Mutex;
@@ -33,9 +35,9 @@ const FORM_LOOK: Duration = Duration::from_millis(200);
 
 /// The controller group as datanodes see it.
 pub(crate) struct ControllerService {
-    group: Arc<Group>,
+    pub(super) group: Arc<Group>,
     proposer: Proposer<ControllerMachine>,
-    masters: Arc<BTreeMap<u64, String>>,
+    pub(super) masters: Arc<Masters>,
     nodes: Mutex<HashMap<NodeId, Seen>>,
     /// The leadership under which the policies are known to be set.
     founded: Mutex<Option<Leadership>>,
@@ -57,7 +59,7 @@ impl ControllerService {
     pub(crate) fn new(
         group: Arc<Group>,
         proposer: Proposer<ControllerMachine>,
-        masters: Arc<BTreeMap<u64, String>>,
+        masters: Arc<Masters>,
     ) -> Self {
         Self {
             group,
@@ -103,7 +105,9 @@ impl ControllerService {
         let reply = self.propose(command).await;
         match reply.map_err(|error| self.elsewhere(error))? {
             ControllerReply::Refused(error) => Err(error),
-            ControllerReply::Done | ControllerReply::Config(_) => Ok(()),
+            ControllerReply::Done | ControllerReply::Config(_) | ControllerReply::Masters(_) => {
+                Ok(())
+            }
         }
     }
 
@@ -141,6 +145,7 @@ impl ControllerService {
                 silence.is_some_and(|silence| silence <= ALIVE)
             });
             let newcomer = self.newcomer();
+            let founding = self.founding();
             let command = if is_new {
                 tried_with = 0;
                 init.clone()
@@ -150,6 +155,8 @@ impl ControllerService {
                 tried_with = map.nodes.len();
                 let alive = map.nodes.iter().map(|node| node.id).collect();
                 ControllerCommand::FormGroups { alive }
+            } else if let Some(founding) = founding {
+                founding
             } else if let Some(master) = newcomer {
                 ControllerCommand::MasterJoined(master)
             } else {
@@ -235,9 +242,14 @@ impl ControllerService {
         } else {
             postcard::to_stdvec(&map).expect("a map is plain data")
         };
+        let masters = self.masters.list();
         Ok(HeartbeatReply {
             map: map.into(),
             removed,
+            masters: masters
+                .members()
+                .map(|master| master.address.clone())
+                .collect(),
         })
     }
 
@@ -264,9 +276,7 @@ impl ControllerService {
                 *in_force
             }
             ControllerReply::Config(Err((error, None))) => return Err(error),
-            ControllerReply::Done | ControllerReply::Refused(_) => {
-                return Err(FsError::new(Code::Io, "unexpected reply of the controller"));
-            }
+            _ => return Err(FsError::new(Code::Io, "unexpected reply of the controller")),
         };
         if in_force == config {
             tracing::info!(group = %config.group, epoch = %config.epoch, primary = %config.primary,
@@ -281,7 +291,7 @@ impl ControllerService {
     /// Adds the leader's address for callers that know no ids.
     pub(super) fn elsewhere(&self, error: FsError) -> FsError {
         match error.code {
-            Code::NotLeader(Some(leader)) => match self.masters.get(&leader.get()) {
+            Code::NotLeader(Some(leader)) => match self.masters.address(leader.get()) {
                 Some(address) => {
                     FsError::new(error.code, format!("the leader is {leader} at {address}"))
                 }
@@ -354,6 +364,26 @@ impl Controller for ControllerGrpc {
             .set_config(request.into_inner())
             .await
             .map(Response::new)
+            .map_err(|error| to_grpc(&error))
+    }
+
+    async fn allocate(
+        &self,
+        request: Request<AllocateRequest>,
+    ) -> Result<Response<AllocateReply>, Status> {
+        let allocated = self.0.allocate(request.into_inner()).await;
+        allocated
+            .map(Response::new)
+            .map_err(|error| to_grpc(&error))
+    }
+
+    async fn announce(
+        &self,
+        request: Request<AnnounceRequest>,
+    ) -> Result<Response<AnnounceReply>, Status> {
+        let announced = self.0.announce(request.into_inner()).await;
+        announced
+            .map(|()| Response::new(AnnounceReply {}))
             .map_err(|error| to_grpc(&error))
     }
 }

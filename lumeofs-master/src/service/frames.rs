@@ -1,19 +1,20 @@
 //! Frames of clients and of other masters: decode, call, encode.
 
 use super::metadata::MetadataService;
+use crate::ask::to_wire;
 use crate::join::Admission;
+use crate::masters::Masters;
 use crate::raft::{Group, RaftServer, Receiving};
 use lumeofs_base::limits::REQUEST_TIMEOUT;
-use lumeofs_base::{Code, FsError, FsResult, NodeId, NodeKind, RaftGroupId};
+use lumeofs_base::{Code, FsError, FsResult, NodeKind, RaftGroupId};
 use lumeofs_meta::controller;
 use lumeofs_proto::auth::{Identity, Peer};
 use lumeofs_proto::blocking::Frame;
 use lumeofs_proto::frame::{Fixed, Op};
 use lumeofs_proto::meta::{
-    MapReply, MapRequest, MasterAddress, MetaReply, RaftMessage, SessionReply,
+    GroupMembers, MapReply, MapRequest, MasterAddress, MetaReply, RaftMessage, SessionReply,
 };
 use lumeofs_proto::nonblocking::{FrameWriter, Stream, accept};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -25,7 +26,7 @@ const DEADLINE_MAX: Duration = Duration::from_secs(60);
 pub(crate) struct FrameService {
     pub(crate) identity: Identity,
     pub(crate) admission: Admission,
-    pub(crate) masters: Arc<BTreeMap<u64, String>>,
+    pub(crate) masters: Arc<Masters>,
     pub(crate) controller: Arc<Group>,
     pub(crate) metadata: Arc<MetadataService>,
 }
@@ -99,7 +100,11 @@ impl FrameService {
         Ok(match op {
             Op::Query => Answer::Meta(self.metadata.query(&frame.decode()?).await?),
             Op::Mutate => Answer::Meta(self.metadata.mutate(&frame.decode()?).await?),
-            Op::Session => Answer::Session(self.metadata.session(frame.decode()?).await?),
+            Op::Session => {
+                let mut reply = self.metadata.session(frame.decode()?).await?;
+                reply.masters = self.addresses();
+                Answer::Session(reply)
+            }
             Op::Opens => Answer::Session(self.metadata.opens(frame.decode()?).await?),
             Op::Map => Answer::Map(self.map(&frame.decode()?).await),
             other => {
@@ -120,18 +125,44 @@ impl FrameService {
         } else {
             postcard::to_stdvec(&map).expect("a map is plain data")
         };
-        let masters = self.masters.iter();
-        let joined = self.controller.store().read(controller::joined_masters);
-        let masters = masters.map(|(id, address)| MasterAddress {
-            id: *id,
-            address: address.clone(),
-            joined: joined.contains(&NodeId(*id)),
-        });
-        MapReply {
+        let mut reply = MapReply {
             map: map.into(),
-            masters: masters.collect(),
+            masters: self.addresses(),
             certain,
+            ..MapReply::default()
+        };
+        if request.certainly {
+            let joined = self.controller.store().read(controller::joined_masters);
+            let list = self.masters.list();
+            // What was just confirmed may be newer than the list.
+            let recorded = self.controller.store().read(controller::masters);
+            let records = match recorded.is_empty() {
+                true => &list.records,
+                false => &recorded,
+            };
+            let records = records.iter();
+            let records = records.map(|record| to_wire(record, joined.contains(&record.id)));
+            reply.records = records.collect();
+            let metadata = self.metadata.group.certain_members().await;
+            reply.metadata = metadata.ok().map(|members| GroupMembers {
+                voters: members.voters.into_iter().collect(),
+                learners: members.learners.into_iter().collect(),
+                changing: members.joint || members.changing,
+            });
         }
+        reply
+    }
+
+    /// Where the masters are, for clients.
+    fn addresses(&self) -> Vec<MasterAddress> {
+        let list = self.masters.list();
+        let joined = self.controller.store().read(controller::joined_masters);
+        let address = |master: &controller::MasterRecord| MasterAddress {
+            id: master.id.get(),
+            address: master.address.clone(),
+            joined: joined.contains(&master.id),
+        };
+        list.members().map(address).collect()
     }
 
     async fn raft(
@@ -143,6 +174,10 @@ impl FrameService {
     ) -> FsResult<Answer> {
         if peer.kind != NodeKind::Master {
             return Err(FsError::new(Code::Refused, "Raft is among masters"));
+        }
+        if self.masters.is_removed(peer.node.get()) {
+            let text = format!("master {} was removed", peer.node.get());
+            return Err(FsError::new(Code::Refused, text));
         }
         if !self.admission.is_granted() {
             return Err(FsError::new(

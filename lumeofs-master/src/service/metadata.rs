@@ -235,6 +235,7 @@ impl MetadataService {
             session: session.get(),
             cluster_id: self.cluster().0.to_vec().into(),
             term: leadership.term.to_wire(),
+            ..SessionReply::default()
         }
     }
 }

@@ -104,7 +104,7 @@ async fn carry_out(
     command: ControllerCommand,
 ) -> lumeofs_base::FsResult<()> {
     match service.propose(command.clone()).await? {
-        ControllerReply::Done => tracing::info!(?command, "done"),
+        ControllerReply::Done | ControllerReply::Masters(_) => tracing::info!(?command, "done"),
         ControllerReply::Config(Ok(config)) => tracing::info!(
             group = %config.group, epoch = %config.epoch, members = ?config.members,
             in_sync = ?config.in_sync, leaving = ?config.leaving, "members of a group changed"

@@ -104,7 +104,7 @@ impl Baseline {
 
 /// Free bytes by datanode.
 pub(super) fn free_space(site: &Site) -> BTreeMap<u64, u64> {
-    let nodes = site.admin(&["nodes"]).unwrap_or_default();
+    let nodes = site.admin(&["node", "list"]).unwrap_or_default();
     let nodes = nodes.as_array().into_iter().flatten();
     nodes
         .filter_map(|node| Some((node["id"].as_u64()?, node["free_bytes"].as_u64()?)))

@@ -353,7 +353,7 @@ fn a_directory_of_another_node_or_format_is_refused() {
     let version = refused(identity());
     assert_eq!(version.code, Code::Invalid);
     assert!(
-        version.context.contains("version 0") && version.context.contains("knows 1"),
+        version.context.contains("version 3") && version.context.contains("knows 2"),
         "{version}"
     );
     disk.flip_bit(superblock, 8);

@@ -221,7 +221,7 @@ fn requests_that_make_no_sense_change_nothing() {
     let other = store.apply(GroupId(2), version(1), &write_op(1, 0, 0, &data), &data);
     assert_eq!(other.unwrap_err().code, Code::Invalid);
     assert_eq!(store.last(GroupId(2)), Version::default());
-    assert!(store.set_group_note(GroupId(1), &[0; 5000]).is_err());
+    assert!(store.set_group_note(GroupId(1), &vec![0; 300_000]).is_err());
 }
 
 #[test]
