@@ -147,10 +147,12 @@ pub const ERA_DELETED_MAX: usize = 200_000;
 pub const DISK_STALL_MAX: Duration = Duration::from_secs(10);
 /// How much of its store a datanode reads in a second to find flipped bits: 10 TB in a week.
 pub const SCRUB_RATE_BYTES: u64 = 16 << 20;
-/// From the end of one such reading to the beginning of the next.
+/// From the end of one such round to the beginning of the next.
 pub const SCRUB_INTERVAL: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Damaged chunks of a store or group that are remembered until they are repaired; more are found again.
-pub const DAMAGED_CHUNKS_MAX: usize = 1000;
+/// Bytes of a chunk that a scrub compares at once.
+pub const SCRUB_PIECE_BYTES: usize = 256 << 10;
+/// Damaged pieces of a store that are remembered until they are repaired. The scrub waits when there are more.
+pub const DAMAGED_PIECES_MAX: usize = 1000;
 /// Size of one WAL segment.
 pub const WAL_SEGMENT_BYTES: u64 = 64 << 20;
 /// Longest WAL record.

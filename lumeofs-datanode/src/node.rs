@@ -10,10 +10,13 @@ use crate::peers::Peers;
 use crate::placing::Placing;
 use crate::requests::Forwards;
 use crate::run::DatanodeConfig;
+use crate::scrub::Scrub;
 use crate::store::{ChunkStore, Reservation};
 use lumeofs_base::clock::SystemClock;
 use lumeofs_base::limits::GROUP_INFLIGHT_BYTES_MAX;
-use lumeofs_base::{ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, entropy};
+use lumeofs_base::{
+    ChunkId, ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, entropy,
+};
 use lumeofs_proto::auth::Identity;
 use lumeofs_proto::blocking::Closer;
 use parking_lot::{Mutex, RwLock};
@@ -37,6 +40,7 @@ pub(crate) struct Node {
     pub(crate) identity: Identity,
     pub(crate) clock: SystemClock,
     stores: Vec<Arc<ChunkStore>>,
+    scrubs: Vec<Arc<Scrub>>,
     broken: Vec<String>,
     map: RwLock<Arc<ClusterMap>>,
     groups: RwLock<BTreeMap<GroupId, Arc<GroupDriver>>>,
@@ -53,12 +57,18 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// `broken` says what is wrong with disks that are not among `stores`.
+    /// Each store comes with its data directory. `broken` says what is wrong with disks that are not among them.
     pub(crate) fn new(
         config: DatanodeConfig,
-        stores: Vec<Arc<ChunkStore>>,
+        stores: Vec<(String, Arc<ChunkStore>)>,
         broken: Vec<String>,
     ) -> Arc<Self> {
+        let scrub = |(directory, store): &(String, Arc<ChunkStore>)| {
+            let rate = config.scrub_rate_bytes;
+            Arc::new(Scrub::new(store.clone(), directory.clone(), rate))
+        };
+        let scrubs = stores.iter().map(scrub).collect();
+        let stores = stores.into_iter().map(|(_, store)| store).collect();
         let control = Control::new();
         // Room for the streams of each: a core adds 24 bits.
         let nonce = u64::from_le_bytes(entropy::bytes()) >> 32;
@@ -67,6 +77,7 @@ impl Node {
             config,
             clock: SystemClock,
             stores,
+            scrubs,
             broken,
             map: RwLock::default(),
             groups: RwLock::default(),
@@ -168,6 +179,25 @@ impl Node {
 
     pub(crate) fn stores(&self) -> &[Arc<ChunkStore>] {
         &self.stores
+    }
+
+    pub(crate) fn scrubs(&self) -> &[Arc<Scrub>] {
+        &self.scrubs
+    }
+
+    /// A request came upon damage in a range of a chunk: repairs it from other members if that can be done at once.
+    /// Whether the range is whole.
+    pub(crate) fn mend(
+        &self,
+        store: &Arc<ChunkStore>,
+        chunk: ChunkId,
+        offset: u64,
+        len: u64,
+    ) -> bool {
+        let mut scrubs = self.scrubs.iter();
+        let scrub = scrubs.find(|scrub| scrub.is_of(store));
+        store.check().is_ok()
+            && scrub.is_some_and(|scrub| scrub.mend_range(self, chunk, offset, len))
     }
 
     /// A map from the controller.

@@ -4,6 +4,7 @@ use crate::convert::{chunk_out, fence_in, state_out};
 use crate::data::Data;
 use crate::group::{Attempt, GroupDriver};
 use crate::node::Node;
+use crate::{fetch, scrub};
 use lumeofs_base::checksum::verify_blocks;
 use lumeofs_base::limits::{CHUNK_SIZE_BYTES, IO_BYTES_MAX, REQUEST_TIMEOUT};
 use lumeofs_base::{
@@ -37,6 +38,13 @@ pub(crate) fn serve(node: &Arc<Node>, conn: &mut Conn, frame: Frame) -> FsResult
     if fixed.op == Op::GroupState {
         return match frame.decode().and_then(|asked| group_state(node, &asked)) {
             Ok(state) => conn.sender.reply(&fixed, 0, &state, &[]).map_err(net),
+            Err(error) => conn.sender.fail(&fixed, &error).map_err(net),
+        };
+    }
+    if fixed.op == Op::Scrub {
+        let reply = frame.decode().and_then(|asked| scrub::serve(node, &asked));
+        return match reply {
+            Ok(reply) => conn.sender.reply(&fixed, 0, &reply, &[]).map_err(net),
             Err(error) => conn.sender.fail(&fixed, &error).map_err(net),
         };
     }
@@ -78,6 +86,7 @@ fn chunk_request(
     };
     match op {
         Op::Read => read(&driver, &asked, deadline),
+        Op::Fetch => fetch::serve(&driver, &asked),
         Op::Extents => extents(&driver, &asked, deadline),
         Op::Write | Op::Zero | Op::Truncate | Op::Delete | Op::Fence | Op::Sync => {
             let data: Data = payload.into();
@@ -104,7 +113,7 @@ fn chunk_request(
                 Err(primary) => node
                     .forwards
                     .call(node, primary, op, &asked, &data, deadline)
-                    .map(|reply| (reply, None)),
+                    .and_then(|reply| Ok((reply.decode()?, None))),
             }
         }
         other => Err(FsError::new(
@@ -308,7 +317,7 @@ fn read(driver: &GroupDriver, asked: &ChunkRequest, deadline: Instant) -> FsResu
     }
     let chunk = ChunkId(asked.chunk);
     let (data, checksums) = leased(driver, asked, deadline, || {
-        let read = driver.store.read(chunk, asked.offset, len)?;
+        let read = driver.read(chunk, asked.offset, len)?;
         // Looked at afterwards: what was deleted or cut meanwhile may have read as zeros.
         match driver.store.state(driver.id, chunk) {
             Some(state) if state.deleted => {
@@ -405,14 +414,15 @@ fn group_state(node: &Node, asked: &GroupStateRequest) -> FsResult<GroupState> {
     Ok(answer)
 }
 
-/// Connections to primaries, for requests that reached a secondary.
+/// Connections to other datanodes: for requests that reached a secondary, and to fetch blocks.
 #[derive(Default)]
 pub(crate) struct Forwards {
     idle: Mutex<HashMap<NodeId, Vec<Conn>>>,
 }
 
 impl Forwards {
-    fn call(
+    /// Sends one request and waits for the reply.
+    pub(crate) fn call(
         &self,
         node: &Node,
         to: NodeId,
@@ -420,13 +430,9 @@ impl Forwards {
         asked: &ChunkRequest,
         data: &[u8],
         deadline: Instant,
-    ) -> FsResult<ChunkReply> {
-        let failed = |error: io::Error| {
-            FsError::from_net(
-                &error,
-                format_args!("forward {op:?} to the primary, datanode {to}"),
-            )
-        };
+    ) -> FsResult<Frame> {
+        let failed =
+            |error: io::Error| FsError::from_net(&error, format_args!("{op:?} at datanode {to}"));
         let idle = self.idle.lock().get_mut(&to).and_then(Vec::pop);
         let mut conn = match idle {
             Some(conn) => conn,
@@ -457,6 +463,6 @@ impl Forwards {
             kept.push(conn);
         }
         drop(idle);
-        reply.decode()
+        Ok(reply)
     }
 }

@@ -48,7 +48,7 @@ mod upkeep_thread;
 mod watch;
 mod write;
 
-pub use scrub::Verified;
+pub use scrub::{DamagedBlock, GoodBlock, Mended, Verified};
 pub use space::Reservation;
 pub use upkeep_thread::UpkeepThread;
 
@@ -204,8 +204,8 @@ struct Core {
     /// What [`Journal::bytes`] was where the last checkpoint covers the log.
     checkpointed_bytes: AtomicU64,
     upkeep: Mutex<Upkeep>,
-    /// Chunks that reads found damaged, for the scrub.
-    damaged: Mutex<BTreeSet<ChunkId>>,
+    /// Pieces of chunks that reads found damaged, for the scrub.
+    damaged: Mutex<BTreeSet<(ChunkId, u64)>>,
 }
 
 impl ChunkStore {
@@ -451,10 +451,25 @@ impl ChunkStore {
         }
     }
 
-    /// Compares the next piece of a chunk, at most 1 MiB from the first block at or after `offset`, with its checksums,
-    /// as the disk has it. A chunk that is not there has no pieces.
+    /// Compares the blocks of a chunk's piece, [`lumeofs_base::limits::SCRUB_PIECE_BYTES`] long and at a multiple of that,
+    /// in which `offset` lies, with their checksums, as the disk has both. Those whose newest image is in memory are
+    /// left out: what lies at their place is about to be replaced. A chunk that is not there has no pieces.
     pub fn verify(&self, chunk: ChunkId, offset: u64) -> FsResult<Verified> {
         self.core.verify(chunk, offset)
+    }
+
+    /// Puts what another member has in the place of a damaged block, if it is what this one should have: it is of
+    /// the same operation, or of a later one and matches what is left here. `version` is the chunk's when the block was
+    /// found damaged.
+    pub fn mend(
+        &self,
+        group: GroupId,
+        chunk: ChunkId,
+        version: Version,
+        block: &DamagedBlock,
+        good: &GoodBlock,
+    ) -> FsResult<Mended> {
+        self.core.mend(group, chunk, version, block, good)
     }
 
     /// The first chunk above `after`, with its group; marks of eras, which have no data, among them.
@@ -467,15 +482,10 @@ impl ChunkStore {
         self.core.stored_bytes()
     }
 
-    /// Chunks of which reads found a damaged block since the last call; at most
-    /// [`lumeofs_base::limits::DAMAGED_CHUNKS_MAX`].
-    pub fn take_damaged(&self) -> BTreeSet<ChunkId> {
+    /// Chunks, and offsets of pieces as of [`ChunkStore::verify`], in which reads found damage since the last call; at
+    /// most [`lumeofs_base::limits::DAMAGED_PIECES_MAX`].
+    pub fn take_damaged(&self) -> BTreeSet<(ChunkId, u64)> {
         self.core.take_damaged()
-    }
-
-    /// Gives up a damaged chunk: as after [`ChunkStore::copy_begin`], which see. One that is gone stays so.
-    pub fn quarantine(&self, group: GroupId, chunk: ChunkId) -> FsResult<()> {
-        self.core.quarantine(group, chunk)
     }
 
     /// Keeps a small record of the scrub, at most 4 KiB. It replaces the last one as a whole, durably.

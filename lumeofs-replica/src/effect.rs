@@ -136,11 +136,6 @@ pub enum Work<P> {
         /// The step.
         step: crate::message::CopyStep<P>,
     },
-    /// At the member: give up a damaged chunk, so that comparing it with the primary's finds it different.
-    Quarantine {
-        /// The chunk.
-        chunk: ChunkId,
-    },
     /// At the member: set the end of the history, keep the note, make all durable; then `on_finished`.
     Finish {
         /// The stream.

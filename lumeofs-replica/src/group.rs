@@ -2,7 +2,6 @@
 
 mod beacon;
 mod catchup;
-mod damage;
 mod election;
 mod fence;
 mod in_sync;

@@ -5,6 +5,7 @@ mod health;
 pub(crate) mod master;
 mod masters;
 mod node;
+mod scrub;
 mod session;
 
 use crate::access::Access;
@@ -58,6 +59,9 @@ enum Action {
     Health(health::Args),
     /// Compares metadata with what datanodes have, both ways
     Fsck(fsck::Args),
+    /// Flipped bits: how far each datanode is with reading all it stores and repairing what is damaged; starts it now
+    #[command(subcommand)]
+    Scrub(scrub::Action),
     /// Prints the certificate of a cluster with TLS, for gRPC clients in other languages; its name is "lumeofs"
     Certificate,
     /// Sessions of mounts and commands: list them, or end one
@@ -105,6 +109,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         }
         Action::Chunks { path } => chunks(access, path),
         Action::Node(action) => node::run(access, action),
+        Action::Scrub(action) => scrub::run(access, action),
         Action::Policy(policy) => node::policy(access, policy),
     }
 }

@@ -128,7 +128,7 @@ impl Core {
                 ReadError::Damaged(found) => {
                     let error = damaged(chunk, mapped.block, &found);
                     tracing::error!(%error, "damaged block");
-                    self.note_damaged(chunk.id);
+                    self.note_damaged(chunk.id, mapped.block + found.index as Block);
                     error
                 }
             })?;

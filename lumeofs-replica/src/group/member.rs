@@ -5,8 +5,8 @@ use crate::effect::{Effect, Work};
 use crate::history::Note;
 use crate::message::{CopyStep, Entry, Payload, StreamId, ToMember, ToPrimary};
 use lumeofs_base::limits::PRIMARY_LEASE;
-use lumeofs_base::{ChunkId, ChunkState, Code, GroupConfig, NodeId, Sequence, Version};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use lumeofs_base::{ChunkState, Code, GroupConfig, NodeId, Sequence, Version};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,8 +31,6 @@ pub(super) struct Follower {
     /// A connection from the primary ended after its last beacon.
     pub(super) reset_seen: bool,
     acked: (Sequence, Sequence),
-    /// Damaged chunks, to be given up when the next catch-up begins.
-    pub(super) damaged: BTreeSet<ChunkId>,
 }
 
 /// A catch-up under way.
@@ -61,7 +59,6 @@ impl Follower {
             promises: BTreeMap::new(),
             reset_seen: false,
             acked: (Sequence(0), Sequence(0)),
-            damaged: BTreeSet::new(),
         }
     }
 
@@ -144,7 +141,6 @@ impl<P: Payload> Group<P> {
                     pending: 0,
                     finishing: false,
                 });
-                self.give_up_damaged();
             }
             ToMember::List { after } => {
                 self.effects
@@ -299,7 +295,7 @@ impl<P: Payload> Group<P> {
     }
 
     /// From here on the own chunks are no state that the group ever had.
-    pub(super) fn tear(&mut self) {
+    fn tear(&mut self) {
         if !self.note.torn {
             self.note.torn = true;
             self.effects

@@ -98,7 +98,6 @@ impl World {
                     self.with(node, |core, _| core.on_copied(stream));
                 }
             }
-            Work::Quarantine { chunk } => store.quarantine(chunk),
             Work::Finish { stream, last, note } => {
                 store.set_last(last);
                 store.sync();

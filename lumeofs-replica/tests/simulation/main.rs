@@ -7,7 +7,6 @@ mod cases;
 mod checks;
 mod clients;
 mod controller;
-mod damage;
 mod disk;
 mod event;
 mod faults;

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 const SEEDS: u64 = 6;
 
-pub(crate) fn seconds(seconds: u64) -> Duration {
+fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 /// Three members, all well, clients at work until the end.
-pub(crate) fn world(seed: u64) -> World {
+fn world(seed: u64) -> World {
     let mut world = World::new(seed, 3, 0, Duration::ZERO);
     world.clients_until = seconds(120);
     world.run_until(seconds(4));
@@ -35,7 +35,7 @@ fn is_first_two(world: &World, node: usize) -> bool {
     node == primary || node == (primary + 1) % 3
 }
 
-pub(crate) fn secondary(world: &World) -> usize {
+fn secondary(world: &World) -> usize {
     let in_sync = world.config.in_sync.iter();
     index(
         *in_sync
@@ -52,7 +52,7 @@ fn absent(world: &World) -> usize {
 }
 
 /// Writes go on, and whatever was acknowledged is there.
-pub(crate) fn assert_works(world: &mut World, within: Duration) {
+fn assert_works(world: &mut World, within: Duration) {
     let before = world.clients.acknowledged;
     let end = world.now + within;
     while world.now < end && world.clients.acknowledged < before + 20 {
@@ -213,7 +213,7 @@ fn a_member_that_comes_and_goes_holds_no_lease_when_its_removal_is_accepted() {
 }
 
 /// The longest time in which nothing was acknowledged, until a second after `done`.
-pub(crate) fn longest_pause(world: &mut World, within: Duration, done: impl Fn(&World) -> bool) -> Duration {
+fn longest_pause(world: &mut World, within: Duration, done: impl Fn(&World) -> bool) -> Duration {
     let (mut last, mut at, mut pause) = (world.clients.acknowledged, world.now, ms(0));
     let end = world.now + within;
     let mut done_at = None;

@@ -4,7 +4,7 @@ use lumeofs_base::limits::BLOCK_SIZE;
 use lumeofs_base::rng::SplitMix64;
 use lumeofs_base::{ChunkId, ChunkOp, ChunkState, Past, Verdict, Version};
 use lumeofs_replica::{CopyStep, Entry, Note, Outcome, Piece};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
@@ -43,8 +43,6 @@ pub(crate) struct Store {
     pub(crate) now: Contents,
     synced: Contents,
     log: Vec<Change>,
-    /// Chunks that do not match their checksums.
-    pub(crate) damaged: BTreeSet<ChunkId>,
 }
 
 /// Data of whole blocks with these numbers.
@@ -159,12 +157,6 @@ impl Store {
 
     pub(crate) fn copy(&mut self, step: CopyStep<Vec<u8>>) {
         self.change(Change::Copy(step));
-    }
-
-    /// What is there of a damaged chunk goes, so that it has the default version.
-    pub(crate) fn quarantine(&mut self, chunk: ChunkId) {
-        self.copy(CopyStep::Begin { chunk });
-        self.damaged.remove(&chunk);
     }
 
     pub(crate) fn set_last(&mut self, version: Version) {
