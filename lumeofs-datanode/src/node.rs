@@ -12,10 +12,13 @@ use crate::peers::Peers;
 use crate::placing::Placing;
 use crate::requests::Forwards;
 use crate::run::DatanodeConfig;
+use crate::scrub::Scrub;
 use crate::store::{ChunkStore, Reservation};
 use lumeofs_base::clock::SystemClock;
 use lumeofs_base::limits::GROUP_INFLIGHT_BYTES_MAX;
-use lumeofs_base::{ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, entropy};
+use lumeofs_base::{
+    ChunkId, ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, entropy,
+};
 use lumeofs_proto::auth::Identity;
 use lumeofs_proto::blocking::Closer;
 use parking_lot::{Mutex, RwLock};
@@ -42,6 +45,7 @@ pub(crate) struct Node {
     stores: Vec<Arc<ChunkStore>>,
     /// Data directories that are not used, and why.
     broken: Vec<(PathBuf, String)>,
+    scrubs: Vec<Arc<Scrub>>,
     map: RwLock<Arc<ClusterMap>>,
     groups: RwLock<BTreeMap<GroupId, Arc<GroupDriver>>>,
     pub(crate) control: Control,
@@ -59,12 +63,18 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// `broken` says what is wrong with disks that are not among `stores`.
+    /// Each store comes with its data directory. `broken` says what is wrong with disks that are not among them.
     pub(crate) fn new(
         config: DatanodeConfig,
-        stores: Vec<Arc<ChunkStore>>,
+        stores: Vec<(String, Arc<ChunkStore>)>,
         broken: Vec<(PathBuf, String)>,
     ) -> Arc<Self> {
+        let scrub = |(directory, store): &(String, Arc<ChunkStore>)| {
+            let rate = config.scrub_rate_bytes;
+            Arc::new(Scrub::new(store.clone(), directory.clone(), rate))
+        };
+        let scrubs = stores.iter().map(scrub).collect();
+        let stores = stores.into_iter().map(|(_, store)| store).collect();
         let control = Control::new();
         let known = Known::open(config.data_dirs.first().map(PathBuf::as_path));
         // Room for the streams of each: a core adds 24 bits.
@@ -74,6 +84,7 @@ impl Node {
             config,
             clock: SystemClock,
             stores,
+            scrubs,
             broken,
             map: RwLock::default(),
             groups: RwLock::default(),
@@ -188,6 +199,25 @@ impl Node {
             let store = if is_broken(dir) { None } else { stores.next() };
             (dir.as_path(), store.map(|store| &**store))
         })
+    }
+
+    pub(crate) fn scrubs(&self) -> &[Arc<Scrub>] {
+        &self.scrubs
+    }
+
+    /// A request came upon damage in a range of a chunk: repairs it from other members if that can be done at once.
+    /// Whether the range is whole.
+    pub(crate) fn mend(
+        &self,
+        store: &Arc<ChunkStore>,
+        chunk: ChunkId,
+        offset: u64,
+        len: u64,
+    ) -> bool {
+        let mut scrubs = self.scrubs.iter();
+        let scrub = scrubs.find(|scrub| scrub.is_of(store));
+        store.check().is_ok()
+            && scrub.is_some_and(|scrub| scrub.mend_range(self, chunk, offset, len))
     }
 
     /// A map from the controller.

@@ -36,6 +36,8 @@ pub struct DatanodeConfig {
     pub zone: String,
     /// Masters as `host:port`.
     pub masters: Vec<String>,
+    /// Bytes that the scrub of each store reads in a second; 0 = none.
+    pub scrub_rate_bytes: u64,
 }
 
 /// Runs a datanode until `shutdown` says so. Blocks. `running` gets what it counts once it serves.
@@ -59,7 +61,7 @@ pub fn run(
     } = open_disks(&config)?;
     let upkeep = stores
         .iter()
-        .map(|store| store.start_upkeep())
+        .map(|(_, store)| store.start_upkeep())
         .collect::<Result<Vec<_>, FsError>>()?;
     let address = listener.local_addr()?;
     let node = Node::new(config, stores, broken);
@@ -67,6 +69,10 @@ pub fn run(
     let accepting = node.clone();
     node.spawn("accept", move || listener::run(&accepting, &listener));
     running(Metrics(Arc::downgrade(&node)));
+    for scrub in node.scrubs() {
+        let (scrub, owner) = (scrub.clone(), node.clone());
+        node.spawn("scrub", move || scrub.run(&owner));
+    }
     tracing::info!(node = %node.identity.node, %address, "datanode is ready");
     while !shutdown() && !node.is_refused() {
         std::thread::park_timeout(TICK);
@@ -91,7 +97,8 @@ pub fn run(
 /// What the data directories came to.
 struct Disks {
     locks: Vec<File>,
-    stores: Vec<Arc<ChunkStore>>,
+    /// With their data directories.
+    stores: Vec<(String, Arc<ChunkStore>)>,
     /// What is wrong with those that cannot be used.
     broken: Vec<(PathBuf, String)>,
 }
@@ -104,7 +111,7 @@ fn open_disks(config: &DatanodeConfig) -> anyhow::Result<Disks> {
         match lock(dir).and_then(|lock| Ok((lock, open_store(config, dir)?))) {
             Ok((lock, store)) => {
                 locks.push(lock);
-                stores.push(store);
+                stores.push((dir.display().to_string(), store));
             }
             Err(error) if is_disk_failure(&error) => {
                 tracing::error!(dir = %dir.display(), "this disk is not used: {error:#}");

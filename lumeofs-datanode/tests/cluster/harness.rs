@@ -219,6 +219,7 @@ impl Cluster {
             data_dirs: vec![self.directory(node)],
             zone: "default".into(),
             masters: vec![free_port(), self.master.clone()],
+            scrub_rate_bytes: 1 << 30,
         }
     }
 
