@@ -1,16 +1,20 @@
 //! The datanode: chunk store, replication, and the frames by which clients reach both.
 //!
 //! The replication protocol is `lumeofs-replica`; here are its threads and sockets. One thread per
-//! connection, one worker per group, one thread per peer for beacons, one for the controller.
+//! connection, one worker per group, one thread per peer for beacons, one for the controller, one per
+//! store that scrubs it.
 
 mod attest;
 mod control;
 mod convert;
 mod data;
+mod fetch;
 mod group;
 mod inbound;
+mod known;
 mod listener;
 mod masters;
+mod metrics;
 mod node;
 mod outbox;
 mod pace;
@@ -18,8 +22,10 @@ mod peers;
 mod placing;
 mod requests;
 mod run;
+mod scrub;
 pub mod store;
 mod streams;
 mod work;
 
+pub use metrics::Metrics;
 pub use run::{DatanodeConfig, run};

@@ -5,19 +5,25 @@ mod tests;
 
 use crate::control::Control;
 use crate::group::{Caller, GroupDriver};
+use crate::known::Known;
+use crate::metrics::Requests;
 use crate::pace::Pace;
 use crate::peers::Peers;
 use crate::placing::Placing;
 use crate::requests::Forwards;
 use crate::run::DatanodeConfig;
+use crate::scrub::Scrub;
 use crate::store::{ChunkStore, Reservation};
 use lumeofs_base::clock::SystemClock;
 use lumeofs_base::limits::GROUP_INFLIGHT_BYTES_MAX;
-use lumeofs_base::{ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, entropy};
+use lumeofs_base::{
+    ChunkId, ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, entropy,
+};
 use lumeofs_proto::auth::Identity;
 use lumeofs_proto::blocking::Closer;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -37,7 +43,9 @@ pub(crate) struct Node {
     pub(crate) identity: Identity,
     pub(crate) clock: SystemClock,
     stores: Vec<Arc<ChunkStore>>,
-    broken: Vec<String>,
+    /// Data directories that are not used, and why.
+    broken: Vec<(PathBuf, String)>,
+    scrubs: Vec<Arc<Scrub>>,
     map: RwLock<Arc<ClusterMap>>,
     groups: RwLock<BTreeMap<GroupId, Arc<GroupDriver>>>,
     pub(crate) control: Control,
@@ -45,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) forwards: Forwards,
     pub(crate) placing: Placing,
     pub(crate) pace: Pace,
+    pub(crate) requests: Arc<Requests>,
+    pub(crate) known: Known,
     conns: Mutex<HashMap<u64, Closer>>,
     nonce: AtomicU64,
     stopping: AtomicBool,
@@ -53,13 +63,20 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// `broken` says what is wrong with disks that are not among `stores`.
+    /// Each store comes with its data directory. `broken` says what is wrong with disks that are not among them.
     pub(crate) fn new(
         config: DatanodeConfig,
-        stores: Vec<Arc<ChunkStore>>,
-        broken: Vec<String>,
+        stores: Vec<(String, Arc<ChunkStore>)>,
+        broken: Vec<(PathBuf, String)>,
     ) -> Arc<Self> {
+        let scrub = |(directory, store): &(String, Arc<ChunkStore>)| {
+            let rate = config.scrub_rate_bytes;
+            Arc::new(Scrub::new(store.clone(), directory.clone(), rate))
+        };
+        let scrubs = stores.iter().map(scrub).collect();
+        let stores = stores.into_iter().map(|(_, store)| store).collect();
         let control = Control::new();
+        let known = Known::open(config.data_dirs.first().map(PathBuf::as_path));
         // Room for the streams of each: a core adds 24 bits.
         let nonce = u64::from_le_bytes(entropy::bytes()) >> 32;
         Arc::new(Self {
@@ -67,6 +84,7 @@ impl Node {
             config,
             clock: SystemClock,
             stores,
+            scrubs,
             broken,
             map: RwLock::default(),
             groups: RwLock::default(),
@@ -75,6 +93,8 @@ impl Node {
             forwards: Forwards::default(),
             placing: Placing::default(),
             pace: Pace::default(),
+            requests: Arc::default(),
+            known,
             conns: Mutex::default(),
             nonce: AtomicU64::new(nonce),
             stopping: AtomicBool::new(false),
@@ -170,6 +190,36 @@ impl Node {
         &self.stores
     }
 
+    /// The data directories, with their stores where they are used.
+    pub(crate) fn disks(&self) -> impl Iterator<Item = (&Path, Option<&ChunkStore>)> {
+        let is_broken = |dir: &Path| self.broken.iter().any(|(broken, _)| broken == dir);
+        let mut stores = self.stores.iter();
+        self.config.data_dirs.iter().map(move |dir| {
+            // Stores are in the order of their directories.
+            let store = if is_broken(dir) { None } else { stores.next() };
+            (dir.as_path(), store.map(|store| &**store))
+        })
+    }
+
+    pub(crate) fn scrubs(&self) -> &[Arc<Scrub>] {
+        &self.scrubs
+    }
+
+    /// A request came upon damage in a range of a chunk: repairs it from other members if that can be done at once.
+    /// Whether the range is whole.
+    pub(crate) fn mend(
+        &self,
+        store: &Arc<ChunkStore>,
+        chunk: ChunkId,
+        offset: u64,
+        len: u64,
+    ) -> bool {
+        let mut scrubs = self.scrubs.iter();
+        let scrub = scrubs.find(|scrub| scrub.is_of(store));
+        store.check().is_ok()
+            && scrub.is_some_and(|scrub| scrub.mend_range(self, chunk, offset, len))
+    }
+
     /// A map from the controller.
     pub(crate) fn apply_map(self: &Arc<Self>, map: ClusterMap) {
         if map.version < self.map().version {
@@ -224,7 +274,9 @@ impl Node {
     pub(crate) fn trouble(&self) -> String {
         let errors = self.stores.iter().filter_map(|store| store.check().err());
         let errors = errors.map(|error| error.context);
-        let all: Vec<String> = self.broken.iter().cloned().chain(errors).collect();
+        let broken = self.broken.iter();
+        let broken = broken.map(|(dir, why)| format!("{}: {why}", dir.display()));
+        let all: Vec<String> = broken.chain(errors).collect();
         all.join("; ")
     }
 
@@ -266,6 +318,11 @@ impl Node {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// How many connections there are.
+    pub(crate) fn connections(&self) -> usize {
+        self.conns.lock().len()
     }
 
     /// Remembers a connection so that [`Node::stop`] can end it.

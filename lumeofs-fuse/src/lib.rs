@@ -19,6 +19,7 @@ mod ending;
 mod errno;
 #[cfg(test)]
 mod memory;
+mod metrics;
 mod mountinfo;
 mod mountpoint;
 mod options;
@@ -29,6 +30,7 @@ mod session;
 mod signals;
 mod stats;
 
+pub use metrics::Metrics;
 pub use options::{MountOptions, OptionError, is_remount, parse_options, without_unknown};
 pub use remount::remount;
 pub use session::{MountConfig, MountHandle, Mounted, mount, start};

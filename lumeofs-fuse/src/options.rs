@@ -52,6 +52,7 @@ const KNOWN: &[&str] = &[
     "group",
     "secretfile=",
     "log=",
+    "metrics=",
     "on-outage=",
 ];
 
@@ -78,6 +79,8 @@ pub struct MountOptions {
     pub secret_file: Option<PathBuf>,
     /// Where a mount in the background logs.
     pub log: Option<PathBuf>,
+    /// HOST:PORT of the metrics endpoint.
+    pub metrics: Option<String>,
     /// What operations do when no quorum answers.
     pub on_outage: Option<OnOutage>,
 }
@@ -98,6 +101,7 @@ impl Default for MountOptions {
             allow_other: root,
             secret_file: None,
             log: None,
+            metrics: None,
             on_outage: None,
         }
     }
@@ -195,6 +199,8 @@ fn apply(options: &mut MountOptions, option: &str) -> Result<(), OptionError> {
             Some(("secretfile", _)) => return Err(bad(option, "secretfile=PATH")),
             Some(("log", path)) if !path.is_empty() => options.log = Some(path.into()),
             Some(("log", _)) => return Err(bad(option, "log=FILE")),
+            Some(("metrics", at)) if !at.is_empty() => options.metrics = Some(at.to_owned()),
+            Some(("metrics", _)) => return Err(bad(option, "metrics=HOST:PORT")),
             Some(("on-outage", value)) => {
                 let outage = on_outage(value).ok_or_else(|| {
                     bad(

@@ -5,6 +5,7 @@ use crate::backend::Backend;
 use crate::core::Core;
 use crate::dispatch::Dispatcher;
 use crate::ending::{Verdict, Watch};
+use crate::metrics::Metrics;
 use crate::mountpoint;
 use crate::options::MountOptions;
 use crate::overflow::Limits;
@@ -13,7 +14,7 @@ use crate::stats::Stats;
 use anyhow::{Context as _, Result, bail};
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
 use lumeofs_base::limits::{LEAVE_PATIENCE, MOUNT_END_TIMEOUT, MOUNT_WATCH_INTERVAL};
-use lumeofs_base::{Code, FileKind, FsError, InodeId};
+use lumeofs_base::{Code, FileKind, FsError, InodeId, RequestId};
 use lumeofs_client::{Client, ClientOptions, Context, OnOutage};
 use lumeofs_meta::op::Caller;
 use lumeofs_proto::auth::Credentials;
@@ -106,6 +107,14 @@ impl Mounted {
     /// Its counters.
     pub fn stats(&self) -> Arc<Stats> {
         self.stats.clone()
+    }
+
+    /// What it tells Prometheus.
+    pub fn metrics(&self) -> Metrics {
+        Metrics {
+            stats: self.stats.clone(),
+            backend: self.backend.clone(),
+        }
     }
 
     /// Waits until it is unmounted, by whomever, and closes the session with the cluster. Returns within seconds
@@ -312,6 +321,7 @@ fn resolve(backend: &dyn Backend, path: &[u8]) -> Result<InodeId> {
         ..Caller::default()
     };
     let cx = Context {
+        request: RequestId::next(),
         caller: &caller,
         interrupted: &|| false,
     };

@@ -7,7 +7,7 @@
 //!  8  flags                  2   1 reply, 2 failure, 4 payload is checked by block checksums
 //! 10  zero                   2
 //! 12  deadline in ms         4   from receipt; 0 = none
-//! 16  request id             8   chosen by the asker, repeated in the reply
+//! 16  request id             8   chosen by the asker, repeated in the reply; of a client: the operation, see RequestId
 //! 24  typed header length    4
 //! 28  payload length         4
 //! 32  CRC-32C of payload     4   0 with flag 4
@@ -66,6 +66,8 @@ pub enum Op {
     Extents = 70,
     /// `ChunkRequest` -> `ChunkReply`. Shuts ended sessions out of the group; from masters only.
     Fence = 71,
+    /// `ChunkRequest` -> `ChunkReply` with the chunk's version + data. One block, for another member; between datanodes only.
+    Fetch = 72,
     /// `StreamMessage` + data; answered by `StreamAnswer`s, not one to one.
     Replicate = 80,
     /// Not used.
@@ -78,10 +80,12 @@ pub enum Op {
     Join = 84,
     /// Not used.
     CatchUp = 85,
+    /// `ScrubRequest` -> `ScrubReply`.
+    Scrub = 86,
 }
 
 impl Op {
-    const ALL: [Op; 23] = [
+    const ALL: [Op; 25] = [
         Op::Hello,
         Op::Proof,
         Op::Query,
@@ -100,11 +104,13 @@ impl Op {
         Op::Sync,
         Op::Extents,
         Op::Fence,
+        Op::Fetch,
         Op::Replicate,
         Op::ReplicateSync,
         Op::Beacon,
         Op::GroupState,
         Op::Join,
+        Op::Scrub,
     ];
 
     fn from_wire(number: u16) -> FsResult<Self> {
@@ -137,7 +143,7 @@ pub struct Fixed {
     pub flags: u16,
     /// Time that the asker waits, in milliseconds; 0 = without limit.
     pub deadline_ms: u32,
-    /// Chosen by the asker.
+    /// Chosen by the asker. Of a client: a [`lumeofs_base::RequestId`], the same in all frames of an operation.
     pub request: u64,
     /// Bytes of the typed header.
     pub header_len: u32,

@@ -2,9 +2,12 @@
 
 mod fsck;
 mod health;
+mod log;
 pub(crate) mod master;
 mod masters;
+mod meta;
 mod node;
+mod scrub;
 mod session;
 
 use crate::access::Access;
@@ -58,8 +61,16 @@ enum Action {
     Health(health::Args),
     /// Compares metadata with what datanodes have, both ways
     Fsck(fsck::Args),
+    /// Metadata in a file, and a cluster's first master from it when all masters are lost
+    #[command(subcommand)]
+    Meta(meta::Action),
+    /// Flipped bits: how far each datanode is with reading all it stores and repairing what is damaged; starts it now
+    #[command(subcommand)]
+    Scrub(scrub::Action),
     /// Prints the certificate of a cluster with TLS, for gRPC clients in other languages; its name is "lumeofs"
     Certificate,
+    /// Shows or changes what a running process logs: lumeofs admin log http://HOST:PORT [FILTER]
+    Log(log::Args),
     /// Sessions of mounts and commands: list them, or end one
     Session {
         #[command(subcommand)]
@@ -104,7 +115,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             master::run(args, masters, &credentials, json)
         }
         Action::Chunks { path } => chunks(access, path),
+        Action::Log(of) => log::run(of, json),
+        Action::Meta(action) => meta::run(access, action),
         Action::Node(action) => node::run(access, action),
+        Action::Scrub(action) => scrub::run(access, action),
         Action::Policy(policy) => node::policy(access, policy),
     }
 }

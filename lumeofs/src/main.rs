@@ -10,8 +10,10 @@ mod access;
 mod admin;
 mod cluster;
 mod dev;
+mod endpoint;
 mod exit;
 mod fs;
+mod log;
 mod mount;
 mod output;
 mod server;
@@ -30,6 +32,12 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such
 #[derive(Parser)]
 #[command(version, after_help = EXIT_CODES)]
 struct Cli {
+    /// Form of log lines [default: $LUMEOFS_LOG_FORMAT, else text]
+    #[arg(long, global = true, value_enum, value_name = "FORM")]
+    log_format: Option<log::Format>,
+    /// Operations that take so many milliseconds are logged [default: $LUMEOFS_SLOW_MS, else 1000]
+    #[arg(long, global = true, value_name = "MS")]
+    slow_ms: Option<u64>,
     #[command(subcommand)]
     command: Command,
 }
@@ -58,22 +66,10 @@ enum Command {
 
 fn main() -> ExitCode {
     if mount::helper::is_called() {
-        start_log();
         return mount::helper::run();
     }
     let cli = Cli::parse();
-    start_log();
-    let done = match cli.command {
-        Command::Dev(args) => dev::run(args),
-        Command::Mount(args) => mount::run(args),
-        Command::Fs(args) => fs::run(args),
-        Command::Admin(args) => admin::run(args),
-        Command::Cluster(args) => cluster::run(args),
-        Command::Master(args) => server::master(args),
-        Command::Datanode(args) => server::datanode(args),
-        Command::Keygen(args) => server::keygen(&args),
-        Command::Setup(args) => setup::run(&args),
-    };
+    let done = log::start(cli.log_format, cli.slow_ms).and_then(|()| run(cli.command));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
@@ -86,15 +82,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs go to stderr; `LUMEOFS_LOG` filters them, e.g. `info` or `lumeofs_master=debug`.
-fn start_log() {
-    // openraft reports each attempt to reach a peer that is down; what matters of it we log ourselves.
-    const DEFAULT: &str = "info,openraft=off,fuser=error";
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LUMEOFS_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(DEFAULT));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Dev(args) => dev::run(args),
+        Command::Mount(args) => mount::run(args),
+        Command::Fs(args) => fs::run(args),
+        Command::Admin(args) => admin::run(args),
+        Command::Cluster(args) => cluster::run(args),
+        Command::Master(args) => server::master(args),
+        Command::Datanode(args) => server::datanode(args),
+        Command::Keygen(args) => server::keygen(&args),
+        Command::Setup(args) => setup::run(&args),
+    }
 }

@@ -4,7 +4,7 @@ pub(crate) mod helper;
 mod log;
 
 use crate::access::split_masters;
-use crate::{exit, signals};
+use crate::{endpoint, exit, signals};
 use anyhow::bail;
 use lumeofs_base::{Code, FsError};
 use lumeofs_client::OnOutage;
@@ -44,6 +44,10 @@ pub(crate) struct Args {
     /// users /tmp/lumeofs-mount-UID.log]
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// HOST:PORT for Prometheus: /metrics, /healthz and /log, without authentication; the same as -o metrics=HOST:PORT
+    /// [default: none]
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<String>,
     /// Says on stdout when the mount answers, and leaves the terminal's session
     #[arg(long, hide = true)]
     notify: bool,
@@ -72,6 +76,7 @@ impl Args {
                 .as_ref()
                 .map(|what| format!("on-outage={what}")),
         );
+        options.extend(self.metrics.as_ref().map(|at| format!("metrics={at}")));
         options.join(",")
     }
 }
@@ -115,6 +120,7 @@ impl Wanted {
 
 fn foreground(args: Args, wanted: Wanted) -> anyhow::Result<()> {
     crate::server::raise_file_limit();
+    let address = wanted.options.metrics.clone();
     let config = lumeofs_fuse::MountConfig {
         source: args.source,
         masters: wanted.masters,
@@ -133,7 +139,11 @@ fn foreground(args: Args, wanted: Wanted) -> anyhow::Result<()> {
         // Fails only for a process that leads its group already; then it has no terminal to leave.
         let _ = rustix::process::setsid();
     }
+    // Before the mount, so that a wrong address leaves nothing behind.
+    let collect = lumeofs_fuse::Metrics::collect;
+    let metrics = endpoint::start_early(address.as_deref(), collect)?;
     let mounted = lumeofs_fuse::start(config)?;
+    metrics.get_or_init(|| mounted.metrics());
     let handle = mounted.handle();
     signals::on_stop(move || {
         let done = handle.unmount().or_else(|error| {
@@ -165,6 +175,7 @@ fn detach(args: &Args, wanted: &Wanted) -> anyhow::Result<()> {
     let mut child = std::process::Command::new(std::env::current_exe()?)
         // This program may have been called by the name of the helper, which has other arguments.
         .arg0("lumeofs")
+        .envs(crate::log::environment())
         .args(["mount", "--foreground", "--notify", "-o"])
         .arg(&wanted.options_text)
         .arg("--secret")

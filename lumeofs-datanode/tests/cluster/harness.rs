@@ -219,6 +219,7 @@ impl Cluster {
             data_dirs: vec![self.directory(node)],
             zone: "default".into(),
             masters: vec![free_port(), self.master.clone()],
+            scrub_rate_bytes: 1 << 30,
         }
     }
 
@@ -226,7 +227,8 @@ impl Cluster {
         let config = self.node_config(node);
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();
-        let thread = std::thread::spawn(move || run(config, || stopping.load(Ordering::Acquire)));
+        let thread =
+            std::thread::spawn(move || run(config, || stopping.load(Ordering::Acquire), |_| ()));
         self.nodes.insert(node, Running { stop, thread });
     }
 
@@ -247,7 +249,7 @@ impl Cluster {
         } else {
             config.data_dirs = vec![self.directory(NodeId(999))];
         }
-        run(config, || true)
+        run(config, || true, |_| ())
     }
 
     pub(crate) fn config(&self) -> GroupConfig {

@@ -218,6 +218,14 @@ impl Group {
         &self.raft
     }
 
+    pub(super) fn log(&self) -> &LogStore {
+        &self.log
+    }
+
+    pub(super) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
     pub(super) fn handover(&self) -> &Handover {
         &self.handover
     }

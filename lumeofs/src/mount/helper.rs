@@ -75,6 +75,7 @@ pub(crate) fn run() -> ExitCode {
 
 impl Call {
     fn run(self) -> anyhow::Result<()> {
+        crate::log::start(None, None)?;
         if let Some(namespace) = self.namespace {
             let text =
                 format!("-N {namespace}: run it as `nsenter --mount={namespace} mount …` instead");
@@ -99,6 +100,7 @@ impl Call {
                 on_outage: None,
                 foreground: false,
                 log: None,
+                metrics: None,
                 notify: false,
             };
             let wanted = Wanted::check(&args, text)?;

@@ -91,6 +91,18 @@ fn show_chunks(data: &HealthReply) -> anyhow::Result<()> {
     if silent > 0 {
         output::line(format_args!("           silent: {}", ids(&data.silent)))?;
     }
+    if !data.sought.is_empty() {
+        let groups: Vec<_> = data.sought.iter().map(u32::to_string).collect();
+        output::line(format_args!(
+            "           the masters were made from a dump: groups {} wait for datanodes that know their members",
+            groups.join(", ")
+        ))?;
+    }
+    if data.held {
+        output::line(
+            "           the masters were made from a dump: nothing is deleted before `lumeofs admin fsck --repair`",
+        )?;
+    }
     for trouble in &data.troubles {
         let (node, trouble) = (trouble.node, &trouble.trouble);
         output::line(format_args!("           datanode {node}: {trouble}"))?;
@@ -119,13 +131,21 @@ fn show_chunks(data: &HealthReply) -> anyhow::Result<()> {
 
 fn of_group(group: &GroupHealth) -> String {
     let mut text = format!(
-        "group {} {}: {} of {} copies, missing on {}",
+        "group {} {}: {} of {} copies",
         group.group,
         group.level,
         group.attested.len(),
         group.wanted,
-        ids(&group.missing)
     );
+    if !group.missing.is_empty() {
+        text.push_str(&format!(", missing on {}", ids(&group.missing)));
+    }
+    if group.damaged_blocks > 0 {
+        text.push_str(&format!(
+            ", {} blocks damaged and not repaired yet",
+            group.damaged_blocks
+        ));
+    }
     if group.attested.len() < group.write_quorum as usize {
         text.push_str(", not writable");
     }
@@ -284,7 +304,7 @@ fn of_data(data: &HealthReply) -> Value {
     json!({
         "answered_by": data.answered_by,
         "partial": data.partial,
-        "datanodes": data.datanodes,
+        "datanodes": data.datanodes, "groups_sought": data.sought, "deletions_held": data.held,
         "silent": data.silent,
         "troubles": data.troubles.iter().map(|trouble| json!({
             "datanode": trouble.node, "trouble": trouble.trouble,
@@ -293,7 +313,7 @@ fn of_data(data: &HealthReply) -> Value {
         "groups": data.groups.iter().map(|group| json!({
             "group": group.group, "level": group.level, "attested": group.attested, "possible": group.possible,
             "missing": group.missing, "wanted": group.wanted, "write_quorum": group.write_quorum,
-            "chunks": group.chunks, "bytes": group.bytes,
+            "chunks": group.chunks, "bytes": group.bytes, "damaged_blocks": group.damaged_blocks,
         })).collect::<Vec<_>>(),
         "files_hurt": data.files_hurt,
         "files_unfinished": data.files_unfinished,
