@@ -21,7 +21,7 @@ use std::time::Duration;
 const OPEN_MAX: usize = 64;
 /// Connections to one server that are being made at once.
 const CONNECTING_MAX: usize = 16;
-/// How long a server counts as failing after a failure, for the choice of a replica.
+/// How long a server counts as failing after a failure, for the choice of a replica or of a way to the primary.
 const FAILING: Duration = Duration::from_secs(5);
 
 /// All servers that this client talked to.
@@ -109,13 +109,17 @@ impl Host {
         &self.address
     }
 
+    /// Whether it failed lately.
+    pub(crate) fn fails(&self) -> bool {
+        let failed = self.failed_ms.load(Ordering::Relaxed);
+        failed != 0 && now().saturating_sub(Duration::from_millis(failed)) < FAILING
+    }
+
     /// Order of preference for reads: servers that failed lately last, then by latency and load.
     pub(crate) fn reluctance(&self) -> (bool, u64) {
-        let failed = self.failed_ms.load(Ordering::Relaxed);
-        let failing = failed != 0 && now().saturating_sub(Duration::from_millis(failed)) < FAILING;
         let load = 1 + self.busy.load(Ordering::Relaxed) as u64;
         (
-            failing,
+            self.fails(),
             self.latency_ns.load(Ordering::Relaxed).saturating_mul(load),
         )
     }
@@ -202,7 +206,7 @@ impl Host {
             .store((now().as_millis() as u64).max(1), Ordering::Relaxed);
     }
 
-    /// The server closed a connection, so it probably closed the idle ones too.
+    /// The server closed a connection or is silent on it, so the idle ones are probably no better.
     fn drop_idle(&self) {
         self.mark_failed();
         let mut conns = self.conns.lock();
@@ -343,7 +347,8 @@ impl Pending {
                 return Err(match ended {
                     Some(ended) => {
                         if ended.code == Code::Timeout {
-                            host.mark_failed();
+                            // The link may be dead, and with it the connections that are idle.
+                            host.drop_idle();
                         }
                         ended
                     }

@@ -9,6 +9,7 @@ mod convert;
 mod data;
 mod group;
 mod inbound;
+mod known;
 mod listener;
 mod masters;
 mod metrics;

@@ -5,6 +5,7 @@ mod tests;
 
 use crate::control::Control;
 use crate::group::{Caller, GroupDriver};
+use crate::known::Known;
 use crate::metrics::Requests;
 use crate::pace::Pace;
 use crate::peers::Peers;
@@ -49,6 +50,7 @@ pub(crate) struct Node {
     pub(crate) placing: Placing,
     pub(crate) pace: Pace,
     pub(crate) requests: Arc<Requests>,
+    pub(crate) known: Known,
     conns: Mutex<HashMap<u64, Closer>>,
     nonce: AtomicU64,
     stopping: AtomicBool,
@@ -64,6 +66,7 @@ impl Node {
         broken: Vec<(PathBuf, String)>,
     ) -> Arc<Self> {
         let control = Control::new();
+        let known = Known::open(config.data_dirs.first().map(PathBuf::as_path));
         // Room for the streams of each: a core adds 24 bits.
         let nonce = u64::from_le_bytes(entropy::bytes()) >> 32;
         Arc::new(Self {
@@ -80,6 +83,7 @@ impl Node {
             placing: Placing::default(),
             pace: Pace::default(),
             requests: Arc::default(),
+            known,
             conns: Mutex::default(),
             nonce: AtomicU64::new(nonce),
             stopping: AtomicBool::new(false),

@@ -9,6 +9,7 @@ use crate::metrics::Metrics;
 use crate::mountpoint;
 use crate::options::MountOptions;
 use crate::overflow::Limits;
+use crate::record::Record;
 use crate::stats::Stats;
 use anyhow::{Context as _, Result, bail};
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
@@ -32,6 +33,8 @@ const THREADS: (usize, usize) = (8, 16);
 /// What to mount where.
 #[derive(Clone, Debug)]
 pub struct MountConfig {
+    /// What `/proc/mounts` shows as the source. mount(8) compares it with fstab's to know what is mounted.
+    pub source: String,
     /// `host:port` of masters; any one that answers is enough.
     pub masters: Vec<String>,
     /// Cluster and secret.
@@ -40,8 +43,10 @@ pub struct MountConfig {
     pub subdir: Vec<u8>,
     /// Where.
     pub mountpoint: PathBuf,
-    /// How. Its `secret_file` and `on_outage` are for whoever fills the other fields.
+    /// How. Its `secret_file`, `log` and `on_outage` are for whoever fills the other fields.
     pub options: MountOptions,
+    /// The same as text, with what was asked for in other ways; a remount compares it.
+    pub options_text: String,
     /// What operations do when no quorum answers.
     pub on_outage: OnOutage,
 }
@@ -54,6 +59,8 @@ pub struct Mounted {
     watch: Watch,
     handle: MountHandle,
     stats: Arc<Stats>,
+    /// For those who remount.
+    record: Option<Record>,
 }
 
 /// Takes a mount away, from any thread.
@@ -114,6 +121,9 @@ impl Mounted {
     /// after its end also if the cluster does not answer; operations may then still be under way.
     pub fn wait(mut self) -> Result<()> {
         let ended = self.ended();
+        if let Some(record) = self.record.take() {
+            record.remove();
+        }
         self.backend.close();
         // With the client closed, what still waits for servers fails soon.
         let ended = ended.or_else(|| match self.session.recv_timeout(MOUNT_END_TIMEOUT) {
@@ -191,13 +201,20 @@ pub fn start(config: MountConfig) -> Result<Mounted> {
     .map_err(|error| explain_connect(&config.masters, error))?;
     let backend: Arc<dyn Backend> = client;
     let mounted = resolve(&*backend, &config.subdir).and_then(|root| {
-        let source = source(&config.masters, &config.subdir);
-        start_with(backend.clone(), root, &source, mountpoint, &config.options)
+        let source = &config.source;
+        start_with(backend.clone(), root, source, mountpoint, &config.options)
     });
-    if mounted.is_err() {
-        backend.close();
+    match mounted {
+        Ok(mut mounted) => {
+            let device = mounted.watch.device();
+            mounted.record = device.and_then(|device| Record::write(device, &config.options_text));
+            Ok(mounted)
+        }
+        Err(error) => {
+            backend.close();
+            Err(error)
+        }
     }
-    mounted
 }
 
 /// Mounts the directory `root` of `backend`.
@@ -237,6 +254,7 @@ pub(crate) fn start_with(
         watch,
         handle,
         stats,
+        record: None,
     };
     // The first requests through the kernel: from here on the mount answers, these two also in an outage.
     let asked = fs::metadata(&mountpoint);
@@ -254,14 +272,6 @@ pub(crate) fn start_with(
     mountpoint::raise_read_ahead(&mountpoint);
     tracing::info!(mountpoint = %mountpoint.display(), source, threads, "mounted");
     Ok(mounted)
-}
-
-/// What `/proc/mounts` shows as the source.
-fn source(masters: &[String], subdir: &[u8]) -> String {
-    let subdir = String::from_utf8_lossy(subdir);
-    let subdir = subdir.trim_matches('/');
-    let slash = if subdir.is_empty() { "" } else { "/" };
-    format!("{}{slash}{subdir}", masters.join(","))
 }
 
 fn session_config(source: &str, options: &MountOptions, threads: usize) -> Config {

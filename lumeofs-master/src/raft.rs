@@ -3,6 +3,7 @@
 //! The rest of the crate sees a [`Group`] and never openraft itself. One process hosts several
 //! groups; each has its own log and its own store (rule R7).
 
+mod backup;
 #[cfg(test)]
 mod conformance;
 mod election;
@@ -26,6 +27,7 @@ mod state_machine;
 mod store;
 mod types;
 
+pub(crate) use backup::{Outgoing, Restored, rows};
 pub(crate) use group::{Group, GroupConfig, Leadership};
 pub(crate) use membership::{Members, Step};
 pub(crate) use network::{RaftServer, Receiving};

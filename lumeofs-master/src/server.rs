@@ -189,6 +189,7 @@ impl Master {
             metadata: service.clone(),
             masters: masters.clone(),
             fsck: Arc::new(Semaphore::new(1)),
+            dumps: Arc::new(Semaphore::new(1)),
         };
         let (reporter, health_server) = tonic_health::server::health_reporter();
         let health = Health {

@@ -278,6 +278,8 @@ pub enum Internal {
     EndSession { session: SessionId },
     /// Closes a session that has ended. Only when its fence is up at every replica group.
     CloseEnded { session: SessionId },
+    /// Deletions go on that are held since these tables were loaded from a dump: see [`crate::namespace::is_held`].
+    EndHold,
 }
 
 /// One command of a Raft entry.

@@ -5,6 +5,7 @@ mod health;
 mod log;
 pub(crate) mod master;
 mod masters;
+mod meta;
 mod node;
 mod session;
 
@@ -59,6 +60,9 @@ enum Action {
     Health(health::Args),
     /// Compares metadata with what datanodes have, both ways
     Fsck(fsck::Args),
+    /// Metadata in a file, and a cluster's first master from it when all masters are lost
+    #[command(subcommand)]
+    Meta(meta::Action),
     /// Prints the certificate of a cluster with TLS, for gRPC clients in other languages; its name is "lumeofs"
     Certificate,
     /// Shows or changes what a running process logs: lumeofs admin log http://HOST:PORT [FILTER]
@@ -108,6 +112,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         }
         Action::Chunks { path } => chunks(access, path),
         Action::Log(of) => log::run(of, json),
+        Action::Meta(action) => meta::run(access, action),
         Action::Node(action) => node::run(access, action),
         Action::Policy(policy) => node::policy(access, policy),
     }

@@ -27,15 +27,19 @@ pub(crate) enum Format {
     Json,
 }
 
+/// What [`start`] was told, for processes that go on in another one.
+static GIVEN: OnceLock<(Format, Option<u64>)> = OnceLock::new();
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Logs to stderr from now on; `LUMEOFS_LOG` filters, e.g. `info` or `lumeofs_master=debug`. Operations that take
 /// `slow_ms` count as slow.
 pub(crate) fn start(format: Option<Format>, slow_ms: Option<u64>) -> anyhow::Result<()> {
-    if let Some(ms) = slow_ms.map_or_else(slow_of_environment, |ms| Ok(Some(ms)))? {
+    let slow_ms = slow_ms.map_or_else(slow_of_environment, |ms| Ok(Some(ms)))?;
+    if let Some(ms) = slow_ms {
         slow::set_threshold(Duration::from_millis(ms));
     }
     let format = format.map_or_else(format_of_environment, Ok)?;
+    let _ = GIVEN.set((format, slow_ms));
     let filter =
         EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let (filter, handle) = reload::Layer::new(filter);
@@ -54,6 +58,22 @@ pub(crate) fn start(format: Option<Format>, slow_ms: Option<u64>) -> anyhow::Res
     // Set once: a second start failed above.
     let _ = FILTER.set(handle);
     Ok(())
+}
+
+/// The environment that makes another process of this program log as this one does.
+pub(crate) fn environment() -> Vec<(&'static str, String)> {
+    let Some((format, slow_ms)) = GIVEN.get() else {
+        return Vec::new();
+    };
+    let format = match format {
+        Format::Text => "text",
+        Format::Json => "json",
+    };
+    let slow = slow_ms.map(|ms| (SLOW_VARIABLE, ms.to_string()));
+    [(FORMAT_VARIABLE, format.to_owned())]
+        .into_iter()
+        .chain(slow)
+        .collect()
 }
 
 fn format_of_environment() -> FsResult<Format> {

@@ -17,6 +17,7 @@ mod log;
 mod mount;
 mod output;
 mod server;
+mod setup;
 mod signals;
 
 use clap::{Parser, Subcommand};
@@ -59,16 +60,23 @@ enum Command {
     Datanode(server::DatanodeArgs),
     /// Writes the secret file of a new cluster
     Keygen(server::KeygenArgs),
+    /// Installs this program, the helper of mount(8), systemd units and examples of their configuration
+    Setup(setup::Args),
 }
 
 fn main() -> ExitCode {
+    if mount::helper::is_called() {
+        return mount::helper::run();
+    }
     let cli = Cli::parse();
     let done = log::start(cli.log_format, cli.slow_ms).and_then(|()| run(cli.command));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::note(format_args!("lumeofs: {error:#}"));
+            if !exit::is_told(&error) {
+                output::note(format_args!("lumeofs: {error:#}"));
+            }
             exit::code_of(&error)
         }
     }
@@ -84,5 +92,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Master(args) => server::master(args),
         Command::Datanode(args) => server::datanode(args),
         Command::Keygen(args) => server::keygen(&args),
+        Command::Setup(args) => setup::run(&args),
     }
 }

@@ -220,6 +220,7 @@ impl MetadataService {
             | Internal::EndSession { .. }
             | Internal::CloseEnded { .. }
             | Internal::Noop
+            | Internal::EndHold
             | Internal::SetChunkSize { .. }
             | Internal::BeginEra { .. } => 0,
         };
