@@ -16,7 +16,10 @@ pub mod error;
 pub mod fence;
 pub mod ids;
 pub mod limits;
+pub mod metrics;
+pub mod request;
 pub mod rng;
+pub mod slow;
 
 pub use attr::{Attr, FileKind, Timestamp};
 pub use buf::AlignedBuf;
@@ -25,3 +28,4 @@ pub use cluster::{ClusterMap, GroupConfig, NodeInfo, NodeKind, NodeState, Repair
 pub use error::{Code, FsError, FsResult};
 pub use fence::Fence;
 pub use ids::*;
+pub use request::RequestId;

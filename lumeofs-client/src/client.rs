@@ -1,7 +1,7 @@
 //! The client's face: what mounts, commands and programs call.
 
 use crate::link::Link;
-use lumeofs_base::{Attr, ClusterMap, FsResult};
+use lumeofs_base::{Attr, ClusterMap, FsResult, RequestId};
 use lumeofs_meta::op::Caller;
 use lumeofs_proto::auth::Credentials;
 use std::sync::Arc;
@@ -25,9 +25,11 @@ pub struct ClientOptions {
     pub description: String,
 }
 
-/// Who calls, and whether the caller still waits.
+/// Who calls, under which name, and whether the caller still waits.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
+    /// Names the call in the logs of all servers that take part in it.
+    pub request: RequestId,
     /// Whose rights apply.
     pub caller: &'a Caller,
     /// Asked about every 50 ms of waiting; `true` ends the call with `Interrupted`.
@@ -117,6 +119,11 @@ impl Client {
     /// [`lumeofs_base::limits::SESSION_KEEPALIVE`] and some while one is there.
     pub fn silence(&self) -> Duration {
         self.link.masters.silence()
+    }
+
+    /// How many sessions of this client the cluster has ended: after silence, or by an administrator.
+    pub fn lost_sessions(&self) -> u64 {
+        self.link.session.lost()
     }
 
     /// The newest cluster map that this client has seen.

@@ -5,7 +5,7 @@
 //! on a thread of its own, because neither connect(2) nor the handshake looks at a caller's signals.
 
 use crate::wait::{Patience, SLICE, now};
-use lumeofs_base::{Code, FsError, FsResult, NodeId, NodeKind};
+use lumeofs_base::{Code, FsError, FsResult, NodeId, NodeKind, RequestId};
 use lumeofs_proto::auth::{Credentials, Identity};
 use lumeofs_proto::blocking::{Conn, Frame};
 use lumeofs_proto::frame::Op;
@@ -21,7 +21,7 @@ use std::time::Duration;
 const OPEN_MAX: usize = 64;
 /// Connections to one server that are being made at once.
 const CONNECTING_MAX: usize = 16;
-/// How long a server counts as failing after a failure, for the choice of a replica.
+/// How long a server counts as failing after a failure, for the choice of a replica or of a way to the primary.
 const FAILING: Duration = Duration::from_secs(5);
 
 /// All servers that this client talked to.
@@ -73,7 +73,6 @@ pub(crate) struct Host {
     identity: Arc<Identity>,
     conns: Mutex<Conns>,
     changed: Condvar,
-    next_request: AtomicU64,
     busy: AtomicUsize,
     /// Smoothed time to an answer.
     latency_ns: AtomicU64,
@@ -100,7 +99,6 @@ impl Host {
             identity,
             conns: Mutex::default(),
             changed: Condvar::new(),
-            next_request: AtomicU64::new(1),
             busy: AtomicUsize::new(0),
             latency_ns: AtomicU64::new(0),
             failed_ms: AtomicU64::new(0),
@@ -111,13 +109,17 @@ impl Host {
         &self.address
     }
 
+    /// Whether it failed lately.
+    pub(crate) fn fails(&self) -> bool {
+        let failed = self.failed_ms.load(Ordering::Relaxed);
+        failed != 0 && now().saturating_sub(Duration::from_millis(failed)) < FAILING
+    }
+
     /// Order of preference for reads: servers that failed lately last, then by latency and load.
     pub(crate) fn reluctance(&self) -> (bool, u64) {
-        let failed = self.failed_ms.load(Ordering::Relaxed);
-        let failing = failed != 0 && now().saturating_sub(Duration::from_millis(failed)) < FAILING;
         let load = 1 + self.busy.load(Ordering::Relaxed) as u64;
         (
-            failing,
+            self.fails(),
             self.latency_ns.load(Ordering::Relaxed).saturating_mul(load),
         )
     }
@@ -131,7 +133,7 @@ impl Host {
     ) -> FsResult<Option<Taken>> {
         let mut conns = self.conns.lock();
         if let Some(conn) = conns.idle.pop() {
-            return Ok(Some(self.taken(conn)));
+            return Ok(Some(self.taken(conn, patience.request())));
         }
         if !wait && conns.open >= OPEN_MAX {
             return Ok(None);
@@ -140,7 +142,7 @@ impl Host {
         conns.waiting += 1;
         let result = loop {
             if let Some(conn) = conns.idle.pop() {
-                break Ok(Some(self.taken(conn)));
+                break Ok(Some(self.taken(conn, patience.request())));
             }
             if conns.failures != failures {
                 break Err(conns
@@ -190,11 +192,12 @@ impl Host {
         self.changed.notify_all();
     }
 
-    fn taken(self: &Arc<Self>, conn: Conn) -> Taken {
+    fn taken(self: &Arc<Self>, conn: Conn, request: RequestId) -> Taken {
         self.busy.fetch_add(1, Ordering::Relaxed);
         Taken {
             host: Arc::clone(self),
             conn: Some(conn),
+            request,
         }
     }
 
@@ -203,7 +206,7 @@ impl Host {
             .store((now().as_millis() as u64).max(1), Ordering::Relaxed);
     }
 
-    /// The server closed a connection, so it probably closed the idle ones too.
+    /// The server closed a connection or is silent on it, so the idle ones are probably no better.
     fn drop_idle(&self) {
         self.mark_failed();
         let mut conns = self.conns.lock();
@@ -243,6 +246,8 @@ impl Conns {
 pub(crate) struct Taken {
     host: Arc<Host>,
     conn: Option<Conn>,
+    /// All frames of a call bear the same number. One frame is under way on a connection, so its reply is known.
+    request: RequestId,
 }
 
 /// A request that was sent.
@@ -250,7 +255,6 @@ pub(crate) struct Taken {
 pub(crate) struct Pending {
     taken: Taken,
     op: Op,
-    request: u64,
     sent: Duration,
 }
 
@@ -264,7 +268,7 @@ impl Taken {
         header: &impl Message,
         payload: &[u8],
     ) -> FsResult<Pending> {
-        let request = self.host.next_request.fetch_add(1, Ordering::Relaxed);
+        let request = self.request.0;
         let payload = if payload.is_empty() {
             &[][..]
         } else {
@@ -276,7 +280,6 @@ impl Taken {
             Ok(()) => Ok(Pending {
                 taken: self,
                 op,
-                request,
                 sent: now(),
             }),
             Err(error) => {
@@ -344,7 +347,8 @@ impl Pending {
                 return Err(match ended {
                     Some(ended) => {
                         if ended.code == Code::Timeout {
-                            host.mark_failed();
+                            // The link may be dead, and with it the connections that are idle.
+                            host.drop_idle();
                         }
                         ended
                     }
@@ -357,7 +361,7 @@ impl Pending {
                 });
             }
         };
-        if !frame.fixed.is_reply() || frame.fixed.request != self.request {
+        if !frame.fixed.is_reply() || frame.fixed.request != self.taken.request.0 {
             let what = format!(
                 "{op:?} at {}: the reply is to another request",
                 host.address

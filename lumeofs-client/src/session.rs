@@ -66,6 +66,8 @@ pub(crate) struct SessionState {
     /// The leader may not know all open files.
     restate: AtomicBool,
     renewing: Mutex<()>,
+    /// Sessions that ended against our will.
+    lost: AtomicU64,
     alarm: Arc<Alarm>,
 }
 
@@ -76,8 +78,14 @@ impl SessionState {
             term,
             restate,
             renewing: Mutex::default(),
+            lost: AtomicU64::new(0),
             alarm,
         }
+    }
+
+    /// How many sessions ended against our will.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Wakes the background thread, to show a sign of life or to end.
@@ -124,6 +132,7 @@ impl Link {
         let _one_at_a_time = patience.lock(&self.session.renewing)?;
         if self.window.session() == lost {
             tracing::warn!(session = %lost, "the session expired; opening a new one");
+            self.session.lost.fetch_add(1, Ordering::Relaxed);
             self.open_session(patience)?;
             self.session_was_lost(lost);
             self.session.restate_soon();

@@ -6,7 +6,7 @@
 use crate::client::{Context, OnOutage};
 use lumeofs_base::clock::{Clock, SystemClock};
 use lumeofs_base::limits::{LEAVE_PATIENCE, REQUEST_TIMEOUT};
-use lumeofs_base::{Code, FsError, FsResult};
+use lumeofs_base::{Code, FsError, FsResult, RequestId};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,6 +59,8 @@ impl Halt {
 /// What a call may wait for. The time limit counts from the last progress, so that only an outage
 /// ends a call, not its size.
 pub(crate) struct Patience<'a> {
+    /// What is waited for, as logs name it.
+    request: RequestId,
     interrupted: &'a (dyn Fn() -> bool + Sync),
     halt: &'a Halt,
     limit: Option<Duration>,
@@ -79,21 +81,23 @@ impl<'a> Patience<'a> {
         };
         Self {
             of_caller: true,
-            ..Self::of(cx.interrupted, halt, limit)
+            ..Self::of(cx.request, cx.interrupted, halt, limit)
         }
     }
 
     /// Patience of a background thread.
     pub(crate) fn background(halt: &'a Halt, limit: Option<Duration>) -> Self {
-        Self::of(&|| false, halt, limit)
+        Self::of(RequestId::next(), &|| false, halt, limit)
     }
 
     fn of(
+        request: RequestId,
         interrupted: &'a (dyn Fn() -> bool + Sync),
         halt: &'a Halt,
         limit: Option<Duration>,
     ) -> Self {
         Self {
+            request,
             interrupted,
             halt,
             limit,
@@ -113,8 +117,13 @@ impl<'a> Patience<'a> {
     pub(crate) fn renewed(&self) -> Self {
         Self {
             of_caller: self.of_caller,
-            ..Self::of(self.interrupted, self.halt, self.limit)
+            ..Self::of(self.request, self.interrupted, self.halt, self.limit)
         }
+    }
+
+    /// Names the call in logs.
+    pub(crate) fn request(&self) -> RequestId {
+        self.request
     }
 
     /// A server answered: the time limit starts anew.

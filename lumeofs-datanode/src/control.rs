@@ -3,9 +3,10 @@
 use crate::attest::Attests;
 use crate::convert::config_in;
 use crate::group::Caller;
+use crate::known::to_wire;
 use crate::masters::Masters;
 use crate::node::Node;
-use lumeofs_base::{ClusterMap, Code, Epoch, FsError, GroupConfig, NodeId};
+use lumeofs_base::{ClusterMap, Code, Epoch, FsError, GroupConfig};
 use lumeofs_proto::control as wire;
 use lumeofs_proto::data::GroupConfiguration;
 use parking_lot::Mutex;
@@ -108,8 +109,9 @@ async fn heartbeats(node: &Arc<Node>, masters: &Masters) {
     let mut reached = true;
     let mut accepted = false;
     let mut attests = Attests::default();
+    let mut tells_configs = false;
     loop {
-        match heartbeat(node, masters, &mut attests).await {
+        match heartbeat(node, masters, &mut attests, &mut tells_configs).await {
             Ok(()) => {
                 accepted = true;
                 if !reached {
@@ -144,7 +146,13 @@ async fn heartbeat(
     node: &Arc<Node>,
     masters: &Masters,
     attests: &mut Attests,
+    tells_configs: &mut bool,
 ) -> Result<(), FsError> {
+    node.known.update(node);
+    let configs = match *tells_configs {
+        true => node.known.to_wire(),
+        false => Vec::new(),
+    };
     let (capacity_bytes, free_bytes) = node.space();
     let request = wire::HeartbeatRequest {
         node: Some(wire::Node {
@@ -158,6 +166,8 @@ async fn heartbeat(
         trouble: node.trouble(),
         lost_groups: node.lost_groups(),
         groups: attests.of(node),
+        configs,
+        tells_configs: *tells_configs,
     };
     let reply = masters.call(|mut client| {
         let request = masters.request(request.clone());
@@ -173,6 +183,10 @@ async fn heartbeat(
         node.refuse(FsError::new(Code::Refused, context));
     }
     masters.learn(&reply.masters);
+    if reply.tell_configs && !*tells_configs {
+        node.control.refresh();
+    }
+    *tells_configs = reply.tell_configs;
     if reply.map.is_empty() {
         return Ok(());
     }
@@ -197,18 +211,9 @@ async fn proposals(
 
 async fn propose(node: &Arc<Node>, masters: &Masters, proposal: &Proposal) {
     let config = &proposal.config;
-    let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.get()).collect::<Vec<_>>();
     let request = wire::SetGroupConfigRequest {
         expected_epoch: proposal.expected.get(),
-        config: Some(wire::GroupConfig {
-            group: config.group.get(),
-            epoch: config.epoch.get(),
-            primary: config.primary.get(),
-            members: ids(&config.members),
-            in_sync: ids(&config.in_sync),
-            leaving: ids(&config.leaving),
-            replicas: config.replicas,
-        }),
+        config: Some(to_wire(config)),
     };
     for _ in 0..ROUNDS_MAX {
         let reply = masters.call(|mut client| {

@@ -39,7 +39,7 @@ pub(crate) fn block(
     let (deadline, none) = (Instant::now() + TIMEOUT, Data::none());
     let frame = node
         .forwards
-        .call(node, member, Op::Fetch, &asked, &none, deadline)?;
+        .call(node, member, (Op::Fetch, 0), &asked, &none, deadline)?;
     let reply: ChunkReply = frame.decode()?;
     let data = frame.payload;
     if data.len() != BLOCK_SIZE || !verify_blocks(offset, &data, &reply.checksums) {

@@ -10,7 +10,7 @@ use lumeofs_proto::blocking::{Conn, Frame, FrameSender};
 use lumeofs_proto::data::StreamMessage;
 use lumeofs_proto::data::stream_message::Kind;
 use lumeofs_proto::frame::{FLAG_BLOCK_CHECKSUMS, FLAG_REPLY, Op};
-use lumeofs_replica::ToPrimary;
+use lumeofs_replica::{CopyStep, ToMember, ToPrimary};
 use std::io;
 use std::sync::Arc;
 
@@ -54,9 +54,14 @@ pub(crate) fn serve(node: &Arc<Node>, conn: Conn, first: Frame) -> FsResult<()> 
             .decode()
             .and_then(|message| message_in(message, frame.payload.into()));
         match message {
-            Ok(message) => driver.with(Caller::Patient, |core, now| {
-                core.on_message(peer.node, stream, message, now);
-            }),
+            Ok(message) => {
+                if let ToMember::Copy(CopyStep::Piece { data, .. }) = &message {
+                    node.requests.add_copied_in(data.len());
+                }
+                driver.with(Caller::Patient, |core, now| {
+                    core.on_message(peer.node, stream, message, now);
+                });
+            }
             Err(error) => break Err(error),
         }
         match receiver.receive() {

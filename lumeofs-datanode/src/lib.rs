@@ -7,12 +7,15 @@
 mod attest;
 mod control;
 mod convert;
+mod damage;
 mod data;
 mod fetch;
 mod group;
 mod inbound;
+mod known;
 mod listener;
 mod masters;
+mod metrics;
 mod node;
 mod outbox;
 mod pace;
@@ -25,4 +28,5 @@ pub mod store;
 mod streams;
 mod work;
 
+pub use metrics::Metrics;
 pub use run::{DatanodeConfig, run};

@@ -5,6 +5,8 @@ mod tests;
 
 use crate::control::Control;
 use crate::group::{Caller, GroupDriver};
+use crate::known::Known;
+use crate::metrics::Requests;
 use crate::pace::Pace;
 use crate::peers::Peers;
 use crate::placing::Placing;
@@ -21,6 +23,7 @@ use lumeofs_proto::auth::Identity;
 use lumeofs_proto::blocking::Closer;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -41,7 +44,8 @@ pub(crate) struct Node {
     pub(crate) clock: SystemClock,
     stores: Vec<Arc<ChunkStore>>,
     scrubs: Vec<Arc<Scrub>>,
-    broken: Vec<String>,
+    /// Data directories that are not used, and why.
+    broken: Vec<(PathBuf, String)>,
     map: RwLock<Arc<ClusterMap>>,
     groups: RwLock<BTreeMap<GroupId, Arc<GroupDriver>>>,
     pub(crate) control: Control,
@@ -49,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) forwards: Forwards,
     pub(crate) placing: Placing,
     pub(crate) pace: Pace,
+    pub(crate) requests: Arc<Requests>,
+    pub(crate) known: Known,
     conns: Mutex<HashMap<u64, Closer>>,
     nonce: AtomicU64,
     stopping: AtomicBool,
@@ -57,19 +63,21 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Each store comes with its data directory. `broken` says what is wrong with disks that are not among them.
+    /// `broken` says what is wrong with disks that are not among `stores`, which are in the order of their directories.
     pub(crate) fn new(
         config: DatanodeConfig,
-        stores: Vec<(String, Arc<ChunkStore>)>,
-        broken: Vec<String>,
+        stores: Vec<Arc<ChunkStore>>,
+        broken: Vec<(PathBuf, String)>,
     ) -> Arc<Self> {
-        let scrub = |(directory, store): &(String, Arc<ChunkStore>)| {
-            let rate = config.scrub_rate_bytes;
-            Arc::new(Scrub::new(store.clone(), directory.clone(), rate))
+        let is_used = |dir: &&PathBuf| !broken.iter().any(|(broken, _)| broken == *dir);
+        let used = config.data_dirs.iter().filter(is_used).zip(&stores);
+        let scrub = |(dir, store): (&PathBuf, &Arc<ChunkStore>)| {
+            let (dir, rate) = (dir.display().to_string(), config.scrub_rate_bytes);
+            Arc::new(Scrub::new(store.clone(), dir, rate))
         };
-        let scrubs = stores.iter().map(scrub).collect();
-        let stores = stores.into_iter().map(|(_, store)| store).collect();
+        let scrubs = used.map(scrub).collect();
         let control = Control::new();
+        let known = Known::open(config.data_dirs.first().map(PathBuf::as_path));
         // Room for the streams of each: a core adds 24 bits.
         let nonce = u64::from_le_bytes(entropy::bytes()) >> 32;
         Arc::new(Self {
@@ -86,6 +94,8 @@ impl Node {
             forwards: Forwards::default(),
             placing: Placing::default(),
             pace: Pace::default(),
+            requests: Arc::default(),
+            known,
             conns: Mutex::default(),
             nonce: AtomicU64::new(nonce),
             stopping: AtomicBool::new(false),
@@ -200,6 +210,17 @@ impl Node {
             && scrub.is_some_and(|scrub| scrub.mend_range(self, chunk, offset, len))
     }
 
+    /// The data directories, with their stores where they are used.
+    pub(crate) fn disks(&self) -> impl Iterator<Item = (&Path, Option<&ChunkStore>)> {
+        let is_broken = |dir: &Path| self.broken.iter().any(|(broken, _)| broken == dir);
+        let mut stores = self.stores.iter();
+        self.config.data_dirs.iter().map(move |dir| {
+            // Stores are in the order of their directories.
+            let store = if is_broken(dir) { None } else { stores.next() };
+            (dir.as_path(), store.map(|store| &**store))
+        })
+    }
+
     /// A map from the controller.
     pub(crate) fn apply_map(self: &Arc<Self>, map: ClusterMap) {
         if map.version < self.map().version {
@@ -254,7 +275,9 @@ impl Node {
     pub(crate) fn trouble(&self) -> String {
         let errors = self.stores.iter().filter_map(|store| store.check().err());
         let errors = errors.map(|error| error.context);
-        let all: Vec<String> = self.broken.iter().cloned().chain(errors).collect();
+        let broken = self.broken.iter();
+        let broken = broken.map(|(dir, why)| format!("{}: {why}", dir.display()));
+        let all: Vec<String> = broken.chain(errors).collect();
         all.join("; ")
     }
 
@@ -296,6 +319,11 @@ impl Node {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// How many connections there are.
+    pub(crate) fn connections(&self) -> usize {
+        self.conns.lock().len()
     }
 
     /// Remembers a connection so that [`Node::stop`] can end it.

@@ -55,7 +55,8 @@ impl Node {
             let driver = self.group(config.group);
             let known = driver
                 .as_ref()
-                .map(|driver| driver.with(Caller::Quick, |core, _| core.config().epoch));
+                .map(|driver| driver.with(Caller::Quick, |core, _| core.config().epoch))
+                .max(self.known.get(config.group).map(|known| known.epoch));
             // Not to be judged yet: it is about to begin, or the map is older than what it knows.
             if (is_member && driver.is_none()) || known > Some(config.epoch) {
                 continue;

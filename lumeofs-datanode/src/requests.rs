@@ -3,6 +3,7 @@
 use crate::convert::{chunk_out, fence_in, state_out};
 use crate::data::Data;
 use crate::group::{Attempt, GroupDriver};
+use crate::metrics::Asked;
 use crate::node::Node;
 use crate::{fetch, scrub};
 use lumeofs_base::checksum::verify_blocks;
@@ -13,7 +14,7 @@ use lumeofs_base::{
 };
 use lumeofs_proto::blocking::{Conn, Frame};
 use lumeofs_proto::data::{ChunkReply, ChunkRequest, GroupState, GroupStateRequest};
-use lumeofs_proto::frame::{FLAG_BLOCK_CHECKSUMS, Op};
+use lumeofs_proto::frame::{FLAG_BLOCK_CHECKSUMS, Fixed, Op};
 use lumeofs_replica::{Admission, ReadEnd, ReadStart, WriteRequest, Writer};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -34,15 +35,23 @@ pub(crate) fn serve(node: &Arc<Node>, conn: &mut Conn, frame: Frame) -> FsResult
         0 => REQUEST_TIMEOUT,
         millis => Duration::from_millis(millis.into()),
     };
-    let deadline = Instant::now() + wait;
+    let begun = Instant::now();
+    let deadline = begun + wait;
+    let (requests, peer) = (&node.requests, conn.peer);
+    let done = |asked, error: Option<&FsError>| {
+        requests.done(&fixed, asked, peer, begun.elapsed(), error);
+    };
     if fixed.op == Op::GroupState {
-        return match frame.decode().and_then(|asked| group_state(node, &asked)) {
+        let state = frame.decode().and_then(|asked| group_state(node, &asked));
+        done(Asked::default(), state.as_ref().err());
+        return match state {
             Ok(state) => conn.sender.reply(&fixed, 0, &state, &[]).map_err(net),
             Err(error) => conn.sender.fail(&fixed, &error).map_err(net),
         };
     }
     if fixed.op == Op::Scrub {
         let reply = frame.decode().and_then(|asked| scrub::serve(node, &asked));
+        done(Asked::default(), reply.as_ref().err());
         return match reply {
             Ok(reply) => conn.sender.reply(&fixed, 0, &reply, &[]).map_err(net),
             Err(error) => conn.sender.fail(&fixed, &error).map_err(net),
@@ -52,9 +61,13 @@ pub(crate) fn serve(node: &Arc<Node>, conn: &mut Conn, frame: Frame) -> FsResult
     if conn.peer.kind == NodeKind::Client {
         node.pace.request();
     }
-    let reply = frame
-        .decode()
-        .and_then(|asked| chunk_request(node, fixed.op, asked, frame.payload, forwarded, deadline));
+    let asked: FsResult<ChunkRequest> = frame.decode();
+    let shown = asked
+        .as_ref()
+        .map_or_else(|_| Asked::default(), Asked::from);
+    let reply = asked
+        .and_then(|asked| chunk_request(node, &fixed, asked, frame.payload, forwarded, deadline));
+    done(shown, reply.as_ref().err());
     match reply {
         Ok((reply, Some(data))) => conn
             .sender
@@ -69,13 +82,13 @@ type Reply = (ChunkReply, Option<AlignedBuf>);
 
 fn chunk_request(
     node: &Arc<Node>,
-    op: Op,
+    fixed: &Fixed,
     asked: ChunkRequest,
     payload: AlignedBuf,
     forwarded: bool,
     deadline: Instant,
 ) -> FsResult<Reply> {
-    let group = GroupId(asked.group);
+    let (group, op) = (GroupId(asked.group), fixed.op);
     let Some(driver) = node.group(group) else {
         node.control.refresh();
         let context = format!(
@@ -85,11 +98,17 @@ fn chunk_request(
         return Err(FsError::new(Code::WrongGroup, context));
     };
     match op {
-        Op::Read => read(&driver, &asked, deadline),
+        Op::Read => {
+            let (reply, data) = read(&driver, &asked, deadline)?;
+            node.requests
+                .add_read(data.as_ref().map_or(0, |data| data.len()));
+            Ok((reply, data))
+        }
         Op::Fetch => fetch::serve(&driver, &asked),
         Op::Extents => extents(&driver, &asked, deadline),
         Op::Write | Op::Zero | Op::Truncate | Op::Delete | Op::Fence | Op::Sync => {
             let data: Data = payload.into();
+            node.requests.add_written(data.len());
             let outcome = match op {
                 Op::Sync => sync(&driver, &asked, deadline),
                 _ => write(node, &driver, op, &asked, &data, deadline),
@@ -110,10 +129,18 @@ fn chunk_request(
                     Code::StaleEpoch,
                     format!("forwarded to a secondary; the primary is {primary}"),
                 )),
-                Err(primary) => node
-                    .forwards
-                    .call(node, primary, op, &asked, &data, deadline)
-                    .and_then(|reply| Ok((reply.decode()?, None))),
+                Err(primary) => {
+                    node.requests.count_forwarded();
+                    let reply = node.forwards.call(
+                        node,
+                        primary,
+                        (op, fixed.request),
+                        &asked,
+                        &data,
+                        deadline,
+                    )?;
+                    Ok((reply.decode()?, None))
+                }
             }
         }
         other => Err(FsError::new(
@@ -426,7 +453,7 @@ impl Forwards {
         &self,
         node: &Node,
         to: NodeId,
-        op: Op,
+        (op, request): (Op, u64),
         asked: &ChunkRequest,
         data: &[u8],
         deadline: Instant,
@@ -453,7 +480,7 @@ impl Forwards {
             0
         };
         conn.sender
-            .request(op, flags, left.as_millis() as u32, 0, asked, &[data])
+            .request(op, flags, left.as_millis() as u32, request, asked, &[data])
             .map_err(failed)?;
         let mut late = || Err(io::ErrorKind::TimedOut.into());
         let reply = conn.receiver.receive_while(&mut late).map_err(failed)?;

@@ -1,5 +1,6 @@
 //! Starting and stopping a datanode.
 
+use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::store::{ChunkStore, StoreConfig, StoreIdentity};
 use crate::{control, listener};
@@ -39,12 +40,16 @@ pub struct DatanodeConfig {
     pub scrub_rate_bytes: u64,
 }
 
-/// Runs a datanode until `shutdown` says so. Blocks.
+/// Runs a datanode until `shutdown` says so. Blocks. `running` gets what it counts once it serves.
 ///
 /// # Errors
 /// The port is taken, a data directory is locked by another process or belongs to another node, a
 /// store cannot be opened, or all masters refuse this datanode.
-pub fn run(config: DatanodeConfig, shutdown: impl Fn() -> bool) -> anyhow::Result<()> {
+pub fn run(
+    config: DatanodeConfig,
+    shutdown: impl Fn() -> bool,
+    running: impl FnOnce(Metrics),
+) -> anyhow::Result<()> {
     let listener = bind(&config.listen)?;
     if config.data_dirs.is_empty() {
         return Err(FsError::new(Code::Invalid, "no data directory is given").into());
@@ -56,7 +61,7 @@ pub fn run(config: DatanodeConfig, shutdown: impl Fn() -> bool) -> anyhow::Resul
     } = open_disks(&config)?;
     let upkeep = stores
         .iter()
-        .map(|(_, store)| store.start_upkeep())
+        .map(|store| store.start_upkeep())
         .collect::<Result<Vec<_>, FsError>>()?;
     let address = listener.local_addr()?;
     let node = Node::new(config, stores, broken);
@@ -67,6 +72,7 @@ pub fn run(config: DatanodeConfig, shutdown: impl Fn() -> bool) -> anyhow::Resul
         let (scrub, owner) = (scrub.clone(), node.clone());
         node.spawn("scrub", move || scrub.run(&owner));
     }
+    running(Metrics(Arc::downgrade(&node)));
     tracing::info!(node = %node.identity.node, %address, "datanode is ready");
     while !shutdown() && !node.is_refused() {
         std::thread::park_timeout(TICK);
@@ -91,10 +97,9 @@ pub fn run(config: DatanodeConfig, shutdown: impl Fn() -> bool) -> anyhow::Resul
 /// What the data directories came to.
 struct Disks {
     locks: Vec<File>,
-    /// With their data directories.
-    stores: Vec<(String, Arc<ChunkStore>)>,
+    stores: Vec<Arc<ChunkStore>>,
     /// What is wrong with those that cannot be used.
-    broken: Vec<String>,
+    broken: Vec<(PathBuf, String)>,
 }
 
 /// Opens all data directories. One disk of several may be broken: its groups begin anew on the others.
@@ -105,11 +110,11 @@ fn open_disks(config: &DatanodeConfig) -> anyhow::Result<Disks> {
         match lock(dir).and_then(|lock| Ok((lock, open_store(config, dir)?))) {
             Ok((lock, store)) => {
                 locks.push(lock);
-                stores.push((dir.display().to_string(), store));
+                stores.push(store);
             }
             Err(error) if is_disk_failure(&error) => {
                 tracing::error!(dir = %dir.display(), "this disk is not used: {error:#}");
-                broken.push(format!("{}: {error:#}", dir.display()));
+                broken.push((dir.clone(), format!("{error:#}")));
                 first.get_or_insert(error);
             }
             Err(error) => return Err(error),

@@ -69,7 +69,7 @@ use space::Space;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use upkeep::Upkeep;
@@ -201,11 +201,13 @@ struct Core {
     /// Chunks with images in memory.
     dirty: Mutex<BTreeSet<ChunkId>>,
     overlay_blocks: AtomicUsize,
+    /// Blocks read that did not match their checksum.
+    damaged: AtomicU64,
     /// What [`Journal::bytes`] was where the last checkpoint covers the log.
     checkpointed_bytes: AtomicU64,
     upkeep: Mutex<Upkeep>,
     /// Pieces of chunks that reads found damaged, for the scrub.
-    damaged: Mutex<BTreeSet<(ChunkId, u64)>>,
+    noted: Mutex<BTreeSet<(ChunkId, u64)>>,
 }
 
 impl ChunkStore {
@@ -427,6 +429,26 @@ impl ChunkStore {
         // Each end may lie within a block.
         let blocks = (len / BLOCK_SIZE) as u64 + 2;
         self.core.space.reserve(blocks * BLOCK_SIZE as u64, kept)
+    }
+
+    /// The log of what happened to the store.
+    pub(crate) fn wal(&self) -> &lumeofs_wal::Wal {
+        self.core.journal.wal()
+    }
+
+    /// Blocks that were read and did not match their checksum, since the store was opened.
+    pub(crate) fn damaged_blocks(&self) -> u64 {
+        self.core.damaged.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that only the log and memory have yet.
+    pub(crate) fn unmerged_bytes(&self) -> usize {
+        self.core.overlay_blocks.load(Ordering::Relaxed) * BLOCK_SIZE
+    }
+
+    /// Bytes that wait for the log.
+    pub(crate) fn queued_log_bytes(&self) -> usize {
+        self.core.journal.pending_bytes()
     }
 
     /// How long the disk has been at the oldest thing that it was asked for, if at anything.

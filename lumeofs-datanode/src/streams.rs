@@ -9,7 +9,7 @@ use crate::pace::Pace;
 use lumeofs_base::{FsResult, GroupId, NodeId};
 use lumeofs_proto::blocking::{Conn, FrameReceiver, FrameSender};
 use lumeofs_proto::frame::{FLAG_BLOCK_CHECKSUMS, Op};
-use lumeofs_replica::{StreamId, ToMember, ToPrimary};
+use lumeofs_replica::{CopyStep, StreamId, ToMember, ToPrimary};
 use std::io;
 use std::sync::Arc;
 
@@ -27,7 +27,11 @@ impl Outgoing {
         stream: StreamId,
     ) -> Arc<Self> {
         let group = driver.id;
-        let outbox = Outbox::new(Box::new(move |sender, message| {
+        let requests = node.requests.clone();
+        let outbox = Outbox::new(Box::new(move |sender, message: ToMember<Data>| {
+            if let ToMember::Copy(CopyStep::Piece { data, .. }) = &message {
+                requests.add_copied_out(data.len());
+            }
             send_one(group, sender, message)
         }));
         let outgoing = Arc::new(Self { outbox });

@@ -15,8 +15,9 @@ use fuser::{
     ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::limits::IO_BYTES_MAX;
-use lumeofs_base::{FsResult, InodeId};
+use lumeofs_base::{FsResult, InodeId, RequestId};
 use lumeofs_client::Context;
 use lumeofs_meta::op::SetAttr;
 use std::ffi::OsStr;
@@ -92,6 +93,8 @@ fn header(op: Op, request: &Request, ino: INodeNo) -> Header {
         uid: request.uid(),
         gid: request.gid(),
         tid: request.pid(),
+        came: SystemClock.monotonic(),
+        request: RequestId::next(),
     }
 }
 

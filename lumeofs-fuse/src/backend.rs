@@ -90,6 +90,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn leave(&self);
     /// How long the cluster has not answered.
     fn silence(&self) -> Duration;
+    /// Sessions that the cluster has ended.
+    fn lost_sessions(&self) -> u64;
     /// Ends the session; later calls fail.
     fn close(&self);
 }
@@ -225,6 +227,9 @@ impl Backend for Client {
     }
     fn silence(&self) -> Duration {
         Client::silence(self)
+    }
+    fn lost_sessions(&self) -> u64 {
+        Client::lost_sessions(self)
     }
     fn close(&self) {
         Client::close(self);

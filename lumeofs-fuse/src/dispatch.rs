@@ -15,11 +15,13 @@ use crate::errno::errno;
 use crate::overflow::{Job, Limits, Overflow};
 use crate::signals;
 use crate::stats::{Op, Stats};
-use lumeofs_base::{Code, FsError, FsResult};
+use lumeofs_base::clock::{Clock as _, SystemClock};
+use lumeofs_base::{Code, FsError, FsResult, RequestId};
 use lumeofs_client::Context;
 use lumeofs_meta::op::Caller;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Where the answer goes. Consumed by it, so that there is exactly one.
 pub(crate) trait Answer: Send + 'static {
@@ -44,6 +46,10 @@ pub(crate) struct Header {
     pub(crate) gid: u32,
     /// The calling thread, 0 if nobody waits.
     pub(crate) tid: u32,
+    /// When it came, on the monotonic clock.
+    pub(crate) came: Duration,
+    /// Names it in the logs of this mount and of all servers that take part in it.
+    pub(crate) request: RequestId,
 }
 
 /// Runs operations on a `T`.
@@ -81,6 +87,7 @@ impl<T: Send + Sync + 'static> Dispatcher<T> {
         A: Answer,
         W: FnOnce(&T, Context<'_>, &[u8]) -> FsResult<A::Value> + Send + 'static,
     {
+        self.stats.begin();
         let place = Place::take(&self.busy);
         if place.number < self.threads {
             serve(&*self.target, &self.stats, header, data, answer, work);
@@ -120,6 +127,7 @@ impl<T: Send + Sync + 'static> Dispatcher<T> {
         answer: A,
         result: FsResult<A::Value>,
     ) {
+        self.stats.begin();
         finish(&self.stats, header, answer, result);
     }
 }
@@ -163,6 +171,7 @@ where
     let result = work(
         target,
         Context {
+            request: header.request,
             caller: &caller,
             interrupted: &interrupted,
         },
@@ -173,19 +182,21 @@ where
 
 /// The one exit.
 fn finish<A: Answer>(stats: &Stats, header: Header, answer: A, result: FsResult<A::Value>) {
-    stats.count(header.op, result.is_err());
+    let took = SystemClock.monotonic().saturating_sub(header.came);
+    stats.count(header.op, result.is_err(), took);
+    let (request, op, ino, tid) = (header.request, header.op.name(), header.ino, header.tid);
+    let took_ms = took.as_millis() as u64;
+    if let Some(held_back) = stats.slow.tell(took) {
+        let error = result.as_ref().err().map(tracing::field::display);
+        tracing::info!(%request, op, ino, tid, took_ms, held_back, error, "slow operation");
+    }
     match result {
         Ok(value) => {
-            tracing::debug!(
-                op = header.op.name(),
-                ino = header.ino,
-                tid = header.tid,
-                "ok"
-            );
+            tracing::debug!(%request, op, ino, tid, took_ms, "operation");
             answer.value(value);
         }
         Err(error) => {
-            log_error(stats, header, &error);
+            log_error(stats, header, took_ms, &error);
             answer.error(errno(error.code));
         }
     }
@@ -193,12 +204,14 @@ fn finish<A: Answer>(stats: &Stats, header: Header, answer: A, result: FsResult<
 
 /// Errors that a program gets as plain EIO say nothing to it, so they are kept here; all others are its
 /// own business.
-fn log_error(stats: &Stats, header: Header, error: &FsError) {
-    let (op, ino, tid) = (header.op.name(), header.ino, header.tid);
+fn log_error(stats: &Stats, header: Header, took_ms: u64, error: &FsError) {
+    let (request, op, ino, tid) = (header.request, header.op.name(), header.ino, header.tid);
     let ours = errno(error.code).code() == libc::EIO || error.code == Code::NoSpace;
     match ours.then(|| stats.may_warn()).flatten() {
-        Some(held_back) => tracing::warn!(op, ino, tid, held_back, %error, "operation failed"),
-        None => tracing::debug!(op, ino, tid, %error, "error"),
+        Some(held_back) => {
+            tracing::warn!(%request, op, ino, tid, took_ms, held_back, %error, "operation failed")
+        }
+        None => tracing::debug!(%request, op, ino, tid, took_ms, %error, "operation"),
     }
 }
 
@@ -207,7 +220,6 @@ mod tests {
     use super::*;
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::thread::ThreadId;
-    use std::time::Duration;
 
     struct Reply(Sender<Result<ThreadId, i32>>);
     impl Answer for Reply {
@@ -227,6 +239,8 @@ mod tests {
             uid: 0,
             gid: 0,
             tid,
+            came: SystemClock.monotonic(),
+            request: RequestId::next(),
         }
     }
 

@@ -62,6 +62,11 @@ impl Watch {
             device.map(|device| format!("{}:{}", libc::major(device), libc::minor(device)));
     }
 
+    /// `MAJOR:MINOR` of the mount, once it was seen.
+    pub(crate) fn device(&self) -> Option<&str> {
+        self.device.as_deref()
+    }
+
     /// Looks once.
     pub(crate) fn look(&mut self, backend: &dyn Backend) -> Verdict {
         if has_event(&self.connection) {

@@ -1,7 +1,7 @@
 //! The mount: LumeoFS as a filesystem of the kernel, through FUSE.
 //!
 //! [`start`] connects to a cluster and mounts it; [`mount`] also waits until it is unmounted.
-//! [`parse_options`] reads what `mount -o` and fstab hold. Everything that knows the `fuser` crate is in
+//! [`parse_options`] reads what `mount -o` and fstab hold, [`remount`] changes what can be changed of a mount. Everything that knows the `fuser` crate is in
 //! `adapter`, `answer` and `session`, so that another transport can take its place.
 //!
 //! The kernel caches nothing that another mount could change: entry and attribute time-outs are 0 and every
@@ -18,13 +18,19 @@ mod ending;
 mod errno;
 #[cfg(test)]
 mod memory;
+mod metrics;
+mod mountinfo;
 mod mountpoint;
 mod options;
 mod overflow;
+mod record;
+mod remount;
 mod session;
 mod signals;
 mod stats;
 
-pub use options::{MountOptions, OptionError, parse_options};
+pub use metrics::Metrics;
+pub use options::{MountOptions, OptionError, is_remount, parse_options, without_unknown};
+pub use remount::remount;
 pub use session::{MountConfig, MountHandle, Mounted, mount, start};
 pub use stats::{Op, Stats};

@@ -474,6 +474,9 @@ impl Backend for Memory {
     fn silence(&self) -> Duration {
         Duration::ZERO
     }
+    fn lost_sessions(&self) -> u64 {
+        0
+    }
     fn close(&self) {
         self.let_go();
     }

@@ -2,108 +2,128 @@
 //!
 //! Every error says what is wrong and what to do about it, since whoever mounts at boot reads it in a log.
 
+use crate::mountinfo::Entry;
 use anyhow::{Context, Result, bail};
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 /// The device of FUSE.
 const DEVICE: &str = "/dev/fuse";
 /// What the kernel reads ahead of a page fault. FUSE starts with 128 KiB.
 const READ_AHEAD_KB: u32 = 1024;
+/// How long a mount that may be dead is waited for. One that is dead answers as soon as its process has ended, which
+/// takes a moment after a kill.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// Mounts upon each other that are taken away.
+const STACKED_MOST: u32 = 16;
 
 /// Checks `mountpoint` and gives its real path.
 pub(crate) fn check(mountpoint: &Path) -> Result<PathBuf> {
     let shown = mountpoint.display();
     let path = std::path::absolute(mountpoint)
         .with_context(|| format!("mount point {shown}: not a usable path"))?;
-    // Before anything touches it: a mount whose server hangs would hang us.
-    check_free(&path)?;
-    let meta = fs::metadata(&path).map_err(|error| match error.kind() {
+    let explain = |error: io::Error| match error.kind() {
         ErrorKind::NotFound => {
             anyhow::anyhow!("mount point {shown} does not exist: create it with `mkdir -p {shown}`")
         }
         _ if error.raw_os_error() == Some(libc::ENOTCONN) => anyhow::anyhow!(
-            "mount point {shown} holds a FUSE mount whose process is gone: take it away with \
-             `umount -l {shown}`"
+            "mount point {shown} is in a FUSE mount whose process is gone: take that away with `umount -l`"
         ),
         _ => anyhow::anyhow!("mount point {shown}: {error}"),
-    })?;
-    if !meta.is_dir() {
+    };
+    // Before anything touches it: a mount whose server hangs would hang us. To find where symlinks lead asks nothing of
+    // what is mounted there.
+    check_free(&path)?;
+    let path = fs::canonicalize(&path).map_err(explain)?;
+    check_free(&path)?;
+    if !fs::metadata(&path).map_err(explain)?.is_dir() {
         bail!("mount point {shown} is not a directory: give a directory to mount at");
     }
-    let path = fs::canonicalize(&path).with_context(|| format!("mount point {shown}"))?;
-    check_free(&path)?;
     Ok(path)
 }
 
 /// Checks that there is a FUSE to mount with.
 pub(crate) fn check_device() -> Result<()> {
-    match fs::metadata(DEVICE) {
+    match fs::File::options().read(true).write(true).open(DEVICE) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => bail!(
             "{DEVICE} does not exist: load FUSE with `modprobe fuse`; in a container, start it with \
              `--device {DEVICE} --cap-add SYS_ADMIN`"
         ),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => bail!(
+            "{DEVICE}: {error}: run as root, or let everybody mount with `chmod 666 {DEVICE}`, as most systems have it"
+        ),
         Err(error) => bail!("{DEVICE}: {error}"),
     }
 }
 
-/// Fails if something is mounted exactly at `path`.
+/// Fails if something is mounted exactly at `path`. A mount of ours whose process is gone is taken away: nobody can
+/// use it, and whoever mounts again wants it back.
 fn check_free(path: &Path) -> Result<()> {
-    let mounts = fs::read("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
-    if let Some(busy) = mounts_at(&mounts, path) {
-        let shown = path.display();
-        bail!(
-            "mount point {shown} is busy: {busy} is mounted there; unmount it with `umount {shown}` \
-             or choose another directory"
-        );
+    let shown = path.display();
+    // Mounts may be stacked, and more may be made meanwhile.
+    for _ in 0..STACKED_MOST {
+        let Some(busy) = Entry::top_at(path).context("/proc/self/mountinfo")? else {
+            return Ok(());
+        };
+        if !(busy.is_ours() && is_dead(path)) {
+            bail!(
+                "mount point {shown} is busy: {busy} is mounted there; unmount it with `umount {shown}` \
+                 or choose another directory"
+            );
+        }
+        tracing::info!("{busy} at {shown} has lost its process: taking it away");
+        take_away_dead(path)
+            .with_context(|| format!("{busy} at {shown} has lost its process: unmount it"))?;
+    }
+    bail!("more than {STACKED_MOST} dead mounts at {shown}: unmount them with `umount -l {shown}`")
+}
+
+/// Whether a FUSE mount has no process any more. One that does not answer may have one: it is not dead.
+pub(crate) fn is_dead(path: &Path) -> bool {
+    let (answer, answered) = channel();
+    let path = path.to_owned();
+    // A thread, since a stopped process would keep it waiting.
+    let asking = std::thread::Builder::new().spawn(move || {
+        // Fails only if nobody waits any more.
+        let _ = answer.send(fs::metadata(path));
+    });
+    if asking.is_err() {
+        return false;
+    }
+    match answered.recv_timeout(ANSWER_PATIENCE) {
+        Ok(Err(error)) => matches!(
+            error.raw_os_error(),
+            // The second: it ended while it was asked.
+            Some(libc::ENOTCONN | libc::ECONNABORTED)
+        ),
+        _ => false,
+    }
+}
+
+/// Takes a mount without a process out of the tree.
+fn take_away_dead(path: &Path) -> Result<()> {
+    match unmount(path, true) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+        result => return Ok(result?),
+    }
+    // An ordinary user's own mounts.
+    let output = Command::new("fusermount3")
+        .args(["-u", "-z", "--"])
+        .arg(path)
+        .output()
+        .context("fusermount3")?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
-}
-
-/// What is mounted at `path`: the type and source of the topmost mount, from the text of
-/// `/proc/self/mountinfo` (proc(5)).
-fn mounts_at(mounts: &[u8], path: &Path) -> Option<String> {
-    let lines = mounts.split(|&byte| byte == b'\n');
-    lines.rev().find_map(|line| {
-        let mut fields = line.split(|&byte| byte == b' ');
-        let at = unescape(fields.nth(4)?);
-        if at != path.as_os_str() {
-            return None;
-        }
-        let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
-        let kind = String::from_utf8_lossy(fields.next()?).into_owned();
-        let source = unescape(fields.next()?);
-        Some(format!("{kind} from {}", source.display()))
-    })
-}
-
-/// Undoes the kernel's `\040` for a space and the like.
-fn unescape(field: &[u8]) -> OsString {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        let escaped = (first == b'\\')
-            .then(|| after.get(..3))
-            .flatten()
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match escaped {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    OsString::from_vec(bytes)
 }
 
 /// Lets the kernel read more ahead of page faults (mmap, exec). Best effort: only root may, and it is only
@@ -145,28 +165,6 @@ pub(crate) fn unmount(mountpoint: &Path, detach: bool) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MOUNTS: &[u8] = b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
-        30 22 0:40 / /mnt/with\\040space rw,nosuid - fuse.lumeofs 10.0.0.1:7000 rw,user_id=0\n\
-        31 22 0:41 / /mnt/a rw master:3 shared:9 - tmpfs none rw\n";
-
-    #[test]
-    fn a_mount_is_found_by_its_exact_path() {
-        let at = |path: &str| mounts_at(MOUNTS, Path::new(path));
-        assert_eq!(
-            at("/mnt/with space").as_deref(),
-            Some("fuse.lumeofs from 10.0.0.1:7000")
-        );
-        assert_eq!(at("/mnt/a").as_deref(), Some("tmpfs from none"));
-        assert_eq!(at("/mnt"), None);
-        assert_eq!(at("/mnt/a/b"), None);
-    }
-
-    #[test]
-    fn what_is_no_escape_stays() {
-        assert_eq!(unescape(br"a\040b\"), OsString::from(r"a b\"));
-        assert_eq!(unescape(br"\9zz"), OsString::from(r"\9zz"));
-    }
 
     #[test]
     fn a_bad_mount_point_is_named_with_the_way_out() {

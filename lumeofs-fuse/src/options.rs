@@ -51,6 +51,8 @@ const KNOWN: &[&str] = &[
     "owner",
     "group",
     "secretfile=",
+    "log=",
+    "metrics=",
     "on-outage=",
 ];
 
@@ -75,6 +77,10 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// The file with the cluster's secret.
     pub secret_file: Option<PathBuf>,
+    /// Where a mount in the background logs.
+    pub log: Option<PathBuf>,
+    /// HOST:PORT of the metrics endpoint.
+    pub metrics: Option<String>,
     /// What operations do when no quorum answers.
     pub on_outage: Option<OnOutage>,
 }
@@ -94,6 +100,8 @@ impl Default for MountOptions {
             dirsync: false,
             allow_other: root,
             secret_file: None,
+            log: None,
+            metrics: None,
             on_outage: None,
         }
     }
@@ -118,8 +126,8 @@ pub enum OptionError {
         /// What it could be.
         want: &'static str,
     },
-    /// A mount cannot be changed.
-    #[error("remount is not supported: unmount and mount again")]
+    /// What cannot be said of a mount that is made.
+    #[error("remount is for a filesystem that is mounted: mount -o remount,… DIR")]
     Remount,
 }
 
@@ -134,6 +142,32 @@ pub fn parse_options(text: &str) -> Result<MountOptions, OptionError> {
         apply(&mut options, option)?;
     }
     Ok(options)
+}
+
+/// The list without what is unknown, as `mount -s` wants it.
+pub fn without_unknown(text: &str) -> String {
+    let known = |option: &&str| {
+        let applied = apply(&mut MountOptions::default(), option.trim());
+        !matches!(applied, Err(OptionError::Unknown { .. }))
+    };
+    text.split(',').filter(known).collect::<Vec<_>>().join(",")
+}
+
+/// Whether a list is about a filesystem that is mounted.
+pub fn is_remount(text: &str) -> bool {
+    text.split(',').any(|option| option.trim() == "remount")
+}
+
+/// The name of an option that a mount keeps until it ends; `None` for those that a remount changes and those that
+/// mean nothing here.
+pub(crate) fn kept(option: &str) -> Option<&'static str> {
+    let is = |name: &&str| match name.strip_suffix('=') {
+        Some(key) => option
+            .split_once('=')
+            .is_some_and(|(given, _)| given == key),
+        None => *name == "allow_other" && option == *name,
+    };
+    KNOWN.iter().copied().find(is)
 }
 
 fn apply(options: &mut MountOptions, option: &str) -> Result<(), OptionError> {
@@ -163,6 +197,10 @@ fn apply(options: &mut MountOptions, option: &str) -> Result<(), OptionError> {
                 options.secret_file = Some(path.into());
             }
             Some(("secretfile", _)) => return Err(bad(option, "secretfile=PATH")),
+            Some(("log", path)) if !path.is_empty() => options.log = Some(path.into()),
+            Some(("log", _)) => return Err(bad(option, "log=FILE")),
+            Some(("metrics", at)) if !at.is_empty() => options.metrics = Some(at.to_owned()),
+            Some(("metrics", _)) => return Err(bad(option, "metrics=HOST:PORT")),
             Some(("on-outage", value)) => {
                 let outage = on_outage(value).ok_or_else(|| {
                     bad(
@@ -297,5 +335,24 @@ mod tests {
             );
         }
         assert_eq!(parse_options("remount,ro"), Err(OptionError::Remount));
+        assert!(is_remount("remount,ro") && is_remount("ro, remount") && !is_remount("ro"));
+    }
+
+    #[test]
+    fn what_is_unknown_can_be_left_out() {
+        assert_eq!(without_unknown("ro,nosiud,bogus=1,nodev"), "ro,nodev");
+        // A value that is wrong is no unknown option.
+        assert_eq!(without_unknown("on-outage=x"), "on-outage=x");
+    }
+
+    #[test]
+    fn what_a_mount_keeps_is_known() {
+        assert_eq!(kept("secretfile=/x"), Some("secretfile="));
+        assert_eq!(kept("allow_other"), Some("allow_other"));
+        for changes in [
+            "ro", "noexec", "user", "user=me", "noatime", "_netdev", "x-y=log=",
+        ] {
+            assert_eq!(kept(changes), None, "{changes}");
+        }
     }
 }

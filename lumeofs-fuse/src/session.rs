@@ -5,14 +5,16 @@ use crate::backend::Backend;
 use crate::core::Core;
 use crate::dispatch::Dispatcher;
 use crate::ending::{Verdict, Watch};
+use crate::metrics::Metrics;
 use crate::mountpoint;
 use crate::options::MountOptions;
 use crate::overflow::Limits;
+use crate::record::Record;
 use crate::stats::Stats;
 use anyhow::{Context as _, Result, bail};
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
 use lumeofs_base::limits::{LEAVE_PATIENCE, MOUNT_END_TIMEOUT, MOUNT_WATCH_INTERVAL};
-use lumeofs_base::{Code, FileKind, FsError, InodeId};
+use lumeofs_base::{Code, FileKind, FsError, InodeId, RequestId};
 use lumeofs_client::{Client, ClientOptions, Context, OnOutage};
 use lumeofs_meta::op::Caller;
 use lumeofs_proto::auth::Credentials;
@@ -31,6 +33,8 @@ const THREADS: (usize, usize) = (8, 16);
 /// What to mount where.
 #[derive(Clone, Debug)]
 pub struct MountConfig {
+    /// What `/proc/mounts` shows as the source. mount(8) compares it with fstab's to know what is mounted.
+    pub source: String,
     /// `host:port` of masters; any one that answers is enough.
     pub masters: Vec<String>,
     /// Cluster and secret.
@@ -39,8 +43,10 @@ pub struct MountConfig {
     pub subdir: Vec<u8>,
     /// Where.
     pub mountpoint: PathBuf,
-    /// How. Its `secret_file` and `on_outage` are for whoever fills the other fields.
+    /// How. Its `secret_file`, `log` and `on_outage` are for whoever fills the other fields.
     pub options: MountOptions,
+    /// The same as text, with what was asked for in other ways; a remount compares it.
+    pub options_text: String,
     /// What operations do when no quorum answers.
     pub on_outage: OnOutage,
 }
@@ -53,6 +59,8 @@ pub struct Mounted {
     watch: Watch,
     handle: MountHandle,
     stats: Arc<Stats>,
+    /// For those who remount.
+    record: Option<Record>,
 }
 
 /// Takes a mount away, from any thread.
@@ -101,10 +109,21 @@ impl Mounted {
         self.stats.clone()
     }
 
+    /// What it tells Prometheus.
+    pub fn metrics(&self) -> Metrics {
+        Metrics {
+            stats: self.stats.clone(),
+            backend: self.backend.clone(),
+        }
+    }
+
     /// Waits until it is unmounted, by whomever, and closes the session with the cluster. Returns within seconds
     /// after its end also if the cluster does not answer; operations may then still be under way.
     pub fn wait(mut self) -> Result<()> {
         let ended = self.ended();
+        if let Some(record) = self.record.take() {
+            record.remove();
+        }
         self.backend.close();
         // With the client closed, what still waits for servers fails soon.
         let ended = ended.or_else(|| match self.session.recv_timeout(MOUNT_END_TIMEOUT) {
@@ -182,13 +201,20 @@ pub fn start(config: MountConfig) -> Result<Mounted> {
     .map_err(|error| explain_connect(&config.masters, error))?;
     let backend: Arc<dyn Backend> = client;
     let mounted = resolve(&*backend, &config.subdir).and_then(|root| {
-        let source = source(&config.masters, &config.subdir);
-        start_with(backend.clone(), root, &source, mountpoint, &config.options)
+        let source = &config.source;
+        start_with(backend.clone(), root, source, mountpoint, &config.options)
     });
-    if mounted.is_err() {
-        backend.close();
+    match mounted {
+        Ok(mut mounted) => {
+            let device = mounted.watch.device();
+            mounted.record = device.and_then(|device| Record::write(device, &config.options_text));
+            Ok(mounted)
+        }
+        Err(error) => {
+            backend.close();
+            Err(error)
+        }
     }
-    mounted
 }
 
 /// Mounts the directory `root` of `backend`.
@@ -228,6 +254,7 @@ pub(crate) fn start_with(
         watch,
         handle,
         stats,
+        record: None,
     };
     // The first requests through the kernel: from here on the mount answers, these two also in an outage.
     let asked = fs::metadata(&mountpoint);
@@ -245,14 +272,6 @@ pub(crate) fn start_with(
     mountpoint::raise_read_ahead(&mountpoint);
     tracing::info!(mountpoint = %mountpoint.display(), source, threads, "mounted");
     Ok(mounted)
-}
-
-/// What `/proc/mounts` shows as the source.
-fn source(masters: &[String], subdir: &[u8]) -> String {
-    let subdir = String::from_utf8_lossy(subdir);
-    let subdir = subdir.trim_matches('/');
-    let slash = if subdir.is_empty() { "" } else { "/" };
-    format!("{}{slash}{subdir}", masters.join(","))
 }
 
 fn session_config(source: &str, options: &MountOptions, threads: usize) -> Config {
@@ -302,6 +321,7 @@ fn resolve(backend: &dyn Backend, path: &[u8]) -> Result<InodeId> {
         ..Caller::default()
     };
     let cx = Context {
+        request: RequestId::next(),
         caller: &caller,
         interrupted: &|| false,
     };

@@ -1,7 +1,10 @@
 //! How often each operation ran and failed.
 
 use lumeofs_base::clock::{Clock, SystemClock};
+use lumeofs_base::metrics::Operations;
+use lumeofs_base::slow::SlowLog;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 macro_rules! operations {
     ($($variant:ident => $name:literal),* $(,)?) => {
@@ -13,6 +16,8 @@ macro_rules! operations {
         impl Op {
             /// All of them.
             pub const ALL: &'static [Op] = &[$(Op::$variant),*];
+            /// Their names, in the same order.
+            const NAMES: &'static [&'static str] = &[$($name),*];
 
             /// Its name, in lower case.
             pub const fn name(self) -> &'static str {
@@ -32,17 +37,13 @@ operations! {
     RemoveXattr => "removexattr", Fallocate => "fallocate", Lseek => "lseek",
 }
 
-/// Counters of one operation.
-#[derive(Debug, Default)]
-struct Counts {
-    done: AtomicU64,
-    failed: AtomicU64,
-}
-
 /// Counters of a mount since it began.
 #[derive(Debug)]
 pub struct Stats {
-    counts: Vec<Counts>,
+    pub(crate) operations: Operations,
+    /// Operations between the kernel's request and its answer.
+    in_progress: AtomicI64,
+    pub(crate) slow: SlowLog,
     handed_over: AtomicU64,
     overloaded: AtomicU64,
     references: AtomicI64,
@@ -56,7 +57,9 @@ pub struct Stats {
 impl Default for Stats {
     fn default() -> Self {
         Self {
-            counts: Op::ALL.iter().map(|_| Counts::default()).collect(),
+            operations: Operations::new(Op::NAMES),
+            in_progress: AtomicI64::new(0),
+            slow: SlowLog::default(),
             handed_over: AtomicU64::new(0),
             overloaded: AtomicU64::new(0),
             references: AtomicI64::new(0),
@@ -71,11 +74,11 @@ impl Default for Stats {
 impl Stats {
     /// How often `op` was answered, with or without an error.
     pub fn done(&self, op: Op) -> u64 {
-        self.counts[op as usize].done.load(Ordering::Relaxed)
+        self.operations.done(op as usize)
     }
     /// How often `op` was answered with an error, "no such file" included.
     pub fn failed(&self, op: Op) -> u64 {
-        self.counts[op as usize].failed.load(Ordering::Relaxed)
+        self.operations.failed(op as usize)
     }
     /// Operations that the last free thread handed over.
     pub fn handed_over(&self) -> u64 {
@@ -98,12 +101,20 @@ impl Stats {
         self.bytes_written.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn count(&self, op: Op, failed: bool) {
-        let counts = &self.counts[op as usize];
-        counts.done.fetch_add(1, Ordering::Relaxed);
-        if failed {
-            counts.failed.fetch_add(1, Ordering::Relaxed);
-        }
+    /// Operations that are under way.
+    pub fn in_progress(&self) -> i64 {
+        self.in_progress.load(Ordering::Relaxed)
+    }
+
+    /// The kernel asked for something.
+    pub(crate) fn begin(&self) {
+        self.in_progress.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It was answered.
+    pub(crate) fn count(&self, op: Op, failed: bool, took: Duration) {
+        self.operations.count(op as usize, failed, took);
+        self.in_progress.fetch_sub(1, Ordering::Relaxed);
     }
     pub(crate) fn count_handed_over(&self) {
         self.handed_over.fetch_add(1, Ordering::Relaxed);
@@ -147,9 +158,9 @@ mod tests {
     #[test]
     fn each_operation_is_counted_for_itself() {
         let stats = Stats::default();
-        stats.count(Op::Lookup, false);
-        stats.count(Op::Lookup, true);
-        stats.count(Op::Lseek, true);
+        stats.count(Op::Lookup, false, Duration::ZERO);
+        stats.count(Op::Lookup, true, Duration::ZERO);
+        stats.count(Op::Lseek, true, Duration::ZERO);
         assert_eq!((stats.done(Op::Lookup), stats.failed(Op::Lookup)), (2, 1));
         assert_eq!((stats.done(Op::Lseek), stats.failed(Op::Lseek)), (1, 1));
         assert_eq!(stats.done(Op::Read), 0);

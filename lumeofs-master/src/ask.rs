@@ -20,8 +20,7 @@ pub(crate) async fn ask(identity: &Identity, address: &str) -> FsResult<MapReply
         let net = |error| FsError::from_net(&error, "ask another master");
         let (mut reader, mut writer, _) = connect(address, identity).await?;
         let request = MapRequest {
-            // Its map is not wanted: the newest version there can be.
-            version: u64::MAX,
+            version: 0,
             certainly: true,
         };
         writer

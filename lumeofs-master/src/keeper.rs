@@ -75,6 +75,9 @@ impl Keeper {
                     && group.lag(id).is_some_and(|lag| lag <= CAUGHT_UP_ENTRIES)
             };
             if let Some(step) = next_step(&records, &members, ready) {
+                if let Step::Voters(goal) = &step {
+                    group.await_majority(goal).await?;
+                }
                 group.take(&step).await?;
             }
         }

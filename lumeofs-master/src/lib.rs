@@ -7,11 +7,13 @@ mod ask;
 #[cfg(test)]
 mod cluster_tests;
 mod config;
+pub mod dump;
 mod join;
 mod keeper;
 mod masters;
 #[cfg(test)]
 mod memory;
+mod metrics;
 mod raft;
 mod room;
 mod server;
@@ -20,4 +22,5 @@ mod standing;
 mod superblock;
 
 pub use config::MasterConfig;
+pub use metrics::Metrics;
 pub use server::run;

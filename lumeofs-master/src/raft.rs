@@ -3,10 +3,12 @@
 //! The rest of the crate sees a [`Group`] and never openraft itself. One process hosts several
 //! groups; each has its own log and its own store (rule R7).
 
+mod backup;
 #[cfg(test)]
 mod conformance;
 mod election;
 mod group;
+mod handover;
 mod lease;
 mod log_index;
 mod log_record;
@@ -14,6 +16,7 @@ mod log_store;
 #[cfg(test)]
 mod measure;
 mod membership;
+mod metrics;
 mod network;
 mod overlay;
 mod presence;
@@ -24,6 +27,7 @@ mod state_machine;
 mod store;
 mod types;
 
+pub(crate) use backup::{Outgoing, Restored, rows};
 pub(crate) use group::{Group, GroupConfig, Leadership};
 pub(crate) use membership::{Members, Step};
 pub(crate) use network::{RaftServer, Receiving};

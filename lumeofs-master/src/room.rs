@@ -2,8 +2,9 @@
 //!
 //! Raft cannot go on without a log, so the last of a disk is not for new files: with little left, the
 //! leader refuses what makes the namespace grow with ENOSPC, and all else (reading, removing,
-//! elections) goes on in the part that is kept.
+//! elections) goes on in the part that is kept. First, though, it lets a master lead that has room.
 
+use crate::raft::Group;
 use lumeofs_base::disk::Disk as _;
 use lumeofs_base::disk::os::OsDisk;
 use lumeofs_base::{Code, FsError, FsResult};
@@ -42,11 +43,13 @@ impl Room {
         room
     }
 
-    /// Runs for ever: looks at the disk again and again.
-    pub(crate) async fn watch(self) {
+    /// Runs for ever: looks at the disk again and again, and tells the groups that live on it.
+    pub(crate) async fn watch(self, groups: [Arc<Group>; 2]) {
         loop {
             sleep(LOOK).await;
             self.look();
+            let short = self.0.is_short.load(Ordering::Relaxed);
+            groups.iter().for_each(|group| group.set_short(short));
         }
     }
 

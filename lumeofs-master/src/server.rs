@@ -4,6 +4,7 @@ use crate::config::MasterConfig;
 use crate::join::{Admission, has_log};
 use crate::keeper::Keeper;
 use crate::masters::Masters;
+use crate::metrics::{Metrics, Requests};
 use crate::raft::{Group, GroupConfig, Presence, Proposer};
 use crate::room::Room;
 use crate::service::{
@@ -20,7 +21,7 @@ use lumeofs_proto::control::admin_server::AdminServer;
 use lumeofs_proto::control::controller_server::ControllerServer;
 use lumeofs_proto::nonblocking::{Encrypted, Stream};
 use lumeofs_proto::tls::plain_refused;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -37,12 +38,16 @@ const WORKER_THREADS: usize = 2;
 /// How long the end of open connections and tasks is waited for.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Runs a master until `shutdown` becomes true or its sender is dropped.
+/// Runs a master until `shutdown` becomes true or its sender is dropped. `running` gets what it counts once it serves.
 ///
 /// # Errors
 /// The data directory belongs to something else or is in use, the port is taken, a log or store is
 /// damaged, all other masters refuse this one. A disk that fails later ends the process.
-pub fn run(config: MasterConfig, mut shutdown: watch::Receiver<bool>) -> Result<()> {
+pub fn run(
+    config: MasterConfig,
+    mut shutdown: watch::Receiver<bool>,
+    running: impl FnOnce(Metrics),
+) -> Result<()> {
     let superblock = Superblock::open(&config.data_dir, &config.identity)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
@@ -52,6 +57,7 @@ pub fn run(config: MasterConfig, mut shutdown: watch::Receiver<bool>) -> Result<
         .context("start the runtime")?;
     let done = runtime.block_on(async {
         let master = Master::start(config).await?;
+        running(master.metrics());
         let failure = tokio::select! {
             // An error means that nobody can ask any more: the same.
             _ = shutdown.wait_for(|stop| *stop) => None,
@@ -72,6 +78,9 @@ pub(crate) struct Master {
     presence: Arc<Presence>,
     #[cfg(test)]
     service: Arc<MetadataService>,
+    requests: Arc<Requests>,
+    metadata_service: Weak<MetadataService>,
+    controller_service: Weak<ControllerService>,
     /// Why this master may not take part.
     failure: tokio::sync::Mutex<mpsc::Receiver<anyhow::Error>>,
     /// Everything that serves or works in the background. Dropped: it ends.
@@ -149,12 +158,15 @@ impl Master {
         tasks.spawn(controller_service.clone().found_cluster(init));
         tasks.spawn(repair(controller_service.clone()));
         let admission = Admission::default();
+        let requests = Arc::new(Requests::default());
+        let controller_weak = Arc::downgrade(&controller_service);
         let frames = Arc::new(FrameService {
             identity: config.identity.clone(),
             admission: admission.clone(),
             masters: masters.clone(),
             controller: controller.clone(),
             metadata: service.clone(),
+            requests: requests.clone(),
         });
         let keeper = Keeper {
             identity: config.identity.clone(),
@@ -177,6 +189,7 @@ impl Master {
             metadata: service.clone(),
             masters: masters.clone(),
             fsck: Arc::new(Semaphore::new(1)),
+            dumps: Arc::new(Semaphore::new(1)),
         };
         let (reporter, health_server) = tonic_health::server::health_reporter();
         let health = Health {
@@ -216,11 +229,23 @@ impl Master {
             controller,
             metadata,
             presence,
+            requests,
+            metadata_service: Arc::downgrade(&service),
+            controller_service: controller_weak,
             #[cfg(test)]
             service,
             failure: tokio::sync::Mutex::new(failure),
             tasks,
         })
+    }
+
+    /// What it counts and knows.
+    pub(crate) fn metrics(&self) -> Metrics {
+        Metrics {
+            requests: self.requests.clone(),
+            metadata: self.metadata_service.clone(),
+            controller: self.controller_service.clone(),
+        }
     }
 
     /// Returns when this master cannot go on, with the reason.

@@ -3,7 +3,9 @@
 
 mod admin;
 mod attests;
+mod claims;
 mod controller;
+mod dump;
 mod eras;
 mod fencing;
 mod frames;

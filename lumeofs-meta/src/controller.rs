@@ -1,5 +1,8 @@
 //! The controller's state machine: nodes, replica groups, epochs, policies.
 
+mod claims;
+#[cfg(test)]
+mod claims_tests;
 mod groups;
 pub mod health;
 mod masters;
@@ -10,6 +13,7 @@ pub mod repair;
 #[cfg(test)]
 mod tests;
 
+pub use claims::{EPOCH_JUMP, Sought, confirmable, sought};
 pub use groups::are_lacking;
 pub use masters::{MasterRecord, MasterState, MastersCommand, MastersOutcome, VOTERS_MAX, masters};
 
@@ -83,6 +87,9 @@ pub enum ControllerCommand {
     MasterJoined(NodeId),
     /// Changes what is recorded of the masters.
     Masters(MastersCommand),
+    /// Puts a group back into the map that the dump had, or that was made after it: the newest configuration that its
+    /// members know. Ignored if the group is in the map.
+    Confirm(GroupConfig),
 }
 
 /// What a controller command answers.
@@ -195,6 +202,7 @@ fn run(tables: &mut dyn Tables, index: u64, command: &ControllerCommand) -> Cont
         ControllerCommand::Masters(command) => {
             ControllerReply::Masters(masters::run(tables, command))
         }
+        ControllerCommand::Confirm(config) => reply(claims::confirm(tables, index, config)),
     }
 }
 
@@ -225,10 +233,19 @@ fn form_groups(tables: &mut dyn Tables, index: u64, alive: &[NodeId]) {
     let Some(values) = policy(tables).set else {
         return;
     };
+    // Those that are sought count too; how many there are is not known before they are found.
+    if claims::are_sought(tables) {
+        return;
+    }
     let mut nodes: Vec<NodeInfo> = rows(tables, keys::all::NODES);
     nodes.retain(|node| alive.contains(&node.id));
     let groups: Vec<GroupConfig> = rows(tables, keys::all::GROUPS);
-    let formed = groups::form(&nodes, &groups, values.replicas as usize);
+    let formed = groups::form(
+        &nodes,
+        &groups,
+        values.replicas as usize,
+        claims::floor(tables),
+    );
     for config in &formed {
         tables.put(&keys::group(config.group), encode(config));
     }

@@ -7,6 +7,7 @@
 //! 01                             state: counters, log time
 //! 02 slot:2                      next inode counter of a slot
 //! 03                             era, once there was more than one
+//! 04                             deletions are held, since these tables were loaded from a dump
 //! 10 ino:8                       inode
 //! 11 parent:8 position:8         directory entry
 //! 12 ino:8 name                  extended attribute
@@ -17,6 +18,8 @@
 //! 22 nonce:16                    session opened with this nonce
 //! 30 chunk:8                     freed chunk, to be deleted on its group
 //! 80..84                         the controller's
+//! 85 group:8                     group of a dump, whose configuration its members must confirm
+//! 86                             lowest id of a group that was not made before a dump was loaded
 //! 90 id:8                        master: address, state
 //! 91 id:8                        id that was given to a node, with its nonce
 //! F0..                           the host's own (last applied, membership); not used here
@@ -32,6 +35,10 @@ pub const HOST: u8 = 0xF0;
 pub(crate) const STATE: [u8; 1] = [0x01];
 /// The era.
 pub(crate) const ERA: [u8; 1] = [0x03];
+/// Deletions are held.
+pub(crate) const HELD: [u8; 1] = [0x04];
+/// Groups from here on are younger than the dump that was loaded.
+pub(crate) const GROUP_FLOOR: [u8; 1] = [0x86];
 /// Policies and version of the controller.
 pub(crate) const POLICY: [u8; 1] = [0x80];
 
@@ -49,6 +56,7 @@ const NODE: u8 = 0x81;
 const GROUP: u8 = 0x82;
 const MASTER: u8 = 0x83;
 const REMOVED_NODE: u8 = 0x84;
+const SOUGHT: u8 = 0x85;
 const MASTER_RECORD: u8 = 0x90;
 const ALLOCATION: u8 = 0x91;
 
@@ -140,6 +148,10 @@ pub(crate) fn group(id: GroupId) -> [u8; 9] {
     one(GROUP, u64::from(id.0))
 }
 
+pub(crate) fn sought(id: GroupId) -> [u8; 9] {
+    one(SOUGHT, u64::from(id.0))
+}
+
 /// The first number of a key after its table.
 pub(crate) fn first(key: &[u8]) -> u64 {
     u64::from_be_bytes(key[1..9].try_into().expect("the key begins with a number"))
@@ -171,7 +183,9 @@ pub(crate) mod all {
     pub(crate) const FREED: Range<[u8; 1]> = table(super::FREED);
     pub(crate) const NODES: Range<[u8; 1]> = table(super::NODE);
     pub(crate) const GROUPS: Range<[u8; 1]> = table(super::GROUP);
+    pub(crate) const SOUGHT: Range<[u8; 1]> = table(super::SOUGHT);
     pub(crate) const MASTERS: Range<[u8; 1]> = table(super::MASTER);
+    pub(crate) const REMOVED_NODES: Range<[u8; 1]> = table(super::REMOVED_NODE);
     pub(crate) const MASTER_RECORDS: Range<[u8; 1]> = table(super::MASTER_RECORD);
     pub(crate) const ALLOCATIONS: Range<[u8; 1]> = table(super::ALLOCATION);
 

@@ -7,6 +7,7 @@ pub mod controller;
 pub mod keys;
 pub mod namespace;
 pub mod op;
+pub mod restore;
 pub mod tables;
 
 mod access;
@@ -16,6 +17,8 @@ mod query;
 mod record;
 mod session;
 mod transaction;
+
+pub use record::FORMAT as RECORD_FORMAT;
 
 #[cfg(test)]
 mod tests;

@@ -79,6 +79,10 @@ fn run(tx: &mut Tx<'_>, command: &Command) -> Outcome {
             Ok(Reply::Done)
         }
         Command::Internal(Internal::SetChunkSize { bytes }) => set_chunk_size(tx, *bytes),
+        Command::Internal(Internal::EndHold) => {
+            tx.tables.delete(&keys::HELD);
+            Ok(Reply::Done)
+        }
         Command::Internal(Internal::BeginEra { after }) => {
             if era_of(tx.tables) == *after {
                 tx.tables.put(&keys::ERA, encode(&(after + 1)));
@@ -137,6 +141,13 @@ pub fn chunk_size(tables: &impl Tables) -> u64 {
 /// earlier one; so datanodes that are told of an era may forget what was deleted before it.
 pub fn era(tables: &impl Tables) -> u32 {
     era_of(tables)
+}
+
+/// Whether nothing may be deleted at datanodes: these tables were loaded from a dump, and nobody has looked yet what
+/// datanodes have that they do not know, and the other way round. A group that is told of an era forgets which chunks
+/// were deleted, and with that the difference between a lost chunk and a hole.
+pub fn is_held(tables: &impl Tables) -> bool {
+    tables.get(&keys::HELD).is_some()
 }
 
 fn era_of(tables: &dyn Tables) -> u32 {

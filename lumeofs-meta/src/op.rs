@@ -123,6 +123,21 @@ pub enum Query {
     Parent { ino: InodeId },
 }
 
+impl Query {
+    /// Their names, for people. The first byte of an encoded one is its place here.
+    pub const NAMES: [&str; 9] = [
+        "lookup",
+        "get_attr",
+        "read_link",
+        "read_dir",
+        "get_xattr",
+        "list_xattr",
+        "chunks",
+        "usage",
+        "parent",
+    ];
+}
+
 /// Operations that change the namespace. Exactly once per `(session, sequence)`.
 #[allow(missing_docs, reason = "the fields are named for what they are")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,6 +222,26 @@ pub enum Mutation {
     CutTail { ino: InodeId },
 }
 
+impl Mutation {
+    /// Their names, for people. The first byte of an encoded one is its place here.
+    pub const NAMES: [&str; 14] = [
+        "create",
+        "link",
+        "unlink",
+        "rmdir",
+        "rename",
+        "set_attr",
+        "set_xattr",
+        "remove_xattr",
+        "allocate",
+        "publish",
+        "append",
+        "tail_clean",
+        "extend",
+        "cut_tail",
+    ];
+}
+
 /// Commands that no session numbers: they come from the leader itself or are idempotent.
 #[allow(missing_docs, reason = "the fields are named for what they are")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -243,6 +278,8 @@ pub enum Internal {
     EndSession { session: SessionId },
     /// Closes a session that has ended. Only when its fence is up at every replica group.
     CloseEnded { session: SessionId },
+    /// Deletions go on that are held since these tables were loaded from a dump: see [`crate::namespace::is_held`].
+    EndHold,
 }
 
 /// One command of a Raft entry.
@@ -343,3 +380,44 @@ pub enum Reply {
 
 /// Result of a command, as stored for its session.
 pub type Outcome = Result<Reply, FsError>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::de::DeserializeOwned;
+    use std::fmt::Debug;
+
+    /// The names of all variants, in their order: zeros are a value of every field.
+    fn variants<T: DeserializeOwned + Debug>() -> Vec<String> {
+        let decode = |variant: u8| {
+            let mut bytes = [0; 64];
+            bytes[0] = variant;
+            let taken = postcard::take_from_bytes::<T>(&bytes);
+            taken.ok().map(|(value, _)| value)
+        };
+        let snake = |value: T| {
+            let shown = format!("{value:?}");
+            let name: String = shown
+                .chars()
+                .take_while(char::is_ascii_alphanumeric)
+                .collect();
+            let mut snake = String::new();
+            for (at, letter) in name.char_indices() {
+                if letter.is_uppercase() && at > 0 {
+                    snake.push('_');
+                }
+                snake.push(letter.to_ascii_lowercase());
+            }
+            snake
+        };
+        (0..=u8::MAX)
+            .map_while(|at| decode(at).map(snake))
+            .collect()
+    }
+
+    #[test]
+    fn an_encoded_operation_begins_with_the_place_of_its_name() {
+        assert_eq!(variants::<Query>(), Query::NAMES);
+        assert_eq!(variants::<Mutation>(), Mutation::NAMES);
+    }
+}

@@ -7,8 +7,8 @@ use lumeofs_base::{Attr, ChunkId, FileKind, GroupId, InodeId, RepairPolicy, Time
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Version of everything below.
-const FORMAT: u8 = 3;
+/// Version of the stored form of all values.
+pub const FORMAT: u8 = 3;
 
 /// Counters of the whole group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ mod files;
 mod model;
 mod random;
 mod renames;
+mod restore;
 mod rules;
 mod walk;
 

@@ -7,7 +7,7 @@
 //!  8  flags                  2   1 reply, 2 failure, 4 payload is checked by block checksums
 //! 10  zero                   2
 //! 12  deadline in ms         4   from receipt; 0 = none
-//! 16  request id             8   chosen by the asker, repeated in the reply
+//! 16  request id             8   chosen by the asker, repeated in the reply; of a client: the operation, see RequestId
 //! 24  typed header length    4
 //! 28  payload length         4
 //! 32  CRC-32C of payload     4   0 with flag 4
@@ -143,7 +143,7 @@ pub struct Fixed {
     pub flags: u16,
     /// Time that the asker waits, in milliseconds; 0 = without limit.
     pub deadline_ms: u32,
-    /// Chosen by the asker.
+    /// Chosen by the asker. Of a client: a [`lumeofs_base::RequestId`], the same in all frames of an operation.
     pub request: u64,
     /// Bytes of the typed header.
     pub header_len: u32,

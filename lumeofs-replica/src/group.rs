@@ -345,7 +345,11 @@ impl<P: Payload> Group<P> {
             // What was queued before its end is void, and with it the end.
             self.note.torn = true;
         }
-        self.resign(error);
+        // What became of the requests the next primary will tell: the disk of one member is nothing to a client.
+        self.resign(&FsError::new(
+            Code::StaleEpoch,
+            format!("the primary's store failed, another datanode takes over: {error}"),
+        ));
         self.drop_stream(Some(error.code));
         self.follower.catching = None;
         self.effects.push(Effect::Changed);

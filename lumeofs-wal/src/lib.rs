@@ -16,9 +16,11 @@ mod keeper;
 mod recover;
 mod scan;
 mod state;
+mod stats;
 mod wal;
 mod writer;
 
+pub use stats::{WalStats, collect};
 pub use wal::Wal;
 
 use lumeofs_base::limits;

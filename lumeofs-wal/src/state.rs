@@ -3,6 +3,7 @@
 use crate::Lsn;
 use crate::core::Core;
 use crate::files::{LogDir, LogFile};
+use crate::stats::WalStats;
 use lumeofs_base::{Code, FsError, FsResult};
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ pub(crate) type Callback = Box<dyn FnOnce(FsResult<()>) + Send>;
 pub(crate) struct Shared {
     pub(crate) dir: LogDir,
     pub(crate) state: Mutex<State>,
+    pub(crate) stats: WalStats,
     /// Wakes the writer.
     pub(crate) to_write: Condvar,
     /// Wakes the keeper.

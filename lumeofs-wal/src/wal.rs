@@ -5,6 +5,7 @@ use crate::files::{LogDir, LogFile, disk_error};
 use crate::format::{BLOCK, Generation, RECORD_HEADER_BYTES, RecordHeader};
 use crate::keeper::Keeper;
 use crate::state::{Callback, Shared, State};
+use crate::stats::WalStats;
 use crate::{Lsn, WalConfig, recover, writer};
 use lumeofs_base::disk::Disk;
 use lumeofs_base::limits::{BLOCK_SIZE, WAL_RECORD_BYTES_MAX};
@@ -53,6 +54,7 @@ impl Wal {
                 dir: dir.to_path_buf(),
             },
             state: Mutex::new(State::new(Core::new(config, opened.recovered))),
+            stats: WalStats::default(),
             to_write: Condvar::new(),
             to_keep: Condvar::new(),
             written: Condvar::new(),
@@ -249,6 +251,11 @@ impl Wal {
             self.shared.written.wait(state);
         }
         Ok(())
+    }
+
+    /// What the log has written since it was opened.
+    pub fn stats(&self) -> &WalStats {
+        &self.shared.stats
     }
 
     /// Bytes of the log from its first segment on, buffered ones included.

@@ -4,6 +4,7 @@ use crate::core::Step;
 use crate::files::{LogFile, disk_error};
 use crate::state::{PanicGuard, Shared, State};
 use lumeofs_base::FsResult;
+use lumeofs_base::clock::{Clock as _, SystemClock};
 use parking_lot::MutexGuard;
 use std::sync::Arc;
 
@@ -60,7 +61,10 @@ fn execute(shared: &Shared, step: Step<Arc<LogFile>>) -> FsResult<()> {
             offset,
             batch,
         } => {
+            let begun = SystemClock.monotonic();
             let written = file.file.write_all_at(batch.bytes(), offset);
+            let took = SystemClock.monotonic().saturating_sub(begun);
+            shared.stats.wrote(batch.bytes().len(), took);
             written.map_err(disk_error("write", &file.path()))
         }
     }

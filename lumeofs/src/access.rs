@@ -33,10 +33,7 @@ impl Access {
             .masters
             .clone()
             .or_else(|| std::env::var("LUMEOFS_MASTERS").ok());
-        let secret = self
-            .secret
-            .clone()
-            .or_else(|| std::env::var_os("LUMEOFS_SECRET").map(PathBuf::from));
+        let secret = self.secret_file();
         if let Some(masters) = masters {
             let secret = secret.ok_or_else(|| {
                 FsError::new(
@@ -56,6 +53,19 @@ impl Access {
             layout.master_addresses(),
             Credentials::load(&layout.secret_file())?,
         ))
+    }
+
+    fn secret_file(&self) -> Option<PathBuf> {
+        let named = self.secret.clone();
+        named.or_else(|| std::env::var_os("LUMEOFS_SECRET").map(PathBuf::from))
+    }
+
+    /// The credentials alone, for what needs no master.
+    pub(crate) fn secret(&self) -> anyhow::Result<Credentials> {
+        let file = self.secret_file().ok_or_else(|| {
+            FsError::new(Code::Invalid, "no secret file is given: add --secret FILE")
+        })?;
+        Ok(Credentials::load(&file)?)
     }
 
     /// A session for a short command: fails rather than waits when no quorum answers.

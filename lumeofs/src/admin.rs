@@ -2,8 +2,10 @@
 
 mod fsck;
 mod health;
+mod log;
 pub(crate) mod master;
 mod masters;
+mod meta;
 mod node;
 mod scrub;
 mod session;
@@ -62,8 +64,13 @@ enum Action {
     /// Flipped bits: how far each datanode is with reading all it stores and repairing what is damaged; starts it now
     #[command(subcommand)]
     Scrub(scrub::Action),
+    /// Metadata in a file, and a cluster's first master from it when all masters are lost
+    #[command(subcommand)]
+    Meta(meta::Action),
     /// Prints the certificate of a cluster with TLS, for gRPC clients in other languages; its name is "lumeofs"
     Certificate,
+    /// Shows or changes what a running process logs: lumeofs admin log http://HOST:PORT [FILTER]
+    Log(log::Args),
     /// Sessions of mounts and commands: list them, or end one
     Session {
         #[command(subcommand)]
@@ -108,6 +115,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             master::run(args, masters, &credentials, json)
         }
         Action::Chunks { path } => chunks(access, path),
+        Action::Log(of) => log::run(of, json),
+        Action::Meta(action) => meta::run(access, action),
         Action::Node(action) => node::run(access, action),
         Action::Scrub(action) => scrub::run(access, action),
         Action::Policy(policy) => node::policy(access, policy),

@@ -227,6 +227,14 @@ fn summary(layout: &Layout, begun: Instant) -> anyhow::Result<()> {
     output::line(format_args!(
         "  look       lumeofs dev status --dir {dir} ; lumeofs admin status --dir {dir}"
     ))?;
+    if let Some(node) = layout.nodes().first()
+        && let Some(metrics) = &node.metrics
+    {
+        output::line(format_args!(
+            "  measure    curl http://{metrics}/metrics  ({}; the others are in status)",
+            node.name
+        ))?;
+    }
     output::line(format_args!(
         "  break      kill -9 a process, then lumeofs dev restart NODE --dir {dir}"
     ))?;
@@ -245,6 +253,7 @@ struct Row<'a> {
     role: &'static str,
     pid: Option<i32>,
     address: &'a str,
+    metrics: Option<&'a str>,
     log: PathBuf,
 }
 
@@ -258,6 +267,7 @@ fn rows(layout: &Layout) -> Vec<Row<'_>> {
             role: node.role.name(),
             pid: row(node),
             address: &node.address,
+            metrics: node.metrics.as_deref(),
             log: layout.log_file(&node.name),
         })
         .collect();
@@ -267,6 +277,7 @@ fn rows(layout: &Layout) -> Vec<Row<'_>> {
             role: "mount",
             pid: process::find(layout, process::MOUNT),
             address: mount.to_str().unwrap_or_default(),
+            metrics: layout.mount_metrics(),
             log: layout.log_file(process::MOUNT),
         });
     }
@@ -284,11 +295,12 @@ fn status(layout: &Layout, json: bool) -> anyhow::Result<()> {
             row.name.into(),
             pid,
             row.address.into(),
+            row.metrics.unwrap_or("-").into(),
             row.log.display().to_string(),
         ]
     };
     output::table(
-        &["NODE", "PID", "ADDRESS", "LOG"],
+        &["NODE", "PID", "ADDRESS", "METRICS", "LOG"],
         &rows.iter().map(cells).collect::<Vec<_>>(),
     )
 }

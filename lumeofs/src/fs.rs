@@ -5,6 +5,7 @@ mod session;
 mod show;
 
 pub(crate) use session::Session;
+pub(crate) use show::date;
 
 use crate::access::Access;
 use crate::output;

@@ -10,11 +10,14 @@ mod access;
 mod admin;
 mod cluster;
 mod dev;
+mod endpoint;
 mod exit;
 mod fs;
+mod log;
 mod mount;
 mod output;
 mod server;
+mod setup;
 mod signals;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +32,12 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such
 #[derive(Parser)]
 #[command(version, after_help = EXIT_CODES)]
 struct Cli {
+    /// Form of log lines [default: $LUMEOFS_LOG_FORMAT, else text]
+    #[arg(long, global = true, value_enum, value_name = "FORM")]
+    log_format: Option<log::Format>,
+    /// Operations that take so many milliseconds are logged [default: $LUMEOFS_SLOW_MS, else 1000]
+    #[arg(long, global = true, value_name = "MS")]
+    slow_ms: Option<u64>,
     #[command(subcommand)]
     command: Command,
 }
@@ -51,12 +60,30 @@ enum Command {
     Datanode(server::DatanodeArgs),
     /// Writes the secret file of a new cluster
     Keygen(server::KeygenArgs),
+    /// Installs this program, the helper of mount(8), systemd units and examples of their configuration
+    Setup(setup::Args),
 }
 
 fn main() -> ExitCode {
+    if mount::helper::is_called() {
+        return mount::helper::run();
+    }
     let cli = Cli::parse();
-    start_log();
-    let done = match cli.command {
+    let done = log::start(cli.log_format, cli.slow_ms).and_then(|()| run(cli.command));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !exit::is_told(&error) {
+                output::note(format_args!("lumeofs: {error:#}"));
+            }
+            exit::code_of(&error)
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Dev(args) => dev::run(args),
         Command::Mount(args) => mount::run(args),
         Command::Fs(args) => fs::run(args),
@@ -65,26 +92,6 @@ fn main() -> ExitCode {
         Command::Master(args) => server::master(args),
         Command::Datanode(args) => server::datanode(args),
         Command::Keygen(args) => server::keygen(&args),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::note(format_args!("lumeofs: {error:#}"));
-            exit::code_of(&error)
-        }
+        Command::Setup(args) => setup::run(&args),
     }
-}
-
-/// Logs go to stderr; `LUMEOFS_LOG` filters them, e.g. `info` or `lumeofs_master=debug`.
-fn start_log() {
-    // openraft reports each attempt to reach a peer that is down; what matters of it we log ourselves.
-    const DEFAULT: &str = "info,openraft=off,fuser=error";
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LUMEOFS_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(DEFAULT));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
 }

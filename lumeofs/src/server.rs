@@ -1,7 +1,7 @@
 //! `lumeofs master`, `lumeofs datanode`, `lumeofs keygen`.
 
 use crate::cluster::member::{self, Founding, Member, Role};
-use crate::signals;
+use crate::{endpoint, signals};
 use anyhow::Context as _;
 use lumeofs_base::{Code, FsError, NodeId, NodeKind, limits};
 use lumeofs_master::MasterConfig;
@@ -52,6 +52,9 @@ pub(crate) struct MasterArgs {
     /// on disk; read with --peers when the cluster is new
     #[arg(long, default_value = "fsync", value_parser = ["fsync", "always"])]
     durability: String,
+    /// HOST:PORT for Prometheus: /metrics, /healthz and /log, without authentication [default: none]
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<String>,
 }
 
 /// Options of `lumeofs datanode`.
@@ -87,6 +90,9 @@ pub(crate) struct DatanodeArgs {
     /// MiB that are read of each disk in a second, once a week, to find and repair flipped bits; 0 = never
     #[arg(long, value_name = "MIB", default_value_t = limits::SCRUB_RATE_BYTES >> 20)]
     scrub_rate: u64,
+    /// HOST:PORT for Prometheus: /metrics, /healthz and /log, without authentication [default: none]
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<String>,
 }
 
 /// Options of `lumeofs keygen`.
@@ -123,11 +129,15 @@ pub(crate) fn master(args: MasterArgs) -> anyhow::Result<()> {
         (Some(id), Some(peers), Some(secret)) => named_master(&args, id, peers, secret)?,
         _ => kept_master(&args)?,
     };
+    let collect = lumeofs_master::Metrics::collect;
+    let metrics = endpoint::start_early(args.metrics.as_deref(), collect)?;
     let (sender, shutdown) = tokio::sync::watch::channel(false);
     signals::on_stop(move || {
         sender.send_replace(true);
     })?;
-    lumeofs_master::run(config, shutdown)
+    lumeofs_master::run(config, shutdown, move |running| {
+        metrics.get_or_init(|| running);
+    })
 }
 
 /// A master that is told everything.
@@ -251,8 +261,16 @@ pub(crate) fn datanode(args: DatanodeArgs) -> anyhow::Result<()> {
             }
         }
     };
+    let collect = lumeofs_datanode::Metrics::collect;
+    let metrics = endpoint::start_early(args.metrics.as_deref(), collect)?;
     let stop = signals::on_stop(|| {})?;
-    lumeofs_datanode::run(config, move || stop.requested())
+    lumeofs_datanode::run(
+        config,
+        move || stop.requested(),
+        move |running| {
+            metrics.get_or_init(|| running);
+        },
+    )
 }
 
 fn zone_or_default(zone: Option<String>) -> String {

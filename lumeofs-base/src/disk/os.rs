@@ -9,22 +9,37 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The filesystem of the machine. Paths are relative to `root`.
 #[derive(Clone, Debug)]
 pub struct OsDisk {
     root: PathBuf,
+    /// That there is no direct I/O here is told once.
+    told_buffered: Arc<AtomicBool>,
 }
 
 impl OsDisk {
     /// A disk whose paths start at `root`, which must exist.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self {
+            root: root.into(),
+            told_buffered: Arc::default(),
+        }
     }
 
     /// The directory that paths are relative to.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    fn tell_buffered(&self) {
+        if !self.told_buffered.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                dir = %self.root.display(),
+                "this filesystem has no direct I/O (O_DIRECT): data goes through the page cache, which is slower"
+            );
+        }
     }
 }
 
@@ -46,7 +61,7 @@ impl Disk for OsDisk {
         };
         if mode.direct {
             match open(sync | OFlags::DIRECT) {
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.tell_buffered(),
                 opened => {
                     return Ok(Arc::new(OsFile {
                         file: opened?,

@@ -6,15 +6,19 @@
 
 use crate::data::round::{Ask, round};
 use crate::link::Link;
+use crate::pool::Host;
 use crate::retry::{Attempt, Next, retry};
 use crate::wait::Patience;
 use lumeofs_base::error::Retry;
 use lumeofs_base::limits::REQUEST_TIMEOUT;
-use lumeofs_base::{Code, FsError, FsResult, GroupId, SessionId, Version};
+use lumeofs_base::{
+    ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, SessionId, Version,
+};
 use lumeofs_proto::data::{ChunkReply, ChunkRequest};
 use lumeofs_proto::frame::{FLAG_BLOCK_CHECKSUMS, Op};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Silence of a primary after which the map is read again, in case it was replaced.
@@ -121,6 +125,21 @@ impl Link {
         };
         call.attempt()
     }
+
+    /// Whom to send what is for the primary: the primary, or while it does not answer here another in-sync member, which
+    /// hands it on. The link to the primary may be what is broken.
+    fn way_to_primary(&self, map: &ClusterMap, config: &GroupConfig) -> Option<Arc<Host>> {
+        let host = |node: NodeId| Some(self.pool.host(&map.node(node)?.address));
+        let primary = host(config.primary)?;
+        if !primary.fails() {
+            return Some(primary);
+        }
+        let others = config.in_sync.iter().copied();
+        let mut others = others
+            .filter(|node| *node != config.primary)
+            .filter_map(host);
+        Some(others.find(|other| !other.fails()).unwrap_or(primary))
+    }
 }
 
 struct GroupCall<'a, 'p, 'd> {
@@ -150,8 +169,8 @@ impl Attempt for GroupCall<'_, '_, '_> {
             .filter(|(_, op)| op.outcome.is_none())
         {
             let config = map.group(op.group);
-            let node = config.and_then(|config| map.node(config.primary));
-            let (Some(config), Some(node)) = (config, node) else {
+            let host = config.and_then(|config| self.link.way_to_primary(&map, config));
+            let (Some(config), Some(host)) = (config, host) else {
                 let what = format!("the cluster map has no primary of {}", op.group);
                 postponed = Some(FsError::new(Code::WrongGroup, what));
                 continue;
@@ -169,7 +188,6 @@ impl Attempt for GroupCall<'_, '_, '_> {
             } else {
                 FLAG_BLOCK_CHECKSUMS
             };
-            let host = self.link.pool.host(&node.address);
             let (op, payload) = (op.op, op.payload);
             asks.push(Ask {
                 host,

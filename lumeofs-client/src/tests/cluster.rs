@@ -4,7 +4,7 @@ use crate::client::{Client, ClientOptions, Context, OnOutage};
 use lumeofs_base::checksum::{block_checksums, verify_blocks};
 use lumeofs_base::{
     ClusterMap, Code, Epoch, FsError, FsResult, GroupConfig, GroupId, NodeId, NodeInfo, NodeKind,
-    Timestamp,
+    RequestId, Timestamp,
 };
 use lumeofs_meta::namespace;
 use lumeofs_meta::op::{Batch, Caller, Command, Internal, Mutation, Outcome, Query, Reply};
@@ -221,6 +221,7 @@ pub(super) fn cx() -> Context<'static> {
         trusted: true,
     };
     Context {
+        request: RequestId::next(),
         caller: &ROOT,
         interrupted: &|| false,
     }

@@ -9,6 +9,7 @@ use lumeofs_base::limits::{BLOCK_SIZE, CHUNK_SIZE_BYTES};
 use lumeofs_base::{AlignedBuf, ChunkId, Code, FsError, FsResult};
 use std::ops::Range;
 use std::sync::LazyLock;
+use std::sync::atomic::Ordering;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
@@ -127,6 +128,7 @@ impl Core {
                     .expect_err("an error stays one"),
                 ReadError::Damaged(found) => {
                     let error = damaged(chunk, mapped.block, &found);
+                    self.damaged.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(%error, "damaged block");
                     self.note_damaged(chunk.id, mapped.block + found.index as Block);
                     error

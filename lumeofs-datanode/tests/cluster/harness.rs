@@ -229,7 +229,8 @@ impl Cluster {
         let config = self.node_config(node);
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();
-        let thread = std::thread::spawn(move || run(config, || stopping.load(Ordering::Acquire)));
+        let thread =
+            std::thread::spawn(move || run(config, || stopping.load(Ordering::Acquire), |_| ()));
         self.nodes.insert(node, Running { stop, thread });
     }
 
@@ -250,7 +251,7 @@ impl Cluster {
         } else {
             config.data_dirs = vec![self.directory(NodeId(999))];
         }
-        run(config, || true)
+        run(config, || true, |_| ())
     }
 
     pub(crate) fn config(&self) -> GroupConfig {

@@ -30,8 +30,8 @@ impl Core {
     ) -> FsResult<T> {
         let is_gone = || self.backend.silence() >= ROOT_STAT_PATIENCE;
         let answer = ask(Context {
-            caller: cx.caller,
             interrupted: &|| (cx.interrupted)() || is_gone(),
+            ..cx
         });
         let mut last = last.lock();
         match (answer, &*last) {

@@ -508,10 +508,3 @@ fn a_subdirectory_can_be_the_root_of_a_mount() {
         .collect();
     assert_eq!(names.len(), 2);
 }
-
-#[test]
-fn the_source_names_masters_and_directory() {
-    let masters = ["a:1".to_owned(), "b:2".to_owned()];
-    assert_eq!(source(&masters, b"/"), "a:1,b:2");
-    assert_eq!(source(&masters, b"/home/x/"), "a:1,b:2/home/x");
-}

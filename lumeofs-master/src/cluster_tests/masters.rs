@@ -163,7 +163,7 @@ fn an_addition_that_was_interrupted_goes_on_under_the_next_leader() {
         client.query(lookup("d1")).unwrap();
         cluster.restart(leader);
     }
-    assert_eq!(cluster.masters().unwrap()[&4], "joining");
+    cluster.wait_state(4, "joining");
     assert_eq!(cluster.voters(1)[1], [1, 2, 3], "it does not vote unseen");
     cluster.restart(4);
     cluster.admit(4, 0).unwrap();

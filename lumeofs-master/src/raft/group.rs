@@ -1,6 +1,7 @@
 //! One member of a Raft group with everything that belongs to it.
 
 use super::election;
+use super::handover::Handover;
 use super::lease::Lease;
 use super::log_store::LogStore;
 use super::network::{Network, RaftServer};
@@ -75,6 +76,7 @@ pub(crate) struct Group {
     store: Arc<Store>,
     log: LogStore,
     lease: Arc<Lease>,
+    handover: Arc<Handover>,
     rounds: Rounds,
     server: Arc<RaftServer>,
     tasks: Mutex<JoinSet<()>>,
@@ -135,11 +137,13 @@ impl Group {
         check_whole(&log, &store, &shown)?;
         log.stand_behind(store.clone()).await?;
         let lease = Arc::new(Lease::default());
+        let handover = Arc::new(Handover::default());
         let network = Network::new(
             config.group,
             config.identity,
             config.masters,
             lease.clone(),
+            handover.clone(),
             log.clone(),
         );
         let state_machine = StateMachine::new(store.clone(), log.clone(), machine);
@@ -149,6 +153,7 @@ impl Group {
             config.group,
             raft.clone(),
             store.clone(),
+            handover.clone(),
             log.clone(),
         ));
         let mut tasks = JoinSet::new();
@@ -175,6 +180,7 @@ impl Group {
             store,
             log,
             lease,
+            handover,
             server,
             tasks: Mutex::new(tasks),
         }))
@@ -210,6 +216,18 @@ impl Group {
 
     pub(super) fn raft(&self) -> &Raft {
         &self.raft
+    }
+
+    pub(super) fn log(&self) -> &LogStore {
+        &self.log
+    }
+
+    pub(super) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    pub(super) fn handover(&self) -> &Handover {
+        &self.handover
     }
 
     /// Applied state.

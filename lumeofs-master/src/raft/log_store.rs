@@ -147,6 +147,25 @@ impl LogStore {
         blocking(move || shared.wal.truncate_before(first_needed)).await
     }
 
+    /// Makes an empty log begin behind an entry that it never had, as if it had been cut off there. `vote` is what this
+    /// member has voted for.
+    pub(super) async fn begin_behind(&self, last: LogId, vote: Vote) -> FsResult<()> {
+        assert!(self.is_blank(), "only a new log begins anywhere");
+        let state = State {
+            vote: Some(vote),
+            committed: Some(last),
+            purged: Some(last),
+        };
+        let record = log_record::encode(&Record::State(state.clone()));
+        let enter = |index: &mut LogIndex, lsn| {
+            index.purge(last);
+            index.state = state;
+            Ok(lsn)
+        };
+        let lsn = self.append_record(&record, enter).await?;
+        self.durable(lsn).await
+    }
+
     /// The highest index that may be purged while at least `entries_min` entries or `bytes_min`
     /// bytes stay.
     pub(super) fn purgeable(&self, entries_min: u64, bytes_min: u64) -> Option<u64> {
@@ -175,6 +194,10 @@ impl LogStore {
     }
 
     /// Id of the newest entry that is known to be committed.
+    pub(super) fn wal(&self) -> &Wal {
+        &self.0.wal
+    }
+
     pub(super) fn committed(&self) -> Option<LogId> {
         self.0.index.lock().state.committed
     }

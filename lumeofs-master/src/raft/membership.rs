@@ -6,11 +6,14 @@ use lumeofs_base::{Code, FsError, FsResult};
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::{BasicNode, ChangeMembers};
 use std::collections::BTreeSet;
-use std::time::Duration;
-use tokio::time::timeout;
+use std::time::{Duration, Instant};
+use tokio::time::{sleep, timeout};
 
 /// Time for one step. A change that is not through by then goes on: it is in the log.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long those that are to vote may take to answer before they do.
+const MAJORITY_PATIENCE: Duration = Duration::from_secs(2);
+const MAJORITY_LOOK: Duration = Duration::from_millis(10);
 
 /// The members of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,6 +76,32 @@ impl Group {
             || self
                 .silence_of(leadership.term, node)
                 .is_some_and(|silence| silence < QUORUM_SILENCE_MAX)
+    }
+
+    /// Waits until more than half of these have answered what was sent from now on: one that died a moment ago does not
+    /// count. Fails if they do not.
+    pub(crate) async fn await_majority(&self, of: &BTreeSet<u64>) -> FsResult<()> {
+        let begun = Instant::now();
+        let has_answered = |term, node| {
+            node == self.me()
+                || self
+                    .silence_of(term, node)
+                    .is_some_and(|silence| silence < begun.elapsed())
+        };
+        while begun.elapsed() < MAJORITY_PATIENCE {
+            let Some(leadership) = self.leadership() else {
+                return Err(super::reads::not_leader(None));
+            };
+            let answered = of
+                .iter()
+                .filter(|node| has_answered(leadership.term, **node));
+            if answered.count() > of.len() / 2 {
+                return Ok(());
+            }
+            sleep(MAJORITY_LOOK).await;
+        }
+        let text = format!("{}: no majority of {of:?} answers", self.name);
+        Err(FsError::new(Code::Unavailable, text))
     }
 
     /// Entries that another member lacks, on the leader. `None`: it has none at all so far.

@@ -4,6 +4,7 @@
 //! nor a snapshot delays an append. A call that is given up takes its connection with it: the answer
 //! that still comes must not be taken for another's.
 
+use super::handover::Handover;
 use super::lease::Lease;
 use super::log_store::LogStore;
 use super::snapshot::{self, Pieces, SnapshotData};
@@ -59,6 +60,7 @@ pub(super) struct Network {
     /// Where the masters are; this wins over what the membership recorded.
     masters: Arc<Masters>,
     lease: Arc<Lease>,
+    handover: Arc<Handover>,
     log: LogStore,
     pools: Arc<Mutex<BTreeMap<u64, Arc<Pool>>>>,
 }
@@ -69,6 +71,7 @@ impl Network {
         identity: Identity,
         masters: Arc<Masters>,
         lease: Arc<Lease>,
+        handover: Arc<Handover>,
         log: LogStore,
     ) -> Self {
         Self {
@@ -76,6 +79,7 @@ impl Network {
             identity,
             masters,
             lease,
+            handover,
             log,
             pools: Arc::default(),
         }
@@ -94,6 +98,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             told: node.addr.clone(),
             identity: self.identity.clone(),
             lease: self.lease.clone(),
+            handover: self.handover.clone(),
             log: self.log.clone(),
             pool,
             agreed: None,
@@ -115,6 +120,7 @@ pub(super) struct Client {
     told: String,
     identity: Identity,
     lease: Arc<Lease>,
+    handover: Arc<Handover>,
     log: LogStore,
     pool: Arc<Pool>,
     /// What the last append found if it succeeded: the entry up to which the follower's log is ours, and when
@@ -143,20 +149,34 @@ impl Client {
         self.call(Op::RaftAppend, request).await
     }
 
+    /// Says instead of an append that this leader wants another one.
+    async fn resign(&self) -> FsResult<()> {
+        let message = RaftMessage {
+            resigns: true,
+            ..message(self.group, &self.identity.node.get())
+        };
+        self.exchange(Op::RaftAppend, &message).await.map(drop)
+    }
+
     async fn call<A: DeserializeOwned>(&self, op: Op, ask: &impl Serialize) -> FsResult<A> {
-        let message = message(self.group, ask);
+        let answer = self.exchange(op, &message(self.group, ask)).await?;
+        self.handover.note(self.target, answer.short);
+        decode(&answer.body)
+    }
+
+    async fn exchange(&self, op: Op, message: &RaftMessage) -> FsResult<RaftMessage> {
         let idle = self.pool.0.lock().pop();
         let had_idle = idle.is_some();
         let done = match idle {
-            Some(connection) => exchange(connection, op, &message, &[]).await,
-            None => exchange(self.connect().await?, op, &message, &[]).await,
+            Some(connection) => exchange(connection, op, message, &[]).await,
+            None => exchange(self.connect().await?, op, message, &[]).await,
         };
         let (connection, answer) = match done {
             // The peer may have been restarted since: the others are as stale, a new one is tried
             // once. Raft's calls may be repeated.
             Err(_) if had_idle => {
                 self.pool.0.lock().clear();
-                exchange(self.connect().await?, op, &message, &[]).await?
+                exchange(self.connect().await?, op, message, &[]).await?
             }
             done => done?,
         };
@@ -165,7 +185,7 @@ impl Client {
             idle.push(connection);
         }
         drop(idle);
-        decode(&answer.body)
+        Ok(answer)
     }
 
     async fn connect(&self) -> FsResult<Connection> {
@@ -239,6 +259,11 @@ impl RaftNetwork<TypeConfig> for Client {
             return Ok(AppendEntriesResponse::Success);
         }
         self.agreed = None;
+        if self.handover.resigns(sent) {
+            let told = limited(option, self.resign()).await;
+            let error = FsError::new(Code::Unavailable, "another master is to lead");
+            return told.and(Err(RPCError::Unreachable(Unreachable::new(&error))));
+        }
         let leader: LeaderId = *request.vote.leader_id();
         let answer = limited(option, self.append(&request)).await?;
         if matches!(
@@ -313,6 +338,7 @@ fn message(group: RaftGroupId, body: &impl Serialize) -> RaftMessage {
         body: postcard::to_stdvec(body)
             .expect("Raft messages are plain data")
             .into(),
+        ..RaftMessage::default()
     }
 }
 
@@ -339,12 +365,14 @@ pub(crate) struct RaftServer {
     heard: Mutex<Duration>,
     /// What has been seen of others that ask for votes.
     candidates: Mutex<Candidates>,
+    handover: Arc<Handover>,
     log: LogStore,
 }
 
 #[derive(Default)]
 struct Candidates {
-    /// The leader that has asked for votes since its last append: it was restarted and leads no more.
+    /// The leader that has asked for votes since its last append, because it was restarted and leads no more, or that has
+    /// asked for another leader.
     resigned: Option<u64>,
     /// Until then the election is left to one with a longer log. It could never win against somebody with
     /// a shorter one who is ahead of its term again each time that it asks.
@@ -356,13 +384,20 @@ struct Candidates {
 pub(crate) struct Receiving(Option<Incoming>);
 
 impl RaftServer {
-    pub(super) fn new(group: RaftGroupId, raft: Raft, store: Arc<Store>, log: LogStore) -> Self {
+    pub(super) fn new(
+        group: RaftGroupId,
+        raft: Raft,
+        store: Arc<Store>,
+        handover: Arc<Handover>,
+        log: LogStore,
+    ) -> Self {
         Self {
             group,
             raft,
             store,
             heard: Mutex::new(SystemClock.monotonic()),
             candidates: Mutex::default(),
+            handover,
             log,
         }
     }
@@ -387,7 +422,7 @@ impl RaftServer {
         }
     }
 
-    /// Whether the leader `leader` was restarted and leads no more.
+    /// Whether the leader `leader` leads no more: it was restarted, or wants another one to lead.
     pub(super) fn has_resigned(&self, leader: u64) -> bool {
         self.candidates.lock().resigned == Some(leader)
     }
@@ -422,6 +457,14 @@ impl RaftServer {
         matches!(self.raft.trigger().elect().now_or_never(), Some(Ok(())))
     }
 
+    /// The leader wants another one.
+    fn note_resigned(&self, leader: u64) {
+        let known = self.raft.server_metrics().borrow().current_leader;
+        if known == Some(leader) {
+            self.candidates.lock().resigned = known;
+        }
+    }
+
     /// Answers a frame of another member. `receiving` belongs to the connection.
     pub(crate) async fn answer(
         &self,
@@ -430,8 +473,26 @@ impl RaftServer {
         payload: &[u8],
         receiving: &mut Receiving,
     ) -> FsResult<RaftMessage> {
+        let answer = self.answer_as(op, ask, payload, receiving).await?;
+        Ok(RaftMessage {
+            short: self.handover.is_short(),
+            ..answer
+        })
+    }
+
+    async fn answer_as(
+        &self,
+        op: Op,
+        ask: &RaftMessage,
+        payload: &[u8],
+        receiving: &mut Receiving,
+    ) -> FsResult<RaftMessage> {
         let stopped = |error: String| FsError::new(Code::Unavailable, error);
         match op {
+            Op::RaftAppend if ask.resigns => {
+                self.note_resigned(decode(&ask.body)?);
+                Ok(message(self.group, &()))
+            }
             Op::RaftAppend => {
                 let request: AppendEntriesRequest<TypeConfig> = decode(&ask.body)?;
                 let answer = self.append(request).await;

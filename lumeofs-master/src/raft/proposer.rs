@@ -55,6 +55,11 @@ impl<M: Machine> Proposer<M> {
         }
     }
 
+    /// Commands that wait for their entry.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     /// Proposes a command and waits until it is applied here. `bytes` is its length in the log,
     /// roughly.
     ///

@@ -61,7 +61,7 @@ impl Pieces {
 }
 
 /// The rows of a piece.
-pub(super) fn rows(piece: &[u8]) -> FsResult<Vec<(&[u8], &[u8])>> {
+pub(crate) fn rows(piece: &[u8]) -> FsResult<Vec<(&[u8], &[u8])>> {
     let mut rows = Vec::new();
     let mut rest = piece;
     while !rest.is_empty() {

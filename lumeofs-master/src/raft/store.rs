@@ -155,6 +155,13 @@ impl Store {
     /// Everything that is applied now, and perhaps more, as a checkpoint of it, with its log index. Asks for one and
     /// waits, but not longer than `limit`.
     pub(crate) async fn view(&self, limit: Duration) -> FsResult<(u64, View)> {
+        let (position, base) = self.settled(limit).await?;
+        let index = position.applied.map_or(0, |id| id.index);
+        Ok((index, View(base)))
+    }
+
+    /// The same, with all that is known of where it is.
+    pub(super) async fn settled(&self, limit: Duration) -> FsResult<(Position, Arc<Base>)> {
         let Some(upto) = self.applied() else {
             return Err(FsError::new(Code::Unavailable, "nothing is applied yet"));
         };
@@ -172,9 +179,7 @@ impl Store {
             Err(FsError::new(Code::Timeout, text))
         };
         timeout(limit, saved).await.unwrap_or_else(late)?;
-        let (position, base) = self.saved();
-        let index = position.applied.map_or(0, |id| id.index);
-        Ok((index, View(base)))
+        Ok(self.saved())
     }
 
     /// Applies entries: `change` may write rows and must move the position.
@@ -198,6 +203,11 @@ impl Store {
         } else {
             Wait::No
         }
+    }
+
+    /// Rows that no checkpoint was begun for, and their bytes.
+    pub(super) fn unsaved(&self) -> (usize, usize) {
+        self.current.read().overlay.active_size()
     }
 
     /// Whether a checkpoint is due.
@@ -322,7 +332,7 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
-    fn create(path: &Path) -> FsResult<Self> {
+    pub(super) fn create(path: &Path) -> FsResult<Self> {
         let database = create(path).map_err(|error| failed(path, error))?;
         Ok(Self {
             path: path.to_owned(),
@@ -371,7 +381,7 @@ impl Incoming {
     }
 
     /// Makes the file durable and puts it in the place of `target`.
-    fn finish(mut self, position: &Position, target: &Path) -> FsResult<Database> {
+    pub(super) fn finish(mut self, position: &Position, target: &Path) -> FsResult<Database> {
         let database = self.database.take().expect("only finish and drop take it");
         write(&database, &Changes::new(), position).map_err(|error| failed(&self.path, error))?;
         let failed = |error: std::io::Error| FsError::from_disk(&error, "install a snapshot");

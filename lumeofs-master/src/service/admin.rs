@@ -2,7 +2,7 @@
 
 use super::controller::{ControllerService, to_wire};
 use super::metadata::MetadataService;
-use super::{fsck, health_report};
+use super::{dump, fsck, health_report};
 use crate::masters::Masters;
 use crate::raft::Group;
 use lumeofs_base::SessionId;
@@ -12,11 +12,11 @@ use lumeofs_meta::op::{Caller, Query, Reply};
 use lumeofs_meta::{controller, namespace};
 use lumeofs_proto::control::admin_server::Admin;
 use lumeofs_proto::control::{
-    ChangeMastersReply, ChangeMastersRequest, DataNode, EvictSessionReply, EvictSessionRequest,
-    Follower, FsckRequest, GroupsReply, GroupsRequest, HealthReply, HealthRequest, MastersReply,
-    MastersRequest, Node, NodesReply, NodesRequest, RaftGroup, RaftReply, RaftRequest, RepairReply,
-    RepairRequest, SessionsReply, SessionsRequest, SetNodeReply, SetNodeRequest, StatusReply,
-    StatusRequest,
+    ChangeMastersReply, ChangeMastersRequest, DataNode, DumpRequest, EvictSessionReply,
+    EvictSessionRequest, Follower, FsckRequest, GroupsReply, GroupsRequest, HealthReply,
+    HealthRequest, MastersReply, MastersRequest, Node, NodesReply, NodesRequest, RaftGroup,
+    RaftReply, RaftRequest, RepairReply, RepairRequest, SessionsReply, SessionsRequest,
+    SetNodeReply, SetNodeRequest, StatusReply, StatusRequest,
 };
 use lumeofs_proto::status::to_grpc;
 use std::sync::Arc;
@@ -30,6 +30,8 @@ pub(crate) struct AdminService {
     pub(crate) masters: Arc<Masters>,
     /// One check at a time.
     pub(crate) fsck: Arc<tokio::sync::Semaphore>,
+    /// One dump at a time.
+    pub(crate) dumps: Arc<tokio::sync::Semaphore>,
 }
 
 impl AdminService {
@@ -265,6 +267,24 @@ impl Admin for AdminService {
         )
         .await;
         events.map(Response::new).map_err(|error| to_grpc(&error))
+    }
+
+    type DumpStream = dump::Parts;
+
+    async fn dump(&self, request: Request<DumpRequest>) -> Result<Response<dump::Parts>, Status> {
+        let name = request.into_inner().group;
+        let groups = [&self.controller_group, &self.metadata.group];
+        let found = groups.into_iter().find(|group| group.name == name);
+        let begun = async {
+            let group = found.ok_or_else(|| {
+                let text = format!("group {name:?}: want controller or metadata");
+                FsError::new(Code::Invalid, text)
+            })?;
+            let cluster = self.metadata.identity.credentials.cluster;
+            dump::start(group, cluster, self.dumps.clone()).await
+        };
+        let parts = begun.await;
+        parts.map(Response::new).map_err(|error| to_grpc(&error))
     }
 
     async fn masters(&self, _: Request<MastersRequest>) -> Result<Response<MastersReply>, Status> {

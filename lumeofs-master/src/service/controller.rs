@@ -1,6 +1,7 @@
 //! The controller's gRPC service: datanodes register, report and propose configurations.
 
 use super::attests::Attests;
+use super::claims::Claims;
 use super::machines::ControllerMachine;
 use crate::masters::Masters;
 use crate::raft::{Group, Leadership, Proposer};
@@ -43,6 +44,8 @@ pub(crate) struct ControllerService {
     founded: Mutex<Option<Leadership>>,
     /// What datanodes attested with their heartbeats.
     pub(crate) attests: Attests,
+    /// What they say of groups that are sought.
+    pub(super) claims: Claims,
 }
 
 /// What the leader remembers of a datanode between its heartbeats.
@@ -68,6 +71,7 @@ impl ControllerService {
             nodes: Mutex::default(),
             founded: Mutex::default(),
             attests: Attests::default(),
+            claims: Claims::default(),
         }
     }
 
@@ -85,7 +89,12 @@ impl ControllerService {
             .map_or_else(String::new, |seen| seen.trouble.clone())
     }
 
-    pub(super) fn group(&self) -> &Group {
+    /// Commands that wait for their log entry.
+    pub(crate) fn queued(&self) -> usize {
+        self.proposer.queued()
+    }
+
+    pub(crate) fn group(&self) -> &Group {
         &self.group
     }
 
@@ -206,6 +215,7 @@ impl ControllerService {
             ));
         }
         self.attests.take(&request);
+        let tell_configs = self.seek(leadership, &request, info.id).await?;
         let now = SystemClock.monotonic();
         let map = self.group.store().read(controller::cluster_map);
         let registered = {
@@ -246,6 +256,7 @@ impl ControllerService {
         Ok(HeartbeatReply {
             map: map.into(),
             removed,
+            tell_configs,
             masters: masters
                 .members()
                 .map(|master| master.address.clone())
@@ -279,8 +290,7 @@ impl ControllerService {
             _ => return Err(FsError::new(Code::Io, "unexpected reply of the controller")),
         };
         if in_force == config {
-            tracing::info!(group = %config.group, epoch = %config.epoch, primary = %config.primary,
-                in_sync = ?config.in_sync, "configuration in force");
+            log_group(&config, "configuration in force");
         }
         Ok(SetGroupConfigReply {
             accepted: in_force == config,
@@ -300,6 +310,12 @@ impl ControllerService {
             _ => error,
         }
     }
+}
+
+/// Tells people of a configuration.
+pub(super) fn log_group(config: &GroupConfig, what: &str) {
+    tracing::info!(group = %config.group, epoch = %config.epoch, primary = %config.primary,
+        in_sync = ?config.in_sync, "{what}");
 }
 
 /// Whether the controller's state should learn of what a heartbeat says.
@@ -327,7 +343,7 @@ pub(super) fn to_wire(config: &GroupConfig) -> control::GroupConfig {
     }
 }
 
-fn from_wire(config: control::GroupConfig) -> GroupConfig {
+pub(super) fn from_wire(config: control::GroupConfig) -> GroupConfig {
     let ids = |nodes: Vec<u64>| nodes.into_iter().map(NodeId).collect();
     GroupConfig {
         group: GroupId(config.group),

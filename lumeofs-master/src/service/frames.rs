@@ -4,7 +4,9 @@ use super::metadata::MetadataService;
 use crate::ask::to_wire;
 use crate::join::Admission;
 use crate::masters::Masters;
+use crate::metrics::{Asked, Requests};
 use crate::raft::{Group, RaftServer, Receiving};
+use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::limits::REQUEST_TIMEOUT;
 use lumeofs_base::{Code, FsError, FsResult, NodeKind, RaftGroupId};
 use lumeofs_meta::controller;
@@ -12,7 +14,8 @@ use lumeofs_proto::auth::{Identity, Peer};
 use lumeofs_proto::blocking::Frame;
 use lumeofs_proto::frame::{Fixed, Op};
 use lumeofs_proto::meta::{
-    GroupMembers, MapReply, MapRequest, MasterAddress, MetaReply, RaftMessage, SessionReply,
+    GroupMembers, MapReply, MapRequest, MasterAddress, MetaReply, MetaRequest, OpenReport,
+    RaftMessage, SessionReply, SessionRequest,
 };
 use lumeofs_proto::nonblocking::{FrameWriter, Stream, accept};
 use std::sync::Arc;
@@ -29,6 +32,7 @@ pub(crate) struct FrameService {
     pub(crate) masters: Arc<Masters>,
     pub(crate) controller: Arc<Group>,
     pub(crate) metadata: Arc<MetadataService>,
+    pub(crate) requests: Arc<Requests>,
 }
 
 /// A reply's typed header.
@@ -64,7 +68,12 @@ impl FrameService {
                     return;
                 }
             };
-            let answer = self.answer(&frame, peer, &mut receiving).await;
+            let begun = SystemClock.monotonic();
+            let mut asked = Asked::new(frame.fixed.op);
+            let answer = self.answer(&frame, peer, &mut receiving, &mut asked).await;
+            let took = SystemClock.monotonic().saturating_sub(begun);
+            let error = answer.as_ref().err();
+            self.requests.done(&frame.fixed, asked, peer, took, error);
             if send(&mut writer, &frame.fixed, answer).await.is_err() {
                 return;
             }
@@ -76,6 +85,7 @@ impl FrameService {
         frame: &Frame,
         peer: Peer,
         receiving: &mut Receiving,
+        asked: &mut Asked,
     ) -> FsResult<Answer> {
         let op = frame.fixed.op;
         if matches!(op, Op::RaftAppend | Op::RaftVote | Op::RaftSnapshot) {
@@ -86,7 +96,7 @@ impl FrameService {
             0 => REQUEST_TIMEOUT,
             ms => Duration::from_millis(u64::from(ms)).min(DEADLINE_MAX),
         };
-        timeout(limit, self.ask(op, frame))
+        timeout(limit, self.ask(op, frame, asked))
             .await
             .unwrap_or_else(|_| {
                 Err(FsError::new(
@@ -96,16 +106,30 @@ impl FrameService {
             })
     }
 
-    async fn ask(&self, op: Op, frame: &Frame) -> FsResult<Answer> {
+    async fn ask(&self, op: Op, frame: &Frame, asked: &mut Asked) -> FsResult<Answer> {
         Ok(match op {
-            Op::Query => Answer::Meta(self.metadata.query(&frame.decode()?).await?),
-            Op::Mutate => Answer::Meta(self.metadata.mutate(&frame.decode()?).await?),
+            Op::Query => {
+                let request: MetaRequest = frame.decode()?;
+                asked.queries(&request);
+                Answer::Meta(self.metadata.query(&request).await?)
+            }
+            Op::Mutate => {
+                let request: MetaRequest = frame.decode()?;
+                asked.mutates(&request);
+                Answer::Meta(self.metadata.mutate(&request).await?)
+            }
             Op::Session => {
-                let mut reply = self.metadata.session(frame.decode()?).await?;
+                let request: SessionRequest = frame.decode()?;
+                asked.of(request.session);
+                let mut reply = self.metadata.session(request).await?;
                 reply.masters = self.addresses();
                 Answer::Session(reply)
             }
-            Op::Opens => Answer::Session(self.metadata.opens(frame.decode()?).await?),
+            Op::Opens => {
+                let report: OpenReport = frame.decode()?;
+                asked.of(report.session);
+                Answer::Session(self.metadata.opens(report).await?)
+            }
             Op::Map => Answer::Map(self.map(&frame.decode()?).await),
             other => {
                 return Err(FsError::new(
@@ -120,7 +144,9 @@ impl FrameService {
     async fn map(&self, request: &MapRequest) -> MapReply {
         let certain = request.certainly && self.controller.linearizable().await.is_ok();
         let map = self.controller.store().read(controller::cluster_map);
-        let map = if map.version == request.version && map.version != 0 {
+        let known = map.version == request.version && map.version != 0;
+        // Masters ask each other for certainty, not for the map.
+        let map = if known || request.certainly {
             Vec::new()
         } else {
             postcard::to_stdvec(&map).expect("a map is plain data")

@@ -13,6 +13,7 @@ mod table;
 
 use super::metadata::MetadataService;
 use lumeofs_base::{ClusterMap, Code, FsError, FsResult, GroupConfig};
+use lumeofs_meta::op::Internal;
 use lumeofs_meta::{controller, namespace};
 use lumeofs_proto::control::{FsckEvent, FsckRequest};
 use report::Reporter;
@@ -102,7 +103,25 @@ async fn check(
         pass.push(config);
         sum += chunks;
     }
-    run_pass(service, request, reporter, &map, &pass, next_chunk.get()).await
+    run_pass(service, request, reporter, &map, &pass, next_chunk.get()).await?;
+    end_hold(service, request, reporter).await
+}
+
+/// After a load from a dump: lets deletions go on, once somebody had the chance to see what they would make forgotten.
+async fn end_hold(
+    service: &Arc<MetadataService>,
+    request: &FsckRequest,
+    reporter: &mut Reporter,
+) -> FsResult<()> {
+    let is_held = || service.group.store().read(namespace::is_held);
+    let sought = service.controller.store().read(controller::sought);
+    let all_found = sought.is_none_or(|sought| sought.groups.is_empty());
+    if request.repair && is_held() && all_found && reporter.saw_everything() {
+        service.propose_internal(Internal::EndHold).await?.reply?;
+        tracing::info!("chunks are deleted again, which was held since the load from a dump");
+    }
+    reporter.held(is_held());
+    Ok(())
 }
 
 /// Checks some groups, whose chunks fit into memory together.

@@ -45,16 +45,28 @@ pub(super) async fn report(
     let hurt = hurt_files(admin.metadata.clone(), &health, paths_max).await;
     let store = admin.metadata.group.store();
     let sessions = store.read(namespace::session_ids).len() as u64;
+    let held = store.read(namespace::is_held);
+    let sought = admin.controller_group.store().read(controller::sought);
+    let sought = sought.map_or_else(Vec::new, |sought| sought.groups);
     // It may have ceased to lead while it looked: then others heard what it did not.
     admin.controller_group.check_leads()?;
+    let known = to_wire(&health);
+    let after_load = match (sought.is_empty(), held) {
+        (false, _) => wire::health_reply::State::Critical,
+        (true, true) => wire::health_reply::State::Degraded,
+        (true, false) => wire::health_reply::State::Healthy,
+    };
     Ok(wire::HealthReply {
+        state: known.state.max(after_load.into()),
+        sought: rows(&sought, |config| config.group.get()),
+        held,
         answered_by: admin.controller_group.me(),
         sessions,
         datanodes: map.nodes.len() as u64,
         files: hurt.files,
         files_hurt: hurt.count,
         files_unfinished: hurt.unfinished,
-        ..to_wire(&health)
+        ..known
     })
 }
 

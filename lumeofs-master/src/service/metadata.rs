@@ -45,7 +45,8 @@ impl MetadataService {
         tasks.spawn(purge::purge_orphans(self.clone()));
         tasks.spawn(reclaim::reclaim_chunks(self.clone()));
         tasks.spawn(greet_leaderships(self.clone()));
-        tasks.spawn(self.room.clone().watch());
+        let groups = [self.controller.clone(), self.group.clone()];
+        tasks.spawn(self.room.clone().watch(groups));
     }
 
     fn cluster(&self) -> ClusterId {
@@ -82,7 +83,15 @@ impl MetadataService {
         if creates_open(&mutation) && !self.opens.has_room(leadership.term, 1) {
             return Err(too_many_open());
         }
-        self.room.check(&mutation)?;
+        if let Err(full) = self.room.check(&mutation) {
+            return Err(match self.group.hands_over() {
+                true => FsError::new(
+                    Code::Unavailable,
+                    "another master, which has room, is to lead",
+                ),
+                false => full,
+            });
+        }
         let session = SessionId(request.session);
         self.sessions.touch(session);
         let allocates = matches!(
@@ -211,6 +220,7 @@ impl MetadataService {
             | Internal::EndSession { .. }
             | Internal::CloseEnded { .. }
             | Internal::Noop
+            | Internal::EndHold
             | Internal::SetChunkSize { .. }
             | Internal::BeginEra { .. } => 0,
         };

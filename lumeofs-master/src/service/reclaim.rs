@@ -88,6 +88,9 @@ pub(crate) async fn reclaim_chunks(service: Arc<MetadataService>) {
             // Idle connections are not worth keeping.
             lanes.clear();
         }
+        if store.read(namespace::is_held) {
+            continue;
+        }
         // After the queue: the era must not be older than what was freed in it.
         let era = store.read(namespace::era);
         // The leadership that read it still leads: an earlier one's late words are of an earlier era.

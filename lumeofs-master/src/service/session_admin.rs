@@ -30,7 +30,9 @@ impl MetadataService {
         self.group.linearizable().await?;
         tracing::warn!(%session, "an administrator ends a session");
         let end = Internal::EndSession { session };
-        self.propose_internal(end).await?.reply.map(drop)
+        self.propose_internal(end).await?.reply?;
+        self.sessions.count_evicted();
+        Ok(())
     }
 }
 

@@ -11,15 +11,20 @@ use lumeofs_meta::op::Internal;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::sleep;
 
 /// How often silence is looked for, and how stale the list of known sessions may be.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Last contacts of sessions.
+/// Last contacts of sessions, and how many were ended here.
 #[derive(Default)]
-pub(crate) struct Sessions(Mutex<Contacts>);
+pub(crate) struct Sessions {
+    contacts: Mutex<Contacts>,
+    ended_silent: AtomicU64,
+    ended_evicted: AtomicU64,
+}
 
 #[derive(Default)]
 struct Contacts {
@@ -40,20 +45,31 @@ impl Sessions {
         }
     }
 
+    /// An administrator ended one.
+    pub(crate) fn count_evicted(&self) {
+        self.ended_evicted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many sessions this master ended for their silence, and how many for an administrator.
+    pub(crate) fn ended(&self) -> (u64, u64) {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (read(&self.ended_silent), read(&self.ended_evicted))
+    }
+
     fn touch_at(&self, session: SessionId, now: Duration) {
-        self.0.lock().last.insert(session, now);
+        self.contacts.lock().last.insert(session, now);
     }
 
     /// How long a session was silent, or this leadership lasts if that is less.
     pub(crate) fn silence(&self, session: SessionId, now: Duration) -> Duration {
-        let contacts = self.0.lock();
+        let contacts = self.contacts.lock();
         let last = contacts.last.get(&session).copied().unwrap_or_default();
         now.saturating_sub(last.max(contacts.since))
     }
 
     /// The silent ones of the live sessions. Forgets contacts of all others.
     fn silent(&self, term: Term, live: &[SessionId], now: Duration) -> Vec<SessionId> {
-        let mut contacts = self.0.lock();
+        let mut contacts = self.contacts.lock();
         if contacts.term != term || now.saturating_sub(contacts.looked) > SESSION_TIMEOUT / 4 {
             contacts.since = now;
         }
@@ -95,6 +111,10 @@ pub(crate) async fn end_silent_sessions(service: Arc<MetadataService>) {
                 super::log_failure("ending a silent session", &error);
                 break;
             }
+            service
+                .sessions
+                .ended_silent
+                .fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -22,11 +22,12 @@ fn active(nodes: &[NodeInfo]) -> impl Iterator<Item = &NodeInfo> {
 /// Makes the groups that datanodes lack, those first that are the first member, and so primary, of fewest; the other
 /// members are drawn evenly, from different zones as far as there are enough. Nodes come and go, but there are never more
 /// groups than the most nodes that there were at once wanted: who finds enough groups gets replicas of those.
-/// Empty if there are fewer than `replicas` nodes.
+/// Empty if there are fewer than `replicas` nodes. Ids below `floor` are not given.
 pub(super) fn form(
     nodes: &[NodeInfo],
     groups: &[GroupConfig],
     replicas: usize,
+    floor: GroupId,
 ) -> Vec<GroupConfig> {
     let replicas = replicas.max(1);
     let nodes: Vec<NodeInfo> = active(nodes).cloned().collect();
@@ -40,6 +41,7 @@ pub(super) fn form(
         *uses.entry(*member).or_default() += 1;
     }
     let last = groups.iter().map(|config| config.group.get()).max();
+    let last = last.unwrap_or(0).max(floor.get().saturating_sub(1));
     let mut formed = Vec::new();
     for round in 0..PRIMARIES_PER_DATANODE {
         for (first, node) in nodes.iter().enumerate() {
@@ -53,7 +55,7 @@ pub(super) fn form(
             }
             let number = u32::try_from(formed.len() + 1).expect("groups are few");
             formed.push(GroupConfig {
-                group: GroupId(last.unwrap_or(0) + number),
+                group: GroupId(last + number),
                 epoch: FOUNDING,
                 primary: members[0],
                 in_sync: members.clone(),

@@ -79,6 +79,13 @@ pub(super) fn remove(tables: &mut dyn Tables, index: u64, id: NodeId) -> FsResul
         );
         return Err(FsError::new(Code::Busy, context));
     }
+    if super::claims::are_sought(tables) {
+        let context = format!(
+            "datanode {} may hold groups whose members are not known yet: start all datanodes first",
+            id.get()
+        );
+        return Err(FsError::new(Code::Busy, context));
+    }
     tables.delete(&keys::node(id));
     tables.put(&keys::removed_node(id), encode(&id));
     changed(tables, index);

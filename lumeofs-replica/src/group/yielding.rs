@@ -24,6 +24,12 @@ pub(super) struct Yielding {
 }
 
 impl<P: Payload> Group<P> {
+    /// The own copy of a chunk cannot be read, so that it cannot be given to a member that lacks it: if this one leads,
+    /// another is to do so that is in sync.
+    pub fn on_unreadable(&mut self) {
+        self.step_down = self.primary.is_some();
+    }
+
     /// Begins to give the office to another member, or goes on with it. True while it does.
     pub(super) fn yield_office(&mut self, now: Duration) -> bool {
         let successor = self.successor(now);

@@ -427,6 +427,14 @@ fn what_was_committed_in_a_history_that_was_replaced_is_not_in_the_next() {
         .core
         .on_applied(version(2, 6), Outcome::Applied, bench.now);
     assert_eq!(bench.replies(), 0, "C has not acknowledged it");
+    // Its own disk is nothing to the client: another member tells it what became of the write.
+    let broken = FsError::new(Code::Io, "the disk is gone");
+    bench.core.on_store_failed(&broken, version(2, 6));
+    let replies = bench.take(|effect| match effect {
+        Effect::Reply { result, .. } => result.as_ref().err().map(|error| error.code),
+        _ => None,
+    });
+    assert_eq!(replies, [Code::StaleEpoch]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::common::{Contents, SMALL, config, dir, open, payload};
 use lumeofs_base::Code;
 use lumeofs_base::clock::{Clock, SystemClock};
 use lumeofs_base::disk::{Disk, os::OsDisk, sim::SimDisk};
+use lumeofs_base::metrics::Page;
 use lumeofs_wal::{Lsn, Wal, WalConfig};
 use std::io::ErrorKind;
 use std::path::Path;
@@ -48,6 +49,24 @@ fn records_are_read_back_in_order_after_reopening() {
     let next = wal.append(&[b"next"]).unwrap();
     assert!(next > wal.durable());
     assert_eq!(wal.read(next).unwrap(), b"next");
+}
+
+#[test]
+fn a_write_is_counted_with_its_bytes_once_it_is_durable() {
+    let (wal, _) = open(&SimDisk::new(), SMALL).unwrap();
+    let lsn = wal.append(&[&payload(1, 5000)]).unwrap();
+    wal.sync(lsn).unwrap();
+    let mut page = Page::default();
+    lumeofs_wal::collect(&mut page, "x", "log", &[("a", &wal)]);
+    let text = page.into_text();
+    assert!(
+        text.contains("x_wal_sync_seconds_count{log=\"a\"} 1\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("x_wal_written_bytes_total{log=\"a\"} 8192\n"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -153,7 +153,7 @@ fn of_summary(summary: &FsckSummary, findings: &[Value]) -> Value {
     json!({
         "chunks": summary.chunks, "holes": summary.holes, "groups": summary.groups,
         "findings": summary.findings, "repaired": summary.repaired, "unchecked": summary.unchecked,
-        "untold": summary.untold, "metadata_index": summary.metadata_index, "list": findings,
+        "untold": summary.untold, "deletions_held": summary.held, "metadata_index": summary.metadata_index, "list": findings,
     })
 }
 
@@ -166,6 +166,11 @@ fn show(summary: &FsckSummary) -> anyhow::Result<()> {
         "{} chunks of files in {} groups were compared, {} of them never written; {metadata}",
         summary.chunks, summary.groups, summary.holes
     ))?;
+    if summary.held {
+        output::line(
+            "the masters were made from a dump: nothing is deleted at datanodes before --repair has looked at everything",
+        )?;
+    }
     output::line(format_args!(
         "{} findings, {} repaired, {} not checked, {} more not told",
         summary.findings, summary.repaired, summary.unchecked, summary.untold

@@ -176,6 +176,10 @@ impl Member {
             return Err(FsError::new(Code::Refused, text).into());
         }
         let before = self.clone();
+        if let Some(token) = token {
+            // Where they are now: all of those that were told may be gone.
+            self.masters.clone_from(&token.masters);
+        }
         if let Some(listen) = &options.listen {
             // What is advertised moves along unless it was another address all the time.
             if self.advertise == self.listen {
@@ -266,7 +270,7 @@ pub(crate) fn check_address(listen: &str, advertise: &str) -> anyhow::Result<()>
 
 /// Writes a secret that only its owner can read. One that is there must be the same: it was written by an attempt
 /// before.
-fn write_secret(file: &Path, credentials: &Credentials) -> anyhow::Result<()> {
+pub(crate) fn write_secret(file: &Path, credentials: &Credentials) -> anyhow::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
     if file.exists() {
         let there = Credentials::load(file)?;

@@ -38,6 +38,9 @@ pub(crate) struct Node {
     pub(crate) id: u64,
     /// Where it listens.
     pub(crate) address: String,
+    /// Where it answers with its metrics; not at all in a cluster of an older version.
+    #[serde(default)]
+    pub(crate) metrics: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,6 +50,8 @@ struct Stored {
     durability: String,
     mount: Option<PathBuf>,
     options: String,
+    #[serde(default)]
+    mount_metrics: Option<String>,
 }
 
 /// A development cluster.
@@ -109,18 +114,23 @@ impl Layout {
         let ids = ids.chain((101..101 + datanodes).map(|id| (Role::Datanode, id)));
         // All listeners are held until the last port is drawn, so no port comes twice.
         let mut held = Vec::new();
-        let mut nodes = Vec::new();
-        for (role, id) in ids {
+        let mut draw = || -> anyhow::Result<String> {
             let listener = TcpListener::bind("127.0.0.1:0")?;
             let address = listener.local_addr()?.to_string();
             held.push(listener);
+            Ok(address)
+        };
+        let mut nodes = Vec::new();
+        for (role, id) in ids {
             nodes.push(Node {
                 name: format!("{}-{id}", role.name()),
                 role,
                 id,
-                address,
+                address: draw()?,
+                metrics: Some(draw()?),
             });
         }
+        let mount_metrics = Some(draw()?);
         let secret = dir.join("secret");
         if !secret.exists() {
             crate::server::write_secret(&secret, tls)?;
@@ -131,6 +141,7 @@ impl Layout {
             durability: durability.into(),
             mount: None,
             options: String::new(),
+            mount_metrics,
         };
         let layout = Self {
             dir,
@@ -261,6 +272,10 @@ impl Layout {
     pub(crate) fn run_file(&self, name: &str) -> PathBuf {
         self.dir.join("run").join(name)
     }
+    /// Where the mount answers with its metrics.
+    pub(crate) fn mount_metrics(&self) -> Option<&str> {
+        self.stored.mount_metrics.as_deref()
+    }
     /// Mount options, besides the secret file.
     pub(crate) fn mount_options(&self) -> &str {
         &self.stored.options
@@ -272,6 +287,9 @@ impl Layout {
         arguments.extend(["--secret".into(), text(self.secret_file())]);
         arguments.extend(["--data".into(), text(self.data_dir(&node.name))]);
         arguments.extend(["--listen".into(), node.address.clone()]);
+        if let Some(metrics) = &node.metrics {
+            arguments.extend(["--metrics".into(), metrics.clone()]);
+        }
         match node.role {
             Role::Master => {
                 let masters = self.nodes().iter().filter(|node| node.role == Role::Master);

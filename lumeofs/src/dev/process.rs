@@ -36,6 +36,9 @@ pub(crate) fn start_mount(layout: &Layout) -> anyhow::Result<()> {
         .arg(layout.master_addresses().join(","))
         .arg(mount);
     command.args(["-o", &options, "--foreground", "--notify"]);
+    if let Some(metrics) = layout.mount_metrics() {
+        command.args(["--metrics", metrics]);
+    }
     command.stdout(Stdio::piped());
     let mut child = spawn_child(layout, MOUNT, &mut command)?;
     let mut said = [0; 1];

@@ -2,7 +2,7 @@
 
 use crate::access::Access;
 use crate::output;
-use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId};
+use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId, RequestId};
 use lumeofs_client::{Client, Context};
 use lumeofs_meta::op::{Caller, NewNode, RenameMode};
 use std::sync::Arc;
@@ -41,6 +41,7 @@ impl Session {
     /// Who calls.
     pub(crate) fn context(&self) -> Context<'_> {
         Context {
+            request: RequestId::next(),
             caller: &self.caller,
             interrupted: &|| false,
         }

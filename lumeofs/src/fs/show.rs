@@ -112,7 +112,7 @@ fn mode(attr: &Attr) -> String {
 }
 
 /// A time to the second; as seconds since 1970 where the calendar ends.
-fn date(time: Timestamp) -> String {
+pub(crate) fn date(time: Timestamp) -> String {
     let Ok(date) = OffsetDateTime::from_unix_timestamp(time.secs) else {
         return format!("@{}", time.secs);
     };

@@ -161,7 +161,6 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "full-master",
         what: "the disk of a master is full",
-        allowed: &[Errno::NOSPC],
         make: |random, site| Box::new(disk::Full::new(master(random, site))),
         ..PLAIN
     },

@@ -2,7 +2,7 @@
 
 use crate::attempt::{ends, errno, nobody, secret, text};
 use crate::disk::Disks;
-use lumeofs_tests::{Cluster, binary, eventually, fill, pull_out, run};
+use lumeofs_tests::{Cluster, Prober, binary, eventually, fill, pull_out, run};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::Write as _;
@@ -142,6 +142,35 @@ fn when_something_else_fills_the_disk_of_all_servers_nothing_dies_and_nothing_is
         assert!(cluster.pid(&format!("master-{number}")).is_some());
         assert!(cluster.pid(&format!("datanode-{}", 100 + number)).is_some());
     }
+}
+
+#[test]
+fn when_the_disk_of_the_leading_master_is_full_another_leads_and_no_call_fails() {
+    let mut disks = Disks::new();
+    for master in ["master-1", "master-2", "master-3"] {
+        disks.add(master, 512);
+    }
+    let cluster = Cluster::start_at(&disks.path(), &[]);
+    let mount = cluster.mount();
+    let full = cluster.leader("metadata");
+    let prober = Prober::start(&mount);
+    let hog = fill(&disks.path().join(&full));
+    eventually("another master leads", SOON, || {
+        cluster.leader("metadata") != full
+    });
+    let stall = prober.longest_since_reset();
+    println!("{full} was full, longest call {stall:?}");
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(prober.longest_since_reset().max(stall) < Duration::from_secs(6));
+    assert_ne!(cluster.leader("metadata"), full);
+    std::fs::remove_file(hog).unwrap();
+    prober.finish(&mount);
+    // It has it all again: it is enough together with one that led before.
+    let other = ["master-1", "master-2", "master-3"]
+        .into_iter()
+        .find(|master| *master != full && *master != cluster.leader("metadata"));
+    cluster.kill(other.unwrap());
+    std::fs::create_dir(mount.join("afterwards")).unwrap();
 }
 
 #[test]

@@ -56,6 +56,16 @@ impl Reporter {
         self.summary.holes += count;
     }
 
+    /// Whether everything could be looked at so far.
+    pub(super) fn saw_everything(&self) -> bool {
+        self.summary.unchecked == 0 && self.summary.untold == 0
+    }
+
+    /// Whether deletions are held.
+    pub(super) fn held(&mut self, held: bool) {
+        self.summary.held = held;
+    }
+
     /// Something looks wrong and is one too many to be looked at again.
     pub(super) fn untold(&mut self) {
         self.summary.untold += 1;

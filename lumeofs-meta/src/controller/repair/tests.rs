@@ -1,7 +1,7 @@
 //! Plans lead to where they should, in few moves, whatever happened.
 
 use super::*;
-use lumeofs_base::Epoch;
+use lumeofs_base::{Epoch, GroupId};
 use std::collections::BTreeSet;
 
 #[derive(Default)]
@@ -41,7 +41,7 @@ fn cluster(zones: &[&str]) -> ClusterMap {
         nodes: (1..).zip(zones).map(|(id, zone)| node(id, zone)).collect(),
         ..ClusterMap::default()
     };
-    map.groups = super::super::groups::form(&map.nodes, &[], 3);
+    map.groups = super::super::groups::form(&map.nodes, &[], 3, GroupId(0));
     for config in &mut map.groups {
         config.epoch = config.epoch.next();
     }

@@ -91,6 +91,18 @@ fn show_chunks(data: &HealthReply) -> anyhow::Result<()> {
     if silent > 0 {
         output::line(format_args!("           silent: {}", ids(&data.silent)))?;
     }
+    if !data.sought.is_empty() {
+        let groups: Vec<_> = data.sought.iter().map(u32::to_string).collect();
+        output::line(format_args!(
+            "           the masters were made from a dump: groups {} wait for datanodes that know their members",
+            groups.join(", ")
+        ))?;
+    }
+    if data.held {
+        output::line(
+            "           the masters were made from a dump: nothing is deleted before `lumeofs admin fsck --repair`",
+        )?;
+    }
     for trouble in &data.troubles {
         let (node, trouble) = (trouble.node, &trouble.trouble);
         output::line(format_args!("           datanode {node}: {trouble}"))?;
@@ -292,7 +304,7 @@ fn of_data(data: &HealthReply) -> Value {
     json!({
         "answered_by": data.answered_by,
         "partial": data.partial,
-        "datanodes": data.datanodes,
+        "datanodes": data.datanodes, "groups_sought": data.sought, "deletions_held": data.held,
         "silent": data.silent,
         "troubles": data.troubles.iter().map(|trouble| json!({
             "datanode": trouble.node, "trouble": trouble.trouble,
