@@ -448,7 +448,7 @@ pub(crate) struct Forwards {
 }
 
 impl Forwards {
-    /// Sends one request and waits for the reply.
+    /// Sends one request, with the id of the one that it is for, and waits for the reply.
     pub(crate) fn call(
         &self,
         node: &Node,

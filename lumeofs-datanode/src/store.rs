@@ -202,12 +202,12 @@ struct Core {
     dirty: Mutex<BTreeSet<ChunkId>>,
     overlay_blocks: AtomicUsize,
     /// Blocks read that did not match their checksum.
-    damaged: AtomicU64,
+    damaged_reads: AtomicU64,
     /// What [`Journal::bytes`] was where the last checkpoint covers the log.
     checkpointed_bytes: AtomicU64,
     upkeep: Mutex<Upkeep>,
     /// Pieces of chunks that reads found damaged, for the scrub.
-    noted: Mutex<BTreeSet<(ChunkId, u64)>>,
+    damaged: Mutex<BTreeSet<(ChunkId, u64)>>,
 }
 
 impl ChunkStore {
@@ -438,7 +438,7 @@ impl ChunkStore {
 
     /// Blocks that were read and did not match their checksum, since the store was opened.
     pub(crate) fn damaged_blocks(&self) -> u64 {
-        self.core.damaged.load(Ordering::Relaxed)
+        self.core.damaged_reads.load(Ordering::Relaxed)
     }
 
     /// Bytes that only the log and memory have yet.

@@ -61,12 +61,12 @@ enum Action {
     Health(health::Args),
     /// Compares metadata with what datanodes have, both ways
     Fsck(fsck::Args),
-    /// Flipped bits: how far each datanode is with reading all it stores and repairing what is damaged; starts it now
-    #[command(subcommand)]
-    Scrub(scrub::Action),
     /// Metadata in a file, and a cluster's first master from it when all masters are lost
     #[command(subcommand)]
     Meta(meta::Action),
+    /// Flipped bits: how far each datanode is with reading all it stores and repairing what is damaged; starts it now
+    #[command(subcommand)]
+    Scrub(scrub::Action),
     /// Prints the certificate of a cluster with TLS, for gRPC clients in other languages; its name is "lumeofs"
     Certificate,
     /// Shows or changes what a running process logs: lumeofs admin log http://HOST:PORT [FILTER]

@@ -87,12 +87,12 @@ pub(crate) struct DatanodeArgs {
     /// Secret file of the cluster
     #[arg(long, requires = "id")]
     secret: Option<PathBuf>,
-    /// MiB that are read of each disk in a second, once a week, to find and repair flipped bits; 0 = never
-    #[arg(long, value_name = "MIB", default_value_t = limits::SCRUB_RATE_BYTES >> 20)]
-    scrub_rate: u64,
     /// HOST:PORT for Prometheus: /metrics, /healthz and /log, without authentication [default: none]
     #[arg(long, value_name = "HOST:PORT")]
     metrics: Option<String>,
+    /// MiB that are read of each disk in a second, once a week, to find and repair flipped bits; 0 = never
+    #[arg(long, value_name = "MIB", default_value_t = limits::SCRUB_RATE_BYTES >> 20)]
+    scrub_rate: u64,
 }
 
 /// Options of `lumeofs keygen`.

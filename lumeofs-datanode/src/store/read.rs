@@ -128,7 +128,7 @@ impl Core {
                     .expect_err("an error stays one"),
                 ReadError::Damaged(found) => {
                     let error = damaged(chunk, mapped.block, &found);
-                    self.damaged.fetch_add(1, Ordering::Relaxed);
+                    self.damaged_reads.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(%error, "damaged block");
                     self.note_damaged(chunk.id, mapped.block + found.index as Block);
                     error

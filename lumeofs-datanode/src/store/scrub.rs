@@ -171,14 +171,14 @@ impl Core {
 
     /// A block was seen to be damaged.
     pub(super) fn note_damaged(&self, chunk: ChunkId, block: Block) {
-        let mut noted = self.noted.lock();
-        if noted.len() < DAMAGED_PIECES_MAX {
-            noted.insert((chunk, u64::from(block) * BLOCK / PIECE * PIECE));
+        let mut damaged = self.damaged.lock();
+        if damaged.len() < DAMAGED_PIECES_MAX {
+            damaged.insert((chunk, u64::from(block) * BLOCK / PIECE * PIECE));
         }
     }
 
     pub(super) fn take_damaged(&self) -> BTreeSet<(ChunkId, u64)> {
-        std::mem::take(&mut *self.noted.lock())
+        std::mem::take(&mut *self.damaged.lock())
     }
 
     /// The first chunk above `after`, with its group.
