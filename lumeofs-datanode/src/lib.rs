@@ -7,6 +7,7 @@
 mod attest;
 mod control;
 mod convert;
+mod damage;
 mod data;
 mod fetch;
 mod group;

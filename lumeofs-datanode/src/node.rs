@@ -43,9 +43,9 @@ pub(crate) struct Node {
     pub(crate) identity: Identity,
     pub(crate) clock: SystemClock,
     stores: Vec<Arc<ChunkStore>>,
+    scrubs: Vec<Arc<Scrub>>,
     /// Data directories that are not used, and why.
     broken: Vec<(PathBuf, String)>,
-    scrubs: Vec<Arc<Scrub>>,
     map: RwLock<Arc<ClusterMap>>,
     groups: RwLock<BTreeMap<GroupId, Arc<GroupDriver>>>,
     pub(crate) control: Control,
@@ -63,18 +63,19 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Each store comes with its data directory. `broken` says what is wrong with disks that are not among them.
+    /// `broken` says what is wrong with disks that are not among `stores`, which are in the order of their directories.
     pub(crate) fn new(
         config: DatanodeConfig,
-        stores: Vec<(String, Arc<ChunkStore>)>,
+        stores: Vec<Arc<ChunkStore>>,
         broken: Vec<(PathBuf, String)>,
     ) -> Arc<Self> {
-        let scrub = |(directory, store): &(String, Arc<ChunkStore>)| {
-            let rate = config.scrub_rate_bytes;
-            Arc::new(Scrub::new(store.clone(), directory.clone(), rate))
+        let is_used = |dir: &&PathBuf| !broken.iter().any(|(broken, _)| broken == *dir);
+        let used = config.data_dirs.iter().filter(is_used).zip(&stores);
+        let scrub = |(dir, store): (&PathBuf, &Arc<ChunkStore>)| {
+            let (dir, rate) = (dir.display().to_string(), config.scrub_rate_bytes);
+            Arc::new(Scrub::new(store.clone(), dir, rate))
         };
-        let scrubs = stores.iter().map(scrub).collect();
-        let stores = stores.into_iter().map(|(_, store)| store).collect();
+        let scrubs = used.map(scrub).collect();
         let control = Control::new();
         let known = Known::open(config.data_dirs.first().map(PathBuf::as_path));
         // Room for the streams of each: a core adds 24 bits.
@@ -190,17 +191,6 @@ impl Node {
         &self.stores
     }
 
-    /// The data directories, with their stores where they are used.
-    pub(crate) fn disks(&self) -> impl Iterator<Item = (&Path, Option<&ChunkStore>)> {
-        let is_broken = |dir: &Path| self.broken.iter().any(|(broken, _)| broken == dir);
-        let mut stores = self.stores.iter();
-        self.config.data_dirs.iter().map(move |dir| {
-            // Stores are in the order of their directories.
-            let store = if is_broken(dir) { None } else { stores.next() };
-            (dir.as_path(), store.map(|store| &**store))
-        })
-    }
-
     pub(crate) fn scrubs(&self) -> &[Arc<Scrub>] {
         &self.scrubs
     }
@@ -218,6 +208,17 @@ impl Node {
         let scrub = scrubs.find(|scrub| scrub.is_of(store));
         store.check().is_ok()
             && scrub.is_some_and(|scrub| scrub.mend_range(self, chunk, offset, len))
+    }
+
+    /// The data directories, with their stores where they are used.
+    pub(crate) fn disks(&self) -> impl Iterator<Item = (&Path, Option<&ChunkStore>)> {
+        let is_broken = |dir: &Path| self.broken.iter().any(|(broken, _)| broken == dir);
+        let mut stores = self.stores.iter();
+        self.config.data_dirs.iter().map(move |dir| {
+            // Stores are in the order of their directories.
+            let store = if is_broken(dir) { None } else { stores.next() };
+            (dir.as_path(), store.map(|store| &**store))
+        })
     }
 
     /// A map from the controller.

@@ -51,6 +51,7 @@ pub(crate) fn serve(node: &Arc<Node>, conn: &mut Conn, frame: Frame) -> FsResult
     }
     if fixed.op == Op::Scrub {
         let reply = frame.decode().and_then(|asked| scrub::serve(node, &asked));
+        done(Asked::default(), reply.as_ref().err());
         return match reply {
             Ok(reply) => conn.sender.reply(&fixed, 0, &reply, &[]).map_err(net),
             Err(error) => conn.sender.fail(&fixed, &error).map_err(net),

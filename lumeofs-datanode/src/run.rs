@@ -61,18 +61,18 @@ pub fn run(
     } = open_disks(&config)?;
     let upkeep = stores
         .iter()
-        .map(|(_, store)| store.start_upkeep())
+        .map(|store| store.start_upkeep())
         .collect::<Result<Vec<_>, FsError>>()?;
     let address = listener.local_addr()?;
     let node = Node::new(config, stores, broken);
     control::start(&node)?;
     let accepting = node.clone();
     node.spawn("accept", move || listener::run(&accepting, &listener));
-    running(Metrics(Arc::downgrade(&node)));
     for scrub in node.scrubs() {
         let (scrub, owner) = (scrub.clone(), node.clone());
         node.spawn("scrub", move || scrub.run(&owner));
     }
+    running(Metrics(Arc::downgrade(&node)));
     tracing::info!(node = %node.identity.node, %address, "datanode is ready");
     while !shutdown() && !node.is_refused() {
         std::thread::park_timeout(TICK);
@@ -97,8 +97,7 @@ pub fn run(
 /// What the data directories came to.
 struct Disks {
     locks: Vec<File>,
-    /// With their data directories.
-    stores: Vec<(String, Arc<ChunkStore>)>,
+    stores: Vec<Arc<ChunkStore>>,
     /// What is wrong with those that cannot be used.
     broken: Vec<(PathBuf, String)>,
 }
@@ -111,7 +110,7 @@ fn open_disks(config: &DatanodeConfig) -> anyhow::Result<Disks> {
         match lock(dir).and_then(|lock| Ok((lock, open_store(config, dir)?))) {
             Ok((lock, store)) => {
                 locks.push(lock);
-                stores.push((dir.display().to_string(), store));
+                stores.push(store);
             }
             Err(error) if is_disk_failure(&error) => {
                 tracing::error!(dir = %dir.display(), "this disk is not used: {error:#}");

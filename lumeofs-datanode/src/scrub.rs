@@ -8,6 +8,8 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use mend::others;
+
 use crate::node::Node;
 use crate::store::ChunkStore;
 use lumeofs_base::clock::{Clock, SystemClock};

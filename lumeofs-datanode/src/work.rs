@@ -4,7 +4,7 @@ use crate::data::Data;
 use crate::group::{Caller, GroupDriver};
 use lumeofs_base::checksum::block_checksums;
 use lumeofs_base::limits::IO_BYTES_MAX;
-use lumeofs_base::{AlignedBuf, ChunkId, ChunkOp, ChunkState, Code, FsError, FsResult, NodeId};
+use lumeofs_base::{AlignedBuf, ChunkId, ChunkOp, ChunkState, FsResult, NodeId};
 use lumeofs_replica::{CopyStep, Entry, Note, Outcome, Piece, StreamId, Work};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
@@ -202,52 +202,14 @@ impl GroupDriver {
     }
 
     fn apply(&self, entry: &Entry<Data>) -> FsResult<Outcome> {
-        let data = entry.data.whole();
-        let apply = || self.store.apply(self.id, entry.version, &entry.op, &data);
-        let applied = match apply() {
-            // A block that it changes a part of is damaged.
-            Err(error) if self.mend_ends(&error, &entry.op, data.len()) => apply(),
-            applied => applied,
-        }?;
+        let applied = self
+            .store
+            .apply(self.id, entry.version, &entry.op, &entry.data.whole())
+            .or_else(|error| self.apply_over_damage(entry, error))?;
         self.work.lsn.fetch_max(applied.lsn.0, Ordering::AcqRel);
         Ok(applied
             .refused
             .map_or(Outcome::Applied, |error| Outcome::Refused(error.code)))
-    }
-
-    /// An operation failed: if that is for damage to the blocks of which it changes a part, repairs these. Whether they
-    /// are whole.
-    fn mend_ends(&self, error: &FsError, op: &ChunkOp, len: usize) -> bool {
-        let (chunk, start, end) = match op {
-            ChunkOp::Write { chunk, offset, .. } => (*chunk, *offset, *offset + len as u64),
-            ChunkOp::Zero {
-                chunk, offset, len, ..
-            } => (*chunk, *offset, offset.saturating_add(*len)),
-            ChunkOp::Truncate { chunk, len, .. } => (*chunk, *len, *len),
-            ChunkOp::Delete { .. } | ChunkOp::Fence { .. } => return false,
-        };
-        self.mend(error, chunk, start, 1) && self.mend(error, chunk, end, 1)
-    }
-
-    /// The store failed to read a range of a chunk: if that is for damage, repairs it. Whether it is whole.
-    fn mend(&self, error: &FsError, chunk: ChunkId, offset: u64, len: u64) -> bool {
-        let node = self.node.upgrade().filter(|_| error.code == Code::Io);
-        node.is_some_and(|node| node.mend(&self.store, chunk, offset, len))
-    }
-
-    /// Reads what the store has; damage is repaired first, if that can be done at once.
-    pub(crate) fn read(
-        &self,
-        chunk: ChunkId,
-        offset: u64,
-        len: usize,
-    ) -> FsResult<(AlignedBuf, Vec<u32>)> {
-        match self.store.read(chunk, offset, len) {
-            Err(error) if self.mend(&error, chunk, offset, len as u64) => {
-                self.store.read(chunk, offset, len)
-            }
-            read => read,
-        }
     }
 
     /// Changes the copied beginning of a chunk without touching the mark that it is incomplete.

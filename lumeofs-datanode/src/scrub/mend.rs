@@ -185,7 +185,7 @@ impl Scrub {
 }
 
 /// The other members, those in sync first: they have as many operations, or soon will.
-fn others(config: &GroupConfig, me: NodeId) -> Vec<NodeId> {
+pub(crate) fn others(config: &GroupConfig, me: NodeId) -> Vec<NodeId> {
     let mut others = config.members.clone();
     others.retain(|node| *node != me);
     others.sort_by_key(|node| !config.is_in_sync(*node));
