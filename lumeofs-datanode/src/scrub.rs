@@ -183,6 +183,9 @@ impl Scrub {
         }
         if !verified.damaged.is_empty() {
             let piece = (chunk, offset);
+            if !inner.waiting.contains_key(&piece) {
+                self.store.count_damaged(verified.damaged.len() as u64);
+            }
             inner.waiting.entry(piece).or_default();
         }
         inner.record.bytes += verified.bytes;
