@@ -4,6 +4,7 @@
 //! connection, one worker per group, one thread per peer for beacons, one for the controller.
 
 mod attest;
+mod blocked;
 mod control;
 mod convert;
 mod data;

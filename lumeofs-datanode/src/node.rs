@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use crate::blocked::Work;
 use crate::control::Control;
 use crate::group::{Caller, GroupDriver};
 use crate::known::Known;
@@ -13,6 +14,7 @@ use crate::requests::Forwards;
 use crate::run::DatanodeConfig;
 use crate::store::{ChunkStore, Reservation};
 use lumeofs_base::clock::SystemClock;
+use lumeofs_base::in_work::Board;
 use lumeofs_base::limits::GROUP_INFLIGHT_BYTES_MAX;
 use lumeofs_base::{ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, entropy};
 use lumeofs_proto::auth::Identity;
@@ -48,6 +50,8 @@ pub(crate) struct Node {
     pub(crate) placing: Placing,
     pub(crate) pace: Pace,
     pub(crate) known: Known,
+    /// Requests that its connections work on.
+    pub(crate) work: Board<Work>,
     conns: Mutex<HashMap<u64, Closer>>,
     nonce: AtomicU64,
     stopping: AtomicBool,
@@ -80,6 +84,7 @@ impl Node {
             placing: Placing::default(),
             pace: Pace::default(),
             known,
+            work: Board::default(),
             conns: Mutex::default(),
             nonce: AtomicU64::new(nonce),
             stopping: AtomicBool::new(false),

@@ -1,10 +1,13 @@
 //! Requests of clients: decode, ask the core, reply. And handing writes on to the primary.
 
+use crate::blocked::{Work, blocked};
 use crate::convert::{chunk_out, fence_in, state_out};
 use crate::data::Data;
 use crate::group::{Attempt, GroupDriver};
 use crate::node::Node;
 use lumeofs_base::checksum::verify_blocks;
+use lumeofs_base::clock::Clock as _;
+use lumeofs_base::in_work::Place;
 use lumeofs_base::limits::{CHUNK_SIZE_BYTES, IO_BYTES_MAX, REQUEST_TIMEOUT};
 use lumeofs_base::{
     AlignedBuf, ChunkId, ChunkOp, Code, ERA_MARK, Epoch, FsError, FsResult, GroupId, NodeId,
@@ -26,7 +29,12 @@ const FORWARDS_KEPT: usize = 4;
 const CHUNKS_MAX: usize = 4096;
 
 /// Serves one request and replies.
-pub(crate) fn serve(node: &Arc<Node>, conn: &mut Conn, frame: Frame) -> FsResult<()> {
+pub(crate) fn serve(
+    node: &Arc<Node>,
+    conn: &mut Conn,
+    frame: Frame,
+    place: &Place<Work>,
+) -> FsResult<()> {
     let net = |error: io::Error| FsError::from_net(&error, "reply");
     let fixed = frame.fixed;
     let wait = match fixed.deadline_ms {
@@ -40,13 +48,31 @@ pub(crate) fn serve(node: &Arc<Node>, conn: &mut Conn, frame: Frame) -> FsResult
             Err(error) => conn.sender.fail(&fixed, &error).map_err(net),
         };
     }
+    if fixed.op == Op::Blocked {
+        return match frame.decode() {
+            Ok(asked) => {
+                let reply = blocked(node, &asked);
+                conn.sender.reply(&fixed, 0, &reply, &[]).map_err(net)
+            }
+            Err(error) => conn.sender.fail(&fixed, &error).map_err(net),
+        };
+    }
     let forwarded = conn.peer.kind == NodeKind::Datanode;
     if conn.peer.kind == NodeKind::Client {
         node.pace.request();
     }
-    let reply = frame
-        .decode()
-        .and_then(|asked| chunk_request(node, fixed.op, asked, frame.payload, forwarded, deadline));
+    let from = (conn.peer.kind != NodeKind::Client).then_some(conn.peer.node);
+    let reply = frame.decode().and_then(|asked: ChunkRequest| {
+        let work = Work {
+            op: fixed.op,
+            from,
+            session: asked.session,
+            group: asked.group,
+            chunk: asked.chunk,
+        };
+        let _in_work = place.begin(work, node.clock.monotonic());
+        chunk_request(node, fixed.op, asked, frame.payload, forwarded, deadline)
+    });
     match reply {
         Ok((reply, Some(data))) => conn
             .sender

@@ -155,6 +155,7 @@ impl Master {
             masters: masters.clone(),
             controller: controller.clone(),
             metadata: service.clone(),
+            work: lumeofs_base::in_work::Board::default(),
         });
         let keeper = Keeper {
             identity: config.identity.clone(),

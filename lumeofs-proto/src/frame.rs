@@ -78,10 +78,12 @@ pub enum Op {
     Join = 84,
     /// Not used.
     CatchUp = 85,
+    /// `BlockedRequest` -> `BlockedReply`. What masters and datanodes have in work.
+    Blocked = 86,
 }
 
 impl Op {
-    const ALL: [Op; 23] = [
+    const ALL: [Op; 24] = [
         Op::Hello,
         Op::Proof,
         Op::Query,
@@ -105,6 +107,7 @@ impl Op {
         Op::Beacon,
         Op::GroupState,
         Op::Join,
+        Op::Blocked,
     ];
 
     fn from_wire(number: u16) -> FsResult<Self> {

@@ -1,15 +1,19 @@
 //! Frames of clients and of other masters: decode, call, encode.
 
+use super::blocked::Work;
 use super::metadata::MetadataService;
 use crate::ask::to_wire;
 use crate::join::Admission;
 use crate::masters::Masters;
 use crate::raft::{Group, RaftServer, Receiving};
+use lumeofs_base::clock::{Clock as _, SystemClock};
+use lumeofs_base::in_work::Board;
 use lumeofs_base::limits::REQUEST_TIMEOUT;
 use lumeofs_base::{Code, FsError, FsResult, NodeKind, RaftGroupId};
 use lumeofs_meta::controller;
 use lumeofs_proto::auth::{Identity, Peer};
 use lumeofs_proto::blocking::Frame;
+use lumeofs_proto::data::BlockedReply;
 use lumeofs_proto::frame::{Fixed, Op};
 use lumeofs_proto::meta::{
     GroupMembers, MapReply, MapRequest, MasterAddress, MetaReply, RaftMessage, SessionReply,
@@ -29,6 +33,8 @@ pub(crate) struct FrameService {
     pub(crate) masters: Arc<Masters>,
     pub(crate) controller: Arc<Group>,
     pub(crate) metadata: Arc<MetadataService>,
+    /// Requests that its connections work on.
+    pub(crate) work: Board<Work>,
 }
 
 /// A reply's typed header.
@@ -37,6 +43,7 @@ enum Answer {
     Session(SessionReply),
     Map(MapReply),
     Raft(RaftMessage),
+    Blocked(BlockedReply),
 }
 
 impl FrameService {
@@ -54,6 +61,7 @@ impl FrameService {
             }
         };
         let mut receiving = Receiving::default();
+        let place = self.work.place();
         loop {
             let frame = match reader.receive().await {
                 Ok(frame) => frame,
@@ -64,7 +72,9 @@ impl FrameService {
                     return;
                 }
             };
+            let in_work = place.begin(Work::of(&frame, peer), SystemClock.monotonic());
             let answer = self.answer(&frame, peer, &mut receiving).await;
+            drop(in_work);
             if send(&mut writer, &frame.fixed, answer).await.is_err() {
                 return;
             }
@@ -106,6 +116,7 @@ impl FrameService {
                 Answer::Session(reply)
             }
             Op::Opens => Answer::Session(self.metadata.opens(frame.decode()?).await?),
+            Op::Blocked => Answer::Blocked(self.blocked(&frame.decode()?)),
             Op::Map => Answer::Map(self.map(&frame.decode()?).await),
             other => {
                 return Err(FsError::new(
@@ -213,6 +224,7 @@ async fn send(
         Ok(Answer::Meta(reply)) => writer.reply(asked, &reply, &[]).await,
         Ok(Answer::Session(reply)) => writer.reply(asked, &reply, &[]).await,
         Ok(Answer::Map(reply)) => writer.reply(asked, &reply, &[]).await,
+        Ok(Answer::Blocked(reply)) => writer.reply(asked, &reply, &[]).await,
         Ok(Answer::Raft(reply)) => writer.reply(asked, &reply, &[]).await,
         Err(error) => writer.fail(asked, &error).await,
     }
