@@ -76,6 +76,10 @@ struct Speed {
 
 impl Speed {
     fn add(&mut self, bytes: u64, now: Duration) {
+        if self.since.is_zero() {
+            // Goes on after a restart.
+            self.since = now;
+        }
         self.bytes += bytes;
         let time = now.saturating_sub(self.since);
         if time >= SPEED_WINDOW || (self.per_s == 0 && time >= FAILED_WAIT) {
@@ -159,7 +163,7 @@ impl Scrub {
     fn wait_until(&self, until: Duration) {
         let mut inner = self.inner.lock();
         let left = until.saturating_sub(SystemClock.monotonic());
-        if !left.is_zero() && !inner.asked {
+        if !left.is_zero() {
             self.wake.wait_for(&mut inner, left.min(LOOK_EVERY));
         }
     }
@@ -183,6 +187,9 @@ impl Scrub {
         }
         if !verified.damaged.is_empty() {
             let piece = (chunk, offset);
+            if !inner.waiting.contains_key(&piece) {
+                self.store.count_damaged(verified.damaged.len() as u64);
+            }
             inner.waiting.entry(piece).or_default();
         }
         inner.record.bytes += verified.bytes;

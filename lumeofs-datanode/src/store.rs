@@ -18,6 +18,7 @@
 //! DIRECTORY/superblock           whose store this is
 //!           checkpoint           the index at some moment
 //!           wal/                 records since
+//!           scrub                how far the scrub is
 //!           extents/NNNNNNNN.dat data
 //!           extents/NNNNNNNN.crc one CRC-32C per block of the .dat
 //! ```
@@ -439,6 +440,11 @@ impl ChunkStore {
     /// Blocks that were read and did not match their checksum, since the store was opened.
     pub(crate) fn damaged_blocks(&self) -> u64 {
         self.core.damaged_reads.load(Ordering::Relaxed)
+    }
+
+    /// Others were found without a read.
+    pub(crate) fn count_damaged(&self, blocks: u64) {
+        self.core.damaged_reads.fetch_add(blocks, Ordering::Relaxed);
     }
 
     /// Bytes that only the log and memory have yet.
