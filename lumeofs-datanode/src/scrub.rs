@@ -235,6 +235,7 @@ impl Scrub {
         }
         inner.record.end(wall_ms());
         inner.kept_at = None;
+        inner.all_bytes = inner.record.bytes;
         let (round, bytes) = (inner.record.round, inner.record.bytes);
         tracing::info!(directory = %self.directory, round, bytes, "a round of the scrub has ended");
     }
