@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// How long a line may take from the event to the file.
-const SOON: Duration = Duration::from_secs(30);
+/// How long the truth may take, also on a slow machine.
+const SOON: Duration = Duration::from_secs(60);
 
 /// The endpoint of each process, by the name that `lumeofs dev status` shows.
 fn endpoints(cluster: &Cluster) -> BTreeMap<String, String> {
@@ -106,55 +106,54 @@ fn every_process_tells_what_it_does_and_alerts_name_what_is_told() {
     assert!(grew(2, "lumeofs_mount_operations_total", &["op=\"write\"", ok]) >= 3.0);
     assert!(grew(2, "lumeofs_mount_written_bytes_total", &[]) >= f64::from(3 << 20));
 
-    let [masters, datanodes, mount] = &after[..] else {
-        unreachable!("three roles")
-    };
-    for group in ["group=\"metadata\"", "group=\"controller\""] {
-        assert_eq!(
-            sum(masters, "lumeofs_master_raft_has_quorum", &[group]),
-            1.0
-        );
-        assert_eq!(
-            sum(masters, "lumeofs_master_raft_has_leader", &[group]),
-            3.0
-        );
-    }
-    assert_eq!(sum(masters, "lumeofs_master_health_state", &[]), 0.0);
-    let whole = sum(masters, "lumeofs_master_groups", &["level=\"full\""]);
-    assert!(whole > 0.0);
-    assert_eq!(sum(masters, "lumeofs_master_groups", &[]), whole);
-    for one in masters {
+    for one in &after[0] {
         assert!(one.sum("lumeofs_master_sessions", &[]) >= 1.0);
         assert!(one.sum("lumeofs_master_raft_store_bytes", &[]) > 0.0);
     }
-    let primaries = sum(datanodes, "lumeofs_datanode_groups", &["role=\"primary\""]);
-    assert_eq!(primaries, whole);
-    for one in datanodes {
+    for one in &after[1] {
         assert_eq!(one.sum("lumeofs_datanode_disk_ok", &[]), 1.0);
         assert!(one.sum("lumeofs_datanode_disk_free_bytes", &[]) > 0.0);
     }
-    assert_eq!(sum(mount, "lumeofs_mount_sessions_lost_total", &[]), 0.0);
+    assert_eq!(
+        sum(&after[2], "lumeofs_mount_sessions_lost_total", &[]),
+        0.0
+    );
 
-    // A process that dies is seen.
+    eventually("a healthy cluster is told", SOON, || is_healthy(&endpoints));
     cluster.kill("datanode-103");
     eventually("a silent datanode is told", SOON, || {
         let masters = of(&endpoints, "master");
-        sum(
-            &masters,
-            "lumeofs_master_datanode_silent",
-            &["node=\"103\""],
-        ) == 1.0
-            && sum(&masters, "lumeofs_master_groups", &["level=\"full\""]) < whole
+        let silent = &["node=\"103\""];
+        sum(&masters, "lumeofs_master_datanode_silent", silent) == 1.0
+            && sum(&masters, "lumeofs_master_groups", &["level=\"full\""]) == 0.0
+            && sum(&masters, "lumeofs_master_groups", &["level=\"reduced\""]) > 0.0
     });
     cluster.restart("datanode-103");
-    cluster.wait_in_sync(Duration::from_secs(60));
+    eventually("a healthy cluster is told again", SOON, || {
+        is_healthy(&endpoints)
+    });
 
-    let told: BTreeSet<String> = [masters, datanodes, mount]
-        .into_iter()
-        .flatten()
-        .flat_map(|one| one.families.keys().cloned())
-        .collect();
-    check_alerts(&told);
+    let told = ["master", "datanode", "mount"].map(|role| of(&endpoints, role));
+    let told = told.into_iter().flatten();
+    check_alerts(&told.flat_map(|one| one.families.into_keys()).collect());
+}
+
+/// Whether the masters tell of one leader each, and datanodes and the controller of whole groups.
+fn is_healthy(endpoints: &BTreeMap<String, String>) -> bool {
+    let (masters, datanodes) = (of(endpoints, "master"), of(endpoints, "datanode"));
+    let led = ["group=\"metadata\"", "group=\"controller\""]
+        .iter()
+        .all(|group| {
+            sum(&masters, "lumeofs_master_raft_has_quorum", &[group]) == 1.0
+                && sum(&masters, "lumeofs_master_raft_has_leader", &[group]) == 3.0
+        });
+    let whole = sum(&masters, "lumeofs_master_groups", &["level=\"full\""]);
+    let role = |name: &str| sum(&datanodes, "lumeofs_datanode_groups", &[name]);
+    led && sum(&masters, "lumeofs_master_health_state", &[]) == 0.0
+        && whole > 0.0
+        && sum(&masters, "lumeofs_master_groups", &[]) == whole
+        && role("role=\"primary\"") == whole
+        && role("role=\"secondary\"") == 2.0 * whole
 }
 
 /// Each metric of the alerts is told by some process, and each alert names a page that is there.
@@ -217,12 +216,12 @@ fn every_page_of_the_runbook_is_in_its_index_and_its_commands_exist() {
     }
 }
 
-/// The commands of `lumeofs` in the indented and fenced lines of a page, up to what is no plain word.
+/// The commands of `lumeofs` in the fenced lines of a page, up to what is no plain word.
 fn commands_of(text: &str) -> Vec<String> {
     let mut fenced = false;
     let mut commands = Vec::new();
     for line in text.lines() {
-        if line.starts_with("```") {
+        if line.trim_start().starts_with("```") {
             fenced = !fenced;
             continue;
         }
