@@ -76,6 +76,10 @@ struct Speed {
 
 impl Speed {
     fn add(&mut self, bytes: u64, now: Duration) {
+        if self.since.is_zero() {
+            // Goes on after a restart.
+            self.since = now;
+        }
         self.bytes += bytes;
         let time = now.saturating_sub(self.since);
         if time >= SPEED_WINDOW || (self.per_s == 0 && time >= FAILED_WAIT) {
@@ -159,7 +163,7 @@ impl Scrub {
     fn wait_until(&self, until: Duration) {
         let mut inner = self.inner.lock();
         let left = until.saturating_sub(SystemClock.monotonic());
-        if !left.is_zero() && !inner.asked {
+        if !left.is_zero() {
             self.wake.wait_for(&mut inner, left.min(LOOK_EVERY));
         }
     }
@@ -231,6 +235,7 @@ impl Scrub {
         }
         inner.record.end(wall_ms());
         inner.kept_at = None;
+        inner.all_bytes = inner.record.bytes;
         let (round, bytes) = (inner.record.round, inner.record.bytes);
         tracing::info!(directory = %self.directory, round, bytes, "a round of the scrub has ended");
     }
