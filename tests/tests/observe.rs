@@ -216,12 +216,12 @@ fn every_page_of_the_runbook_is_in_its_index_and_its_commands_exist() {
     }
 }
 
-/// The commands of `lumeofs` in the indented and fenced lines of a page, up to what is no plain word.
+/// The commands of `lumeofs` in the fenced lines of a page, up to what is no plain word.
 fn commands_of(text: &str) -> Vec<String> {
     let mut fenced = false;
     let mut commands = Vec::new();
     for line in text.lines() {
-        if line.starts_with("```") {
+        if line.trim_start().starts_with("```") {
             fenced = !fenced;
             continue;
         }
