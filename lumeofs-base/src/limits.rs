@@ -145,6 +145,14 @@ pub const ERA_DELETED_MAX: usize = 200_000;
 /// How long a disk may take for one call before its store counts as failed. Longer than a busy disk's
 /// slowest sync, and not much longer than clients wait for one answer.
 pub const DISK_STALL_MAX: Duration = Duration::from_secs(10);
+/// How much of its store a datanode reads in a second to find flipped bits: 10 TB in a week.
+pub const SCRUB_RATE_BYTES: u64 = 16 << 20;
+/// From the end of one such round to the beginning of the next.
+pub const SCRUB_INTERVAL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Bytes of a chunk that a scrub compares at once.
+pub const SCRUB_PIECE_BYTES: usize = 256 << 10;
+/// Damaged pieces of a store that are remembered until they are repaired. The scrub waits when there are more.
+pub const DAMAGED_PIECES_MAX: usize = 1000;
 /// Size of one WAL segment.
 pub const WAL_SEGMENT_BYTES: u64 = 64 << 20;
 /// Longest WAL record.

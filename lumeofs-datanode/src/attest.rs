@@ -31,7 +31,15 @@ impl Attests {
     pub(crate) fn of(&mut self, node: &Node) -> Vec<GroupReport> {
         let groups = node.groups();
         self.count(&groups);
-        groups.iter().map(|driver| self.report(driver)).collect()
+        let mut damaged = BTreeMap::new();
+        for scrub in node.scrubs() {
+            scrub.count_waiting(&mut damaged);
+        }
+        let report = |driver: &std::sync::Arc<GroupDriver>| GroupReport {
+            damaged_blocks: damaged.get(&driver.id).copied().unwrap_or(0),
+            ..self.report(driver)
+        };
+        groups.iter().map(report).collect()
     }
 
     fn report(&self, driver: &GroupDriver) -> GroupReport {
@@ -60,6 +68,7 @@ impl Attests {
             chunks,
             bytes: self.bytes.get(&driver.id).copied().unwrap_or(0),
             catching_up: catch_ups.into_iter().map(progress).collect(),
+            damaged_blocks: 0,
         }
     }
 

@@ -1,12 +1,15 @@
 //! The datanode: chunk store, replication, and the frames by which clients reach both.
 //!
 //! The replication protocol is `lumeofs-replica`; here are its threads and sockets. One thread per
-//! connection, one worker per group, one thread per peer for beacons, one for the controller.
+//! connection, one worker per group, one thread per peer for beacons, one for the controller, one per
+//! store that scrubs it.
 
 mod attest;
 mod control;
 mod convert;
+mod damage;
 mod data;
+mod fetch;
 mod group;
 mod inbound;
 mod known;
@@ -20,6 +23,7 @@ mod peers;
 mod placing;
 mod requests;
 mod run;
+mod scrub;
 pub mod store;
 mod streams;
 mod work;

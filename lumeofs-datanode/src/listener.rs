@@ -71,7 +71,7 @@ fn serve_frames(node: &Arc<Node>, mut conn: Conn, beacons: &mut bool) -> FsResul
     };
     loop {
         let frame = conn.receiver.receive().map_err(net)?;
-        let between = matches!(frame.fixed.op, Op::Join | Op::Beacon);
+        let between = matches!(frame.fixed.op, Op::Join | Op::Beacon | Op::Fetch);
         if between && conn.peer.kind != NodeKind::Datanode {
             let error = FsError::new(Code::Refused, "for datanodes only");
             conn.sender.fail(&frame.fixed, &error).map_err(net)?;

@@ -12,10 +12,13 @@ use crate::peers::Peers;
 use crate::placing::Placing;
 use crate::requests::Forwards;
 use crate::run::DatanodeConfig;
+use crate::scrub::Scrub;
 use crate::store::{ChunkStore, Reservation};
 use lumeofs_base::clock::SystemClock;
 use lumeofs_base::limits::GROUP_INFLIGHT_BYTES_MAX;
-use lumeofs_base::{ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, entropy};
+use lumeofs_base::{
+    ChunkId, ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, entropy,
+};
 use lumeofs_proto::auth::Identity;
 use lumeofs_proto::blocking::Closer;
 use parking_lot::{Mutex, RwLock};
@@ -40,6 +43,7 @@ pub(crate) struct Node {
     pub(crate) identity: Identity,
     pub(crate) clock: SystemClock,
     stores: Vec<Arc<ChunkStore>>,
+    scrubs: Vec<Arc<Scrub>>,
     /// Data directories that are not used, and why.
     broken: Vec<(PathBuf, String)>,
     map: RwLock<Arc<ClusterMap>>,
@@ -59,12 +63,19 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// `broken` says what is wrong with disks that are not among `stores`.
+    /// `broken` says what is wrong with disks that are not among `stores`, which are in the order of their directories.
     pub(crate) fn new(
         config: DatanodeConfig,
         stores: Vec<Arc<ChunkStore>>,
         broken: Vec<(PathBuf, String)>,
     ) -> Arc<Self> {
+        let is_used = |dir: &&PathBuf| !broken.iter().any(|(broken, _)| broken == *dir);
+        let used = config.data_dirs.iter().filter(is_used).zip(&stores);
+        let scrub = |(dir, store): (&PathBuf, &Arc<ChunkStore>)| {
+            let (dir, rate) = (dir.display().to_string(), config.scrub_rate_bytes);
+            Arc::new(Scrub::new(store.clone(), dir, rate))
+        };
+        let scrubs = used.map(scrub).collect();
         let control = Control::new();
         let known = Known::open(config.data_dirs.first().map(PathBuf::as_path));
         // Room for the streams of each: a core adds 24 bits.
@@ -74,6 +85,7 @@ impl Node {
             config,
             clock: SystemClock,
             stores,
+            scrubs,
             broken,
             map: RwLock::default(),
             groups: RwLock::default(),
@@ -177,6 +189,25 @@ impl Node {
 
     pub(crate) fn stores(&self) -> &[Arc<ChunkStore>] {
         &self.stores
+    }
+
+    pub(crate) fn scrubs(&self) -> &[Arc<Scrub>] {
+        &self.scrubs
+    }
+
+    /// A request came upon damage in a range of a chunk: repairs it from other members if that can be done at once.
+    /// Whether the range is whole.
+    pub(crate) fn mend(
+        &self,
+        store: &Arc<ChunkStore>,
+        chunk: ChunkId,
+        offset: u64,
+        len: u64,
+    ) -> bool {
+        let mut scrubs = self.scrubs.iter();
+        let scrub = scrubs.find(|scrub| scrub.is_of(store));
+        store.check().is_ok()
+            && scrub.is_some_and(|scrub| scrub.mend_range(self, chunk, offset, len))
     }
 
     /// The data directories, with their stores where they are used.

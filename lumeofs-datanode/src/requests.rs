@@ -5,6 +5,7 @@ use crate::data::Data;
 use crate::group::{Attempt, GroupDriver};
 use crate::metrics::Asked;
 use crate::node::Node;
+use crate::{fetch, scrub};
 use lumeofs_base::checksum::verify_blocks;
 use lumeofs_base::limits::{CHUNK_SIZE_BYTES, IO_BYTES_MAX, REQUEST_TIMEOUT};
 use lumeofs_base::{
@@ -45,6 +46,14 @@ pub(crate) fn serve(node: &Arc<Node>, conn: &mut Conn, frame: Frame) -> FsResult
         done(Asked::default(), state.as_ref().err());
         return match state {
             Ok(state) => conn.sender.reply(&fixed, 0, &state, &[]).map_err(net),
+            Err(error) => conn.sender.fail(&fixed, &error).map_err(net),
+        };
+    }
+    if fixed.op == Op::Scrub {
+        let reply = frame.decode().and_then(|asked| scrub::serve(node, &asked));
+        done(Asked::default(), reply.as_ref().err());
+        return match reply {
+            Ok(reply) => conn.sender.reply(&fixed, 0, &reply, &[]).map_err(net),
             Err(error) => conn.sender.fail(&fixed, &error).map_err(net),
         };
     }
@@ -95,6 +104,7 @@ fn chunk_request(
                 .add_read(data.as_ref().map_or(0, |data| data.len()));
             Ok((reply, data))
         }
+        Op::Fetch => fetch::serve(&driver, &asked),
         Op::Extents => extents(&driver, &asked, deadline),
         Op::Write | Op::Zero | Op::Truncate | Op::Delete | Op::Fence | Op::Sync => {
             let data: Data = payload.into();
@@ -121,10 +131,15 @@ fn chunk_request(
                 )),
                 Err(primary) => {
                     node.requests.count_forwarded();
-                    let reply = node
-                        .forwards
-                        .call(node, primary, fixed, &asked, &data, deadline)?;
-                    Ok((reply, None))
+                    let reply = node.forwards.call(
+                        node,
+                        primary,
+                        (op, fixed.request),
+                        &asked,
+                        &data,
+                        deadline,
+                    )?;
+                    Ok((reply.decode()?, None))
                 }
             }
         }
@@ -329,7 +344,7 @@ fn read(driver: &GroupDriver, asked: &ChunkRequest, deadline: Instant) -> FsResu
     }
     let chunk = ChunkId(asked.chunk);
     let (data, checksums) = leased(driver, asked, deadline, || {
-        let read = driver.store.read(chunk, asked.offset, len)?;
+        let read = driver.read(chunk, asked.offset, len)?;
         // Looked at afterwards: what was deleted or cut meanwhile may have read as zeros.
         match driver.store.state(driver.id, chunk) {
             Some(state) if state.deleted => {
@@ -426,29 +441,25 @@ fn group_state(node: &Node, asked: &GroupStateRequest) -> FsResult<GroupState> {
     Ok(answer)
 }
 
-/// Connections to primaries, for requests that reached a secondary.
+/// Connections to other datanodes: for requests that reached a secondary, and to fetch blocks.
 #[derive(Default)]
 pub(crate) struct Forwards {
     idle: Mutex<HashMap<NodeId, Vec<Conn>>>,
 }
 
 impl Forwards {
-    fn call(
+    /// Sends one request, with the id of the one that it is for, and waits for the reply.
+    pub(crate) fn call(
         &self,
         node: &Node,
         to: NodeId,
-        fixed: &Fixed,
+        (op, request): (Op, u64),
         asked: &ChunkRequest,
         data: &[u8],
         deadline: Instant,
-    ) -> FsResult<ChunkReply> {
-        let op = fixed.op;
-        let failed = |error: io::Error| {
-            FsError::from_net(
-                &error,
-                format_args!("forward {op:?} to the primary, datanode {to}"),
-            )
-        };
+    ) -> FsResult<Frame> {
+        let failed =
+            |error: io::Error| FsError::from_net(&error, format_args!("{op:?} at datanode {to}"));
         let idle = self.idle.lock().get_mut(&to).and_then(Vec::pop);
         let mut conn = match idle {
             Some(conn) => conn,
@@ -469,14 +480,7 @@ impl Forwards {
             0
         };
         conn.sender
-            .request(
-                op,
-                flags,
-                left.as_millis() as u32,
-                fixed.request,
-                asked,
-                &[data],
-            )
+            .request(op, flags, left.as_millis() as u32, request, asked, &[data])
             .map_err(failed)?;
         let mut late = || Err(io::ErrorKind::TimedOut.into());
         let reply = conn.receiver.receive_while(&mut late).map_err(failed)?;
@@ -486,6 +490,6 @@ impl Forwards {
             kept.push(conn);
         }
         drop(idle);
-        reply.decode()
+        Ok(reply)
     }
 }

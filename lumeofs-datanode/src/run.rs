@@ -36,6 +36,8 @@ pub struct DatanodeConfig {
     pub zone: String,
     /// Masters as `host:port`.
     pub masters: Vec<String>,
+    /// Bytes that the scrub of each store reads in a second; 0 = none.
+    pub scrub_rate_bytes: u64,
 }
 
 /// Runs a datanode until `shutdown` says so. Blocks. `running` gets what it counts once it serves.
@@ -66,6 +68,10 @@ pub fn run(
     control::start(&node)?;
     let accepting = node.clone();
     node.spawn("accept", move || listener::run(&accepting, &listener));
+    for scrub in node.scrubs() {
+        let (scrub, owner) = (scrub.clone(), node.clone());
+        node.spawn("scrub", move || scrub.run(&owner));
+    }
     running(Metrics(Arc::downgrade(&node)));
     tracing::info!(node = %node.identity.node, %address, "datanode is ready");
     while !shutdown() && !node.is_refused() {

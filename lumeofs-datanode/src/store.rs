@@ -18,6 +18,7 @@
 //! DIRECTORY/superblock           whose store this is
 //!           checkpoint           the index at some moment
 //!           wal/                 records since
+//!           scrub                how far the scrub is
 //!           extents/NNNNNNNN.dat data
 //!           extents/NNNNNNNN.crc one CRC-32C per block of the .dat
 //! ```
@@ -38,6 +39,7 @@ mod read;
 mod read_ahead;
 mod record;
 mod recovery;
+mod scrub;
 mod space;
 mod superblock;
 #[cfg(test)]
@@ -47,6 +49,7 @@ mod upkeep_thread;
 mod watch;
 mod write;
 
+pub use scrub::{DamagedBlock, GoodBlock, Mended, Verified};
 pub use space::Reservation;
 pub use upkeep_thread::UpkeepThread;
 
@@ -200,10 +203,12 @@ struct Core {
     dirty: Mutex<BTreeSet<ChunkId>>,
     overlay_blocks: AtomicUsize,
     /// Blocks read that did not match their checksum.
-    damaged: AtomicU64,
+    damaged_reads: AtomicU64,
     /// What [`Journal::bytes`] was where the last checkpoint covers the log.
     checkpointed_bytes: AtomicU64,
     upkeep: Mutex<Upkeep>,
+    /// Pieces of chunks that reads found damaged, for the scrub.
+    damaged: Mutex<BTreeSet<(ChunkId, u64)>>,
 }
 
 impl ChunkStore {
@@ -434,7 +439,12 @@ impl ChunkStore {
 
     /// Blocks that were read and did not match their checksum, since the store was opened.
     pub(crate) fn damaged_blocks(&self) -> u64 {
-        self.core.damaged.load(Ordering::Relaxed)
+        self.core.damaged_reads.load(Ordering::Relaxed)
+    }
+
+    /// Others were found without a read.
+    pub(crate) fn count_damaged(&self, blocks: u64) {
+        self.core.damaged_reads.fetch_add(blocks, Ordering::Relaxed);
     }
 
     /// Bytes that only the log and memory have yet.
@@ -467,6 +477,53 @@ impl ChunkStore {
             )),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Compares the blocks of a chunk's piece, [`lumeofs_base::limits::SCRUB_PIECE_BYTES`] long and at a multiple of that,
+    /// in which `offset` lies, with their checksums, as the disk has both. Those whose newest image is in memory are
+    /// left out: what lies at their place is about to be replaced. A chunk that is not there has no pieces.
+    pub fn verify(&self, chunk: ChunkId, offset: u64) -> FsResult<Verified> {
+        self.core.verify(chunk, offset)
+    }
+
+    /// Puts what another member has in the place of a damaged block, if it is what this one should have: it is of
+    /// the same operation, or of a later one and matches what is left here. `version` is the chunk's when the block was
+    /// found damaged.
+    pub fn mend(
+        &self,
+        group: GroupId,
+        chunk: ChunkId,
+        version: Version,
+        block: &DamagedBlock,
+        good: &GoodBlock,
+    ) -> FsResult<Mended> {
+        self.core.mend(group, chunk, version, block, good)
+    }
+
+    /// The first chunk above `after`, with its group; marks of eras, which have no data, among them.
+    pub fn chunk_above(&self, after: Option<ChunkId>) -> Option<(GroupId, ChunkId)> {
+        self.core.chunk_above(after)
+    }
+
+    /// Bytes in whole blocks that all chunks have.
+    pub fn stored_bytes(&self) -> u64 {
+        self.core.stored_bytes()
+    }
+
+    /// Chunks, and offsets of pieces as of [`ChunkStore::verify`], in which reads found damage since the last call; at
+    /// most [`lumeofs_base::limits::DAMAGED_PIECES_MAX`].
+    pub fn take_damaged(&self) -> BTreeSet<(ChunkId, u64)> {
+        self.core.take_damaged()
+    }
+
+    /// Keeps a small record of the scrub, at most 4 KiB. It replaces the last one as a whole, durably.
+    pub fn keep_scrub_note(&self, note: &[u8]) -> FsResult<()> {
+        self.core.keep_scrub_note(note)
+    }
+
+    /// What [`ChunkStore::keep_scrub_note`] was given last, if it can be read.
+    pub fn scrub_note(&self) -> Option<Vec<u8>> {
+        self.core.scrub_note()
     }
 
     /// Does one bounded step of background work: writes what is queued, moves images to their places,

@@ -204,7 +204,8 @@ impl GroupDriver {
     fn apply(&self, entry: &Entry<Data>) -> FsResult<Outcome> {
         let applied = self
             .store
-            .apply(self.id, entry.version, &entry.op, &entry.data.whole())?;
+            .apply(self.id, entry.version, &entry.op, &entry.data.whole())
+            .or_else(|error| self.apply_over_damage(entry, error))?;
         self.work.lsn.fetch_max(applied.lsn.0, Ordering::AcqRel);
         Ok(applied
             .refused
@@ -311,7 +312,7 @@ impl GroupDriver {
         };
         let from = offset.max(*start);
         let to = (start + len).min(from + IO_BYTES_MAX as u64);
-        let (data, checksums) = self.store.read(chunk, from, (to - from) as usize)?;
+        let (data, checksums) = self.read(chunk, from, (to - from) as usize)?;
         let end = (to == start + len && rest.next().is_none()).then_some(state);
         let (data, truncations) = (data.into(), state.truncations);
         Ok(Piece {

@@ -1,8 +1,9 @@
 //! The mount: LumeoFS as a filesystem of the kernel, through FUSE.
 //!
 //! [`start`] connects to a cluster and mounts it; [`mount`] also waits until it is unmounted.
-//! [`parse_options`] reads what `mount -o` and fstab hold, [`remount`] changes what can be changed of a mount. Everything that knows the `fuser` crate is in
-//! `adapter`, `answer` and `session`, so that another transport can take its place.
+//! [`parse_options`] reads what `mount -o` and fstab hold, [`remount()`] changes what can be changed of a mount.
+//! Everything that knows the `fuser` crate is in `adapter`, `answer` and `session`, so that another transport can take
+//! its place.
 //!
 //! The kernel caches nothing that another mount could change: entry and attribute time-outs are 0 and every
 //! file is opened for direct I/O. What an operation answers comes from the servers, through

@@ -66,6 +66,8 @@ pub enum Op {
     Extents = 70,
     /// `ChunkRequest` -> `ChunkReply`. Shuts ended sessions out of the group; from masters only.
     Fence = 71,
+    /// `ChunkRequest` -> `ChunkReply` with the chunk's version + data. One block, for another member; between datanodes only.
+    Fetch = 72,
     /// `StreamMessage` + data; answered by `StreamAnswer`s, not one to one.
     Replicate = 80,
     /// Not used.
@@ -78,10 +80,12 @@ pub enum Op {
     Join = 84,
     /// Not used.
     CatchUp = 85,
+    /// `ScrubRequest` -> `ScrubReply`.
+    Scrub = 86,
 }
 
 impl Op {
-    const ALL: [Op; 23] = [
+    const ALL: [Op; 25] = [
         Op::Hello,
         Op::Proof,
         Op::Query,
@@ -100,11 +104,13 @@ impl Op {
         Op::Sync,
         Op::Extents,
         Op::Fence,
+        Op::Fetch,
         Op::Replicate,
         Op::ReplicateSync,
         Op::Beacon,
         Op::GroupState,
         Op::Join,
+        Op::Scrub,
     ];
 
     fn from_wire(number: u16) -> FsResult<Self> {

@@ -7,6 +7,7 @@ pub(crate) mod master;
 mod masters;
 mod meta;
 mod node;
+mod scrub;
 mod session;
 
 use crate::access::Access;
@@ -63,6 +64,9 @@ enum Action {
     /// Metadata in a file, and a cluster's first master from it when all masters are lost
     #[command(subcommand)]
     Meta(meta::Action),
+    /// Flipped bits: how far each datanode is with reading all it stores and repairing what is damaged; starts it now
+    #[command(subcommand)]
+    Scrub(scrub::Action),
     /// Prints the certificate of a cluster with TLS, for gRPC clients in other languages; its name is "lumeofs"
     Certificate,
     /// Shows or changes what a running process logs: lumeofs admin log http://HOST:PORT [FILTER]
@@ -114,6 +118,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Action::Log(of) => log::run(of, json),
         Action::Meta(action) => meta::run(access, action),
         Action::Node(action) => node::run(access, action),
+        Action::Scrub(action) => scrub::run(access, action),
         Action::Policy(policy) => node::policy(access, policy),
     }
 }

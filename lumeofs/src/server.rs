@@ -90,6 +90,9 @@ pub(crate) struct DatanodeArgs {
     /// HOST:PORT for Prometheus: /metrics, /healthz and /log, without authentication [default: none]
     #[arg(long, value_name = "HOST:PORT")]
     metrics: Option<String>,
+    /// MiB that are read of each disk in a second, once a week, to find and repair flipped bits; 0 = never
+    #[arg(long, value_name = "MIB", default_value_t = limits::SCRUB_RATE_BYTES >> 20)]
+    scrub_rate: u64,
 }
 
 /// Options of `lumeofs keygen`.
@@ -223,6 +226,10 @@ pub(crate) fn datanode(args: DatanodeArgs) -> anyhow::Result<()> {
     for dir in &args.data {
         create_dir(dir)?;
     }
+    let scrub_rate_bytes = args.scrub_rate.checked_mul(1 << 20).ok_or_else(|| {
+        let text = format!("--scrub-rate {}: want MiB a second, or 0", args.scrub_rate);
+        FsError::new(Code::Invalid, text)
+    })?;
     let config = match (args.id, &args.masters, &args.secret, &args.listen) {
         (Some(id), Some(masters), Some(secret), Some(listen)) => lumeofs_datanode::DatanodeConfig {
             identity: identity(secret, id, NodeKind::Datanode)?,
@@ -231,6 +238,7 @@ pub(crate) fn datanode(args: DatanodeArgs) -> anyhow::Result<()> {
             zone: zone_or_default(args.zone.clone()),
             masters: crate::access::split_masters(masters)?,
             data_dirs: args.data,
+            scrub_rate_bytes,
         },
         _ => {
             let (member, identity) = Member::open(&member::Options {
@@ -249,6 +257,7 @@ pub(crate) fn datanode(args: DatanodeArgs) -> anyhow::Result<()> {
                 zone: zone_or_default(Some(member.zone)),
                 masters: member.masters,
                 data_dirs: args.data,
+                scrub_rate_bytes,
             }
         }
     };

@@ -9,7 +9,7 @@ use lumeofs_proto::frame::{Fixed, Op};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-static NAMES: [&str; 10] = [
+static NAMES: [&str; 12] = [
     "write",
     "read",
     "zero",
@@ -19,6 +19,8 @@ static NAMES: [&str; 10] = [
     "extents",
     "fence",
     "group_state",
+    "fetch",
+    "scrub",
     "unknown",
 ];
 
@@ -33,6 +35,8 @@ fn kind(op: Op) -> usize {
         Op::Extents => 6,
         Op::Fence => 7,
         Op::GroupState => 8,
+        Op::Fetch => 9,
+        Op::Scrub => 10,
         _ => NAMES.len() - 1,
     }
 }

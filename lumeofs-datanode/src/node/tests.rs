@@ -44,6 +44,7 @@ fn a_node_whose_disk_hangs_leaves_its_groups_says_so_and_comes_back() {
         data_dirs: Vec::new(),
         zone: String::new(),
         masters: Vec::new(),
+        scrub_rate_bytes: 0,
     };
     let node = Node::new(node_config, vec![store.clone()], Vec::new());
     let driver = node.group_of(config(1)).unwrap();

@@ -72,7 +72,7 @@ impl Core {
         Ok(())
     }
 
-    fn publish_copy(&self, chunk: &Arc<Chunk>, plan: Plan<'_>, head: Head) {
+    pub(super) fn publish_copy(&self, chunk: &Arc<Chunk>, plan: Plan<'_>, head: Head) {
         let mut edit = Edit::of_head(chunk.id, chunk.group, head);
         let images = plan.commit(&mut edit);
         self.publish(chunk, Record::Copied { edit }, images);

@@ -8,7 +8,7 @@ use super::block_map::{Place, Run};
 use lumeofs_base::checksum::crc32c;
 use lumeofs_base::disk::{Disk, DiskFile, OpenMode};
 use lumeofs_base::limits::BLOCK_SIZE;
-use lumeofs_base::{Code, FsError, FsResult};
+use lumeofs_base::{AlignedBuf, Code, FsError, FsResult};
 use parking_lot::{Mutex, RwLock};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,16 @@ pub(super) struct Damaged {
     pub(super) index: usize,
     pub(super) file: PathBuf,
     pub(super) offset: u64,
+}
+
+/// What [`Extents::verify`] found of a damaged block.
+#[derive(Debug)]
+pub(super) struct Mismatch {
+    pub(super) damaged: Damaged,
+    /// The checksum that reads compare with.
+    pub(super) stored: u32,
+    /// That of the bytes on the disk.
+    pub(super) found: u32,
 }
 
 /// Why a run could not be read.
@@ -50,6 +60,8 @@ struct ExtentFile {
     /// The same file, for reading: what is read again comes from memory.
     cached: Arc<dyn DiskFile>,
     sums: Arc<dyn DiskFile>,
+    /// The same file past the page cache, which could hide for long that the disk has forgotten something.
+    sums_on_disk: Arc<dyn DiskFile>,
     data_dirty: AtomicBool,
     sums_dirty: AtomicBool,
     /// Held while one of the two is being synced.
@@ -173,12 +185,14 @@ impl Extents {
         let data = self.disk.open(&path, direct).map_err(context)?;
         let cached = self.disk.open(&path, create).map_err(context)?;
         let sums = self.disk.open(&sums_path, create).map_err(context)?;
+        let sums_on_disk = self.disk.open(&sums_path, direct).map_err(context)?;
         let (data_dirty, sums_dirty) = (AtomicBool::new(false), AtomicBool::new(false));
         Ok(ExtentFile {
             path,
             data,
             cached,
             sums,
+            sums_on_disk,
             data_dirty,
             sums_dirty,
             syncing: Mutex::new(()),
@@ -229,13 +243,9 @@ impl Extents {
         for part in self.parts(run) {
             let blocks = &mut buf[part.first * BLOCK_SIZE..(part.first + part.count) * BLOCK_SIZE];
             let failed = |error: io::Error| ReadError::Disk(part.failed("read", &error));
-            let mut bytes = vec![0; part.count * SUM_BYTES as usize];
-            let (start, sums_start) = (part.start * BLOCK, part.start * SUM_BYTES);
+            let start = part.start * BLOCK;
             let read = part.file.cached.read_exact_at(blocks, start);
-            let read = read.and_then(|()| part.file.sums.read_exact_at(&mut bytes, sums_start));
-            read.map_err(failed)?;
-            let (sums, _) = bytes.as_chunks();
-            let sums: Vec<_> = sums.iter().map(|sum| u32::from_le_bytes(*sum)).collect();
+            let sums = read.and_then(|()| part.sums()).map_err(failed)?;
             let mut damaged = first_damaged(blocks, &sums);
             if damaged.is_some() {
                 // Memory fails too: what counts is what the disk has.
@@ -244,15 +254,43 @@ impl Extents {
                 damaged = first_damaged(blocks, &sums);
             }
             if let Some(index) = damaged {
-                return Err(ReadError::Damaged(Damaged {
-                    index: part.first + index,
-                    file: part.file.path.clone(),
-                    offset: (part.start + index as u64) * BLOCK,
-                }));
+                return Err(ReadError::Damaged(part.damaged(index)));
             }
             all.extend(sums);
         }
         Ok(all)
+    }
+
+    /// Compares whole blocks with their checksums, both as the disk itself has them. `buf` is as long as the run and
+    /// aligned in memory.
+    pub(super) fn verify(&self, run: Run, buf: &mut [u8]) -> FsResult<Vec<Mismatch>> {
+        let mut mismatches = Vec::new();
+        for part in self.parts(run) {
+            let blocks = &mut buf[part.first * BLOCK_SIZE..(part.first + part.count) * BLOCK_SIZE];
+            let failed = |error: io::Error| part.failed("read", &error);
+            let read = part.file.data.read_exact_at(blocks, part.start * BLOCK);
+            let stored = read.and_then(|()| part.sums()).map_err(failed)?;
+            let on_disk = part.sums_on_disk(&stored).map_err(failed)?;
+            for (index, block) in blocks.chunks_exact(BLOCK_SIZE).enumerate() {
+                let (stored, found) = (stored[index], crc32c(block));
+                if found != stored || on_disk[index] != stored {
+                    mismatches.push(Mismatch {
+                        damaged: part.damaged(index),
+                        stored,
+                        found,
+                    });
+                }
+            }
+        }
+        Ok(mismatches)
+    }
+
+    /// The checksum that reads of a block compare with.
+    pub(super) fn sum_of(&self, place: Place) -> FsResult<u32> {
+        let mut part = self.parts(Run { place, count: 1 });
+        let part = part.next().expect("a run of one block has a part");
+        let sums = part.sums().map_err(|error| part.failed("read", &error))?;
+        Ok(sums[0])
     }
 
     /// Has the disk begin with a run that will probably be read soon.
@@ -317,6 +355,38 @@ impl Extents {
 }
 
 impl Part {
+    /// The stored checksums of its blocks.
+    fn sums(&self) -> io::Result<Vec<u32>> {
+        let mut bytes = vec![0; self.count * SUM_BYTES as usize];
+        let start = self.start * SUM_BYTES;
+        self.file.sums.read_exact_at(&mut bytes, start)?;
+        let (sums, _) = bytes.as_chunks();
+        Ok(sums.iter().map(|sum| u32::from_le_bytes(*sum)).collect())
+    }
+
+    /// The same as the disk has them. What the file has past its last whole block is as in `stored`.
+    fn sums_on_disk(&self, stored: &[u32]) -> io::Result<Vec<u32>> {
+        let from = self.start * SUM_BYTES / BLOCK * BLOCK;
+        let end = ((self.start + self.count as u64) * SUM_BYTES).next_multiple_of(BLOCK);
+        let end = end.min(self.file.sums_on_disk.len()? / BLOCK * BLOCK);
+        let mut bytes = AlignedBuf::scratch(end.saturating_sub(from) as usize);
+        self.file.sums_on_disk.read_exact_at(&mut bytes, from)?;
+        let first = (self.start * SUM_BYTES - from) as usize;
+        let (sums, _) = bytes.get(first..).unwrap_or_default().as_chunks();
+        let sums = sums.iter().map(|sum| u32::from_le_bytes(*sum));
+        let past = stored.iter().copied().skip(sums.len());
+        Ok(sums.chain(past).take(self.count).collect())
+    }
+
+    /// Its block `index` does not match.
+    fn damaged(&self, index: usize) -> Damaged {
+        Damaged {
+            index: self.first + index,
+            file: self.file.path.clone(),
+            offset: (self.start + index as u64) * BLOCK,
+        }
+    }
+
     fn failed(&self, what: &str, error: &io::Error) -> FsError {
         let (path, offset) = (self.file.path.display(), self.start * BLOCK);
         // Extent files are allocated in full; a full disk here is a broken promise, not an ENOSPC.

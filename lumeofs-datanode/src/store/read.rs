@@ -3,7 +3,7 @@
 use super::Core;
 use super::block_map::{Block, Mapped, Run};
 use super::chunk::{BLOCKS_MAX, Chunk, Content, Image};
-use super::extents::ReadError;
+use super::extents::{Damaged, ReadError};
 use lumeofs_base::checksum::{crc32c, pieces};
 use lumeofs_base::limits::{BLOCK_SIZE, CHUNK_SIZE_BYTES};
 use lumeofs_base::{AlignedBuf, ChunkId, Code, FsError, FsResult};
@@ -126,19 +126,11 @@ impl Core {
                     .health
                     .note::<()>(Err(error))
                     .expect_err("an error stays one"),
-                ReadError::Damaged(damaged) => {
-                    let error = FsError::new(
-                        Code::Io,
-                        format!(
-                            "chunk {}: block {} does not match its checksum, in {} at {}",
-                            chunk.id,
-                            mapped.block as usize + damaged.index,
-                            damaged.file.display(),
-                            damaged.offset
-                        ),
-                    );
-                    self.damaged.fetch_add(1, Ordering::Relaxed);
+                ReadError::Damaged(found) => {
+                    let error = damaged(chunk, mapped.block, &found);
+                    self.damaged_reads.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(%error, "damaged block");
+                    self.note_damaged(chunk.id, mapped.block + found.index as Block);
                     error
                 }
             })?;
@@ -147,8 +139,20 @@ impl Core {
     }
 }
 
+/// What to say of a block in a run that begins with `first`.
+pub(super) fn damaged(chunk: &Chunk, first: Block, found: &Damaged) -> FsError {
+    let context = format!(
+        "chunk {}: block {} does not match its checksum, in {} at {}",
+        chunk.id,
+        first as usize + found.index,
+        found.file.display(),
+        found.offset
+    );
+    FsError::new(Code::Io, context)
+}
+
 /// The blocks of `range`, which lie in `mapped`.
-fn part(mapped: Mapped, range: Range<Block>) -> Mapped {
+pub(super) fn part(mapped: Mapped, range: Range<Block>) -> Mapped {
     let place = mapped.run.place + u64::from(range.start - mapped.block);
     Mapped {
         block: range.start,

@@ -96,9 +96,10 @@ impl Core {
             order: (0..ORDER_LOCKS).map(|_| Mutex::new(())).collect(),
             dirty: Mutex::new(dirty),
             overlay_blocks: AtomicUsize::new(overlay_blocks),
-            damaged: AtomicU64::new(0),
+            damaged_reads: AtomicU64::new(0),
             checkpointed_bytes: AtomicU64::new(0),
             upkeep: Mutex::new(Upkeep::default()),
+            damaged: Mutex::default(),
         })
     }
 }

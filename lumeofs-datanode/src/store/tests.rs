@@ -4,6 +4,7 @@ mod crash;
 mod faults;
 pub(crate) mod gate;
 mod model;
+mod scrub;
 mod threads;
 
 use super::*;

@@ -12,7 +12,9 @@ use lumeofs_proto::control::controller_server::{Controller, ControllerServer};
 use lumeofs_proto::control::{
     self, HeartbeatReply, HeartbeatRequest, SetGroupConfigReply, SetGroupConfigRequest,
 };
-use lumeofs_proto::data::{ChunkReply, ChunkRequest, GroupState, GroupStateRequest};
+use lumeofs_proto::data::{
+    ChunkReply, ChunkRequest, GroupState, GroupStateRequest, ScrubDisk, ScrubReply, ScrubRequest,
+};
 use lumeofs_proto::frame::{FLAG_BLOCK_CHECKSUMS, Op};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -200,7 +202,7 @@ impl Cluster {
         cluster
     }
 
-    fn directory(&self, node: NodeId) -> PathBuf {
+    pub(crate) fn directory(&self, node: NodeId) -> PathBuf {
         let dir = self.dir.path().join(node.to_string());
         std::fs::create_dir_all(&dir).unwrap();
         dir
@@ -219,6 +221,7 @@ impl Cluster {
             data_dirs: vec![self.directory(node)],
             zone: "default".into(),
             masters: vec![free_port(), self.master.clone()],
+            scrub_rate_bytes: 1 << 30,
         }
     }
 
@@ -410,6 +413,22 @@ impl Cluster {
             ..self.request()
         };
         self.insist(Op::Sync, &asked, &[]).map(|(reply, _)| reply)
+    }
+
+    /// The scrubs of a node, which begin a round if they are to.
+    pub(crate) fn scrub(&self, node: NodeId, start: bool) -> Vec<ScrubDisk> {
+        let ask = || -> Option<ScrubReply> {
+            let mut conn = self.connect(node).ok()?;
+            let asked = ScrubRequest { start };
+            conn.sender.request(Op::Scrub, 0, 0, 0, &asked, &[]).ok()?;
+            conn.receiver.receive().ok()?.decode().ok()
+        };
+        let mut reply = None;
+        self.until("a node tells of its scrubs", || {
+            reply = ask();
+            reply.is_some()
+        });
+        reply.unwrap().disks
     }
 
     /// `None` if the node does not answer now.

@@ -1,6 +1,7 @@
 //! Three datanodes with real stores and sockets, and a controller that only keeps configurations.
 
 mod harness;
+mod scrub;
 
 use harness::{Cluster, block};
 use lumeofs_base::Code;

@@ -128,6 +128,7 @@ fn attest(report: &GroupReport) -> (GroupId, Attest) {
         chunks: report.chunks,
         bytes: report.bytes,
         catching_up: report.catching_up.iter().map(progress).collect(),
+        damaged_blocks: report.damaged_blocks,
     };
     (GroupId(report.group), attest)
 }

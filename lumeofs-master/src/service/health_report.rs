@@ -211,6 +211,7 @@ fn of_group(group: &GroupHealth) -> wire::GroupHealth {
         write_quorum: u32::try_from(group.quorum).unwrap_or(u32::MAX),
         chunks: group.chunks,
         bytes: group.bytes,
+        damaged_blocks: group.damaged_blocks,
     }
 }
 

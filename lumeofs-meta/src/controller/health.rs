@@ -41,6 +41,8 @@ pub struct Attest {
     pub bytes: u64,
     /// Of a primary: members that are being caught up.
     pub catching_up: Vec<Progress>,
+    /// Blocks of 4 KiB that are damaged on its disk and not repaired yet.
+    pub damaged_blocks: u64,
 }
 
 /// How far a member has been caught up.
@@ -89,7 +91,7 @@ pub struct Observed<'a> {
 pub enum Level {
     /// As many as wanted.
     Full,
-    /// Fewer than wanted, more than one.
+    /// Fewer than wanted, more than one; or as many as wanted, of which one has damaged blocks.
     Reduced,
     /// Not known yet: datanodes that may have more of them have not reported, or their group restarts.
     Unattested,
@@ -133,6 +135,8 @@ pub struct GroupHealth {
     pub chunks: u64,
     /// Bytes of one copy.
     pub bytes: u64,
+    /// Damaged blocks of all attested copies.
+    pub damaged_blocks: u64,
 }
 
 /// A copy that is being made.
@@ -292,7 +296,12 @@ impl Observed<'_> {
         let attested: Vec<_> = members().filter(|node| has_copy(*node)).collect();
         let possible: Vec<_> = members().filter(|node| may_have_copy(*node)).collect();
         let wanted = wanted(config);
+        let damaged = attested
+            .iter()
+            .filter_map(|node| self.attest(*node, config.group));
+        let damaged_blocks = damaged.map(|attest| attest.damaged_blocks).sum();
         let level = match attested.len() {
+            copies if copies >= wanted && damaged_blocks > 0 => Level::Reduced,
             copies if copies >= wanted => Level::Full,
             _ if !possible.is_empty() && attested.len() < 2 => Level::Unattested,
             0 => Level::Lost,
@@ -310,6 +319,7 @@ impl Observed<'_> {
             quorum: config.write_quorum(),
             chunks,
             bytes,
+            damaged_blocks,
         }
     }
 

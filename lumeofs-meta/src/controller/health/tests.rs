@@ -47,6 +47,7 @@ impl Situation {
                 chunks: 10,
                 bytes: 4096,
                 catching_up: Vec::new(),
+                damaged_blocks: 0,
             };
             let report = Report {
                 age: NOW,
@@ -284,4 +285,24 @@ fn a_repair_has_a_rate_and_an_end_from_two_reports() {
     // It began anew: no rate, and no underflow.
     situation.attest(1).catching_up = vec![progress(0, 0)];
     assert_eq!(situation.health().repairs[0].left, None);
+}
+
+#[test]
+fn a_copy_with_damaged_blocks_makes_the_data_less_safe_but_is_not_given_up() {
+    let mut situation = Situation::new();
+    situation.attest(2).damaged_blocks = 3;
+    let health = situation.health();
+    assert_eq!(health.state, State::Degraded);
+    assert_eq!(health.at(Level::Reduced), (1, 10));
+    let group = &health.groups[0];
+    assert_eq!((group.attested.len(), group.damaged_blocks), (3, 3));
+    // Damage says nothing of the blocks around it: all copies have most.
+    for node in [1, 3] {
+        situation.attest(node).damaged_blocks = 1;
+    }
+    assert_eq!(situation.level(), Level::Reduced);
+    for node in [1, 2, 3] {
+        situation.attest(node).damaged_blocks = 0;
+    }
+    assert_eq!(situation.health().state, State::Healthy);
 }

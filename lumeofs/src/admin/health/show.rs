@@ -131,13 +131,21 @@ fn show_chunks(data: &HealthReply) -> anyhow::Result<()> {
 
 fn of_group(group: &GroupHealth) -> String {
     let mut text = format!(
-        "group {} {}: {} of {} copies, missing on {}",
+        "group {} {}: {} of {} copies",
         group.group,
         group.level,
         group.attested.len(),
         group.wanted,
-        ids(&group.missing)
     );
+    if !group.missing.is_empty() {
+        text.push_str(&format!(", missing on {}", ids(&group.missing)));
+    }
+    if group.damaged_blocks > 0 {
+        text.push_str(&format!(
+            ", {} blocks damaged and not repaired yet",
+            group.damaged_blocks
+        ));
+    }
     if group.attested.len() < group.write_quorum as usize {
         text.push_str(", not writable");
     }
@@ -305,7 +313,7 @@ fn of_data(data: &HealthReply) -> Value {
         "groups": data.groups.iter().map(|group| json!({
             "group": group.group, "level": group.level, "attested": group.attested, "possible": group.possible,
             "missing": group.missing, "wanted": group.wanted, "write_quorum": group.write_quorum,
-            "chunks": group.chunks, "bytes": group.bytes,
+            "chunks": group.chunks, "bytes": group.bytes, "damaged_blocks": group.damaged_blocks,
         })).collect::<Vec<_>>(),
         "files_hurt": data.files_hurt,
         "files_unfinished": data.files_unfinished,

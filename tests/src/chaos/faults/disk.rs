@@ -182,16 +182,15 @@ impl Fault for Flipped {
     }
 }
 
-/// Whether a report of scrubs names one that has not ended.
+/// Whether by `scrub status` a round is under way, something damaged is not repaired, or a datanode cannot tell.
 fn runs(status: &Value) -> bool {
-    match status {
-        Value::Object(fields) => fields.iter().any(|(name, value)| {
-            let state = matches!(name.as_str(), "state" | "running" | "status");
-            state && matches!(value.as_str(), Some("running" | "waiting" | "queued"))
-                || value == &Value::Bool(true) && name == "running"
-                || runs(value)
-        }),
-        Value::Array(values) => values.iter().any(runs),
-        _ => false,
-    }
+    let nodes = status.as_array().expect("a list of datanodes");
+    nodes.iter().any(|node| {
+        let disks = node["disks"].as_array();
+        disks.is_none_or(|disks| {
+            disks
+                .iter()
+                .any(|disk| disk["state"] != "idle" || disk["waiting_blocks"] != 0)
+        })
+    })
 }
