@@ -15,6 +15,7 @@ pub mod entropy;
 pub mod error;
 pub mod fence;
 pub mod ids;
+pub mod in_work;
 pub mod limits;
 pub mod metrics;
 pub mod request;

@@ -5,6 +5,7 @@
 //! store that scrubs it.
 
 mod attest;
+mod blocked;
 mod control;
 mod convert;
 mod damage;

@@ -69,6 +69,7 @@ fn serve_frames(node: &Arc<Node>, mut conn: Conn, beacons: &mut bool) -> FsResul
         std::io::ErrorKind::InvalidData => FsError::new(Code::Refused, error.to_string()),
         _ => FsError::from_net(&error, "serve a connection"),
     };
+    let place = node.work.place();
     loop {
         let frame = conn.receiver.receive().map_err(net)?;
         let between = matches!(frame.fixed.op, Op::Join | Op::Beacon | Op::Fetch);
@@ -90,7 +91,7 @@ fn serve_frames(node: &Arc<Node>, mut conn: Conn, beacons: &mut bool) -> FsResul
                 *beacons = true;
                 answer_beacon(node, &mut conn, &frame)?;
             }
-            _ => requests::serve(node, &mut conn, frame)?,
+            _ => requests::serve(node, &mut conn, frame, &place)?,
         }
     }
 }

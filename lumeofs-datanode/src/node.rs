@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use crate::blocked::Work;
 use crate::control::Control;
 use crate::group::{Caller, GroupDriver};
 use crate::known::Known;
@@ -15,6 +16,7 @@ use crate::run::DatanodeConfig;
 use crate::scrub::Scrub;
 use crate::store::{ChunkStore, Reservation};
 use lumeofs_base::clock::SystemClock;
+use lumeofs_base::in_work::Board;
 use lumeofs_base::limits::GROUP_INFLIGHT_BYTES_MAX;
 use lumeofs_base::{
     ChunkId, ClusterMap, Code, FsError, FsResult, GroupConfig, GroupId, NodeId, entropy,
@@ -55,6 +57,8 @@ pub(crate) struct Node {
     pub(crate) pace: Pace,
     pub(crate) requests: Arc<Requests>,
     pub(crate) known: Known,
+    /// Requests that its connections work on.
+    pub(crate) work: Board<Work>,
     conns: Mutex<HashMap<u64, Closer>>,
     nonce: AtomicU64,
     stopping: AtomicBool,
@@ -96,6 +100,7 @@ impl Node {
             pace: Pace::default(),
             requests: Arc::default(),
             known,
+            work: Board::default(),
             conns: Mutex::default(),
             nonce: AtomicU64::new(nonce),
             stopping: AtomicBool::new(false),

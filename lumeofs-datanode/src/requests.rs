@@ -1,5 +1,6 @@
 //! Requests of clients: decode, ask the core, reply. And handing writes on to the primary.
 
+use crate::blocked::{Work, blocked};
 use crate::convert::{chunk_out, fence_in, state_out};
 use crate::data::Data;
 use crate::group::{Attempt, GroupDriver};
@@ -7,6 +8,8 @@ use crate::metrics::Asked;
 use crate::node::Node;
 use crate::{fetch, scrub};
 use lumeofs_base::checksum::verify_blocks;
+use lumeofs_base::clock::Clock as _;
+use lumeofs_base::in_work::Place;
 use lumeofs_base::limits::{CHUNK_SIZE_BYTES, IO_BYTES_MAX, REQUEST_TIMEOUT};
 use lumeofs_base::{
     AlignedBuf, ChunkId, ChunkOp, Code, ERA_MARK, Epoch, FsError, FsResult, GroupId, NodeId,
@@ -28,7 +31,12 @@ const FORWARDS_KEPT: usize = 4;
 const CHUNKS_MAX: usize = 4096;
 
 /// Serves one request and replies.
-pub(crate) fn serve(node: &Arc<Node>, conn: &mut Conn, frame: Frame) -> FsResult<()> {
+pub(crate) fn serve(
+    node: &Arc<Node>,
+    conn: &mut Conn,
+    frame: Frame,
+    place: &Place<Work>,
+) -> FsResult<()> {
     let net = |error: io::Error| FsError::from_net(&error, "reply");
     let fixed = frame.fixed;
     let wait = match fixed.deadline_ms {
@@ -57,6 +65,15 @@ pub(crate) fn serve(node: &Arc<Node>, conn: &mut Conn, frame: Frame) -> FsResult
             Err(error) => conn.sender.fail(&fixed, &error).map_err(net),
         };
     }
+    if fixed.op == Op::Blocked {
+        return match frame.decode() {
+            Ok(asked) => {
+                let reply = blocked(node, &asked);
+                conn.sender.reply(&fixed, 0, &reply, &[]).map_err(net)
+            }
+            Err(error) => conn.sender.fail(&fixed, &error).map_err(net),
+        };
+    }
     let forwarded = conn.peer.kind == NodeKind::Datanode;
     if conn.peer.kind == NodeKind::Client {
         node.pace.request();
@@ -65,8 +82,18 @@ pub(crate) fn serve(node: &Arc<Node>, conn: &mut Conn, frame: Frame) -> FsResult
     let shown = asked
         .as_ref()
         .map_or_else(|_| Asked::default(), Asked::from);
-    let reply = asked
-        .and_then(|asked| chunk_request(node, &fixed, asked, frame.payload, forwarded, deadline));
+    let from = (conn.peer.kind != NodeKind::Client).then_some(conn.peer.node);
+    let reply = asked.and_then(|asked| {
+        let work = Work {
+            op: fixed.op,
+            from,
+            session: asked.session,
+            group: asked.group,
+            chunk: asked.chunk,
+        };
+        let _in_work = place.begin(work, node.clock.monotonic());
+        chunk_request(node, &fixed, asked, frame.payload, forwarded, deadline)
+    });
     done(shown, reply.as_ref().err());
     match reply {
         Ok((reply, Some(data))) => conn

@@ -167,6 +167,7 @@ impl Master {
             controller: controller.clone(),
             metadata: service.clone(),
             requests: requests.clone(),
+            work: lumeofs_base::in_work::Board::default(),
         });
         let keeper = Keeper {
             identity: config.identity.clone(),

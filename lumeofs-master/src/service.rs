@@ -3,6 +3,7 @@
 
 mod admin;
 mod attests;
+mod blocked;
 mod claims;
 mod controller;
 mod dump;

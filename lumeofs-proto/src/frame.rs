@@ -82,10 +82,12 @@ pub enum Op {
     CatchUp = 85,
     /// `ScrubRequest` -> `ScrubReply`.
     Scrub = 86,
+    /// `BlockedRequest` -> `BlockedReply`. What masters and datanodes have in work.
+    Blocked = 87,
 }
 
 impl Op {
-    const ALL: [Op; 25] = [
+    const ALL: [Op; 26] = [
         Op::Hello,
         Op::Proof,
         Op::Query,
@@ -111,6 +113,7 @@ impl Op {
         Op::GroupState,
         Op::Join,
         Op::Scrub,
+        Op::Blocked,
     ];
 
     fn from_wire(number: u16) -> FsResult<Self> {

@@ -16,6 +16,7 @@ mod watch;
 mod yielding;
 
 pub use catchup::CatchUpProgress;
+pub use insight::Waits;
 
 use crate::effect::{Effect, Outcome, Pending, SyncPoint, Ticket, Work};
 use crate::history::Note;

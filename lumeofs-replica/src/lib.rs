@@ -19,7 +19,7 @@ pub mod writers;
 
 pub use effect::{Effect, Outcome, Piece, SyncPoint, Ticket, Work};
 pub use group::read::{ReadEnd, ReadStart, Reader};
-pub use group::{Admission, CatchUpProgress, Group, Local, Role, State, WriteRequest};
+pub use group::{Admission, CatchUpProgress, Group, Local, Role, State, Waits, WriteRequest};
 pub use history::Note;
 pub use message::{
     BeaconAnswer, BeaconItem, BeaconSent, CopyStep, Entry, PeerState, StreamId, ToMember,

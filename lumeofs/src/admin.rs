@@ -1,5 +1,6 @@
 //! `lumeofs admin`: what a cluster says of itself.
 
+mod blocked;
 mod fsck;
 mod health;
 mod log;
@@ -59,6 +60,8 @@ enum Action {
     },
     /// Whether the data is safe: copies, repairs, what more may fail, what is full soon
     Health(health::Args),
+    /// Requests that wait: how long, where, and for which node
+    Blocked(blocked::Args),
     /// Compares metadata with what datanodes have, both ways
     Fsck(fsck::Args),
     /// Metadata in a file, and a cluster's first master from it when all masters are lost
@@ -100,6 +103,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Action::Health(args) => {
             let (masters, credentials) = cluster()?;
             health::run(&masters, &credentials, args, json)
+        }
+        Action::Blocked(args) => {
+            let (masters, credentials) = cluster()?;
+            blocked::run(&masters, &credentials, args, json)
         }
         Action::Fsck(args) => {
             let (masters, credentials) = cluster()?;

@@ -18,7 +18,7 @@ pub use fio::fio_job;
 pub use hosts::{Hosts, address};
 pub use interrupt::{interrupt, interrupted, pause};
 pub use loop_mounts::{LoopMounts, MKFS_EXT4, fill, pull_out};
-pub use machines::{Machines, free_address};
+pub use machines::{MachineMount, Machines, free_address};
 pub use prober::Prober;
 pub use running::Running;
 pub use site::{Role, Site};

@@ -1,9 +1,9 @@
 //! A cluster of processes that join with tokens, as on real machines, without network namespaces.
 
-use crate::{Running, binary, eventually, run, show_logs, temporary};
+use crate::{Running, binary, eventually, is_mounted, run, show_logs, temporary};
 use serde_json::Value;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -201,5 +201,53 @@ impl Drop for Machines {
         if std::thread::panicking() {
             show_logs(self.dir.path());
         }
+    }
+}
+
+/// A mount of this machine.
+#[derive(Debug)]
+pub struct MachineMount {
+    point: PathBuf,
+    _process: Running,
+}
+
+impl MachineMount {
+    /// Mounts and waits until it is there. `name` is that of the mount point and of its log;
+    /// `options` begin with a comma.
+    pub fn new(
+        machines: &Machines,
+        masters: &str,
+        name: &str,
+        secret: &Path,
+        options: &str,
+    ) -> Self {
+        let point = machines.dir.path().join(name);
+        std::fs::create_dir_all(&point).expect("a mount point");
+        let log = std::fs::File::create(machines.log(name)).expect("a log");
+        let mut command = Command::new(binary());
+        command.args(["mount", masters]).arg(&point);
+        let options = format!("secretfile={}{options}", secret.display());
+        command.args(["--foreground", "-o", &options]);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let mount = Self {
+            _process: Running::start(&mut command),
+            point,
+        };
+        eventually("it is mounted", SOON, || is_mounted(&mount.point));
+        mount
+    }
+
+    /// A file below the mount point.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.point.join(name)
+    }
+}
+
+impl Drop for MachineMount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.point).output();
     }
 }

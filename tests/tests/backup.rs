@@ -1,54 +1,16 @@
 //! All masters are lost with all that they had, and a new one is made from a dump that is out of date: files were
 //! made, changed and deleted since, and replicas moved.
 
-use lumeofs_tests::{Machines, Running, binary, eventually, free_address, is_mounted, pause, run};
+use lumeofs_tests::{MachineMount, Machines, binary, eventually, free_address, pause, run};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(90);
-
-/// A mount of this machine.
-struct Mount {
-    point: PathBuf,
-    _process: Running,
-}
-
-impl Mount {
-    fn new(machines: &Machines, masters: &str, name: &str, secret: &Path) -> Self {
-        let point = machines.dir.path().join(name);
-        std::fs::create_dir_all(&point).expect("a mount point");
-        let log = std::fs::File::create(machines.log(name)).expect("a log");
-        let mut command = Command::new(binary());
-        command.args(["mount", masters]).arg(&point);
-        let options = format!("secretfile={},on-outage=eio", secret.display());
-        command.args(["--foreground", "-o", &options]);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        let mount = Self {
-            _process: Running::start(&mut command),
-            point,
-        };
-        eventually("it is mounted", SOON, || is_mounted(&mount.point));
-        mount
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.point.join(name)
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.point).output();
-    }
-}
 
 fn content(name: &str) -> Vec<u8> {
     let seed = name.bytes().map(usize::from).sum::<usize>();
@@ -115,7 +77,7 @@ fn a_cluster_that_lost_all_masters_lives_on_from_a_dump_that_is_out_of_date() {
     // It is lost with the master's directory.
     let secret = machines.dir.path().join("kept-secret");
     std::fs::copy(machines.secret(), &secret).expect("a copy");
-    let old = Mount::new(&machines, &all, "old", &secret);
+    let old = MachineMount::new(&machines, &all, "old", &secret, ",on-outage=eio");
     let names: Vec<String> = (0..12).map(|at| format!("file-{at}")).collect();
     for name in &names {
         write(&old.path(name), &content(name));
@@ -235,11 +197,11 @@ fn a_cluster_that_lost_all_masters_lives_on_from_a_dump_that_is_out_of_date() {
         .filter_map(|session| session["id"].as_u64())
         .collect();
     assert!(ids.iter().all(|id| *id > 1 << 40), "{ids:?}");
-    let new = Mount::new(&machines, &first, "new", &secret);
+    let new = MachineMount::new(&machines, &first, "new", &secret, ",on-outage=eio");
     eventually("files can be read", SOON, || {
         std::fs::read(new.path("file-0")).is_ok()
     });
-    let look = |mount: &Mount| {
+    let look = |mount: &MachineMount| {
         for name in &names {
             let read = std::fs::read(mount.path(name)).expect("a file of the dump");
             assert!(read == content(name), "{name}");

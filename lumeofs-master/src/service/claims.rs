@@ -14,7 +14,9 @@ const CONFIGS_MAX: usize = 4096;
 
 /// What each datanode told under a leadership.
 #[derive(Default)]
-pub(super) struct Claims(Mutex<(Option<Leadership>, BTreeMap<NodeId, Vec<GroupConfig>>)>);
+pub(super) struct Claims(Mutex<(Option<Leadership>, Told)>);
+
+type Told = BTreeMap<NodeId, Vec<GroupConfig>>;
 
 impl Claims {
     fn take(

@@ -1,5 +1,6 @@
 //! Frames of clients and of other masters: decode, call, encode.
 
+use super::blocked::Work;
 use super::metadata::MetadataService;
 use crate::ask::to_wire;
 use crate::join::Admission;
@@ -7,11 +8,13 @@ use crate::masters::Masters;
 use crate::metrics::{Asked, Requests};
 use crate::raft::{Group, RaftServer, Receiving};
 use lumeofs_base::clock::{Clock as _, SystemClock};
+use lumeofs_base::in_work::Board;
 use lumeofs_base::limits::REQUEST_TIMEOUT;
 use lumeofs_base::{Code, FsError, FsResult, NodeKind, RaftGroupId};
 use lumeofs_meta::controller;
 use lumeofs_proto::auth::{Identity, Peer};
 use lumeofs_proto::blocking::Frame;
+use lumeofs_proto::data::BlockedReply;
 use lumeofs_proto::frame::{Fixed, Op};
 use lumeofs_proto::meta::{
     GroupMembers, MapReply, MapRequest, MasterAddress, MetaReply, MetaRequest, OpenReport,
@@ -33,6 +36,8 @@ pub(crate) struct FrameService {
     pub(crate) controller: Arc<Group>,
     pub(crate) metadata: Arc<MetadataService>,
     pub(crate) requests: Arc<Requests>,
+    /// Requests that its connections work on.
+    pub(crate) work: Board<Work>,
 }
 
 /// A reply's typed header.
@@ -41,6 +46,7 @@ enum Answer {
     Session(SessionReply),
     Map(MapReply),
     Raft(RaftMessage),
+    Blocked(BlockedReply),
 }
 
 impl FrameService {
@@ -58,6 +64,7 @@ impl FrameService {
             }
         };
         let mut receiving = Receiving::default();
+        let place = self.work.place();
         loop {
             let frame = match reader.receive().await {
                 Ok(frame) => frame,
@@ -69,8 +76,10 @@ impl FrameService {
                 }
             };
             let begun = SystemClock.monotonic();
+            let in_work = place.begin(Work::of(&frame, peer), begun);
             let mut asked = Asked::new(frame.fixed.op);
             let answer = self.answer(&frame, peer, &mut receiving, &mut asked).await;
+            drop(in_work);
             let took = SystemClock.monotonic().saturating_sub(begun);
             let error = answer.as_ref().err();
             self.requests.done(&frame.fixed, asked, peer, took, error);
@@ -130,6 +139,7 @@ impl FrameService {
                 asked.of(report.session);
                 Answer::Session(self.metadata.opens(report).await?)
             }
+            Op::Blocked => Answer::Blocked(self.blocked(&frame.decode()?)),
             Op::Map => Answer::Map(self.map(&frame.decode()?).await),
             other => {
                 return Err(FsError::new(
@@ -239,6 +249,7 @@ async fn send(
         Ok(Answer::Meta(reply)) => writer.reply(asked, &reply, &[]).await,
         Ok(Answer::Session(reply)) => writer.reply(asked, &reply, &[]).await,
         Ok(Answer::Map(reply)) => writer.reply(asked, &reply, &[]).await,
+        Ok(Answer::Blocked(reply)) => writer.reply(asked, &reply, &[]).await,
         Ok(Answer::Raft(reply)) => writer.reply(asked, &reply, &[]).await,
         Err(error) => writer.fail(asked, &error).await,
     }
