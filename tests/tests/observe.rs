@@ -226,7 +226,9 @@ fn commands_of(text: &str) -> Vec<String> {
             continue;
         }
         if let Some(rest) = line.trim().strip_prefix("lumeofs ").filter(|_| fenced) {
-            let is_plain = |word: &&str| word.chars().all(|letter| letter.is_ascii_lowercase());
+            let is_plain = |word: &&str| {
+                !word.is_empty() && word.chars().all(|letter| letter.is_ascii_lowercase())
+            };
             let words: Vec<_> = rest.split(' ').take_while(is_plain).collect();
             commands.push(words.join(" "));
         }

@@ -86,7 +86,11 @@ fn host_of(url: &str) -> Result<&str, FsError> {
     let host = url.strip_prefix("http://").unwrap_or(url);
     let host = host.strip_suffix('/').unwrap_or(host);
     match host.rsplit_once(':') {
-        Some((name, port)) if !name.is_empty() && port.parse::<u16>().is_ok() => Ok(host),
+        Some((name, port))
+            if !name.is_empty() && !name.contains('/') && port.parse::<u16>().is_ok() =>
+        {
+            Ok(host)
+        }
         _ => Err(FsError::new(
             Code::Invalid,
             format!("{url:?}: want http://HOST:PORT, as given to --metrics"),
