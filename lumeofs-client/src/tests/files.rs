@@ -210,22 +210,27 @@ fn a_write_that_a_truncate_overtook_is_done_again() {
 }
 
 #[test]
-fn a_write_of_unknown_outcome_is_repeated_with_a_higher_generation() {
+fn a_write_of_unknown_outcome_is_repeated_through_another_member_with_a_higher_generation() {
     let cluster = Cluster::start(1);
     let client = cluster.client();
     let ino = file(&client, "f");
-    let seen: Arc<Mutex<Vec<u32>>> = Arc::default();
-    let log = seen.clone();
-    cluster.nodes[0].hook(move |frame, world| {
-        let asked: ChunkRequest = frame.decode().unwrap();
-        log.lock().push(asked.generation);
-        (log.lock().len() == 1).then(|| {
-            world.answer(frame).unwrap();
-            Answer::Drop
-        })
-    });
+    let seen: Arc<Mutex<Vec<(usize, u32)>>> = Arc::default();
+    for (at, node) in cluster.nodes.iter().enumerate() {
+        let log = seen.clone();
+        node.hook(move |frame, world| {
+            if frame.fixed.op != Op::Write {
+                return None;
+            }
+            let asked: ChunkRequest = frame.decode().unwrap();
+            log.lock().push((at, asked.generation));
+            (log.lock().len() == 1).then(|| {
+                world.answer(frame).unwrap();
+                Answer::Drop
+            })
+        });
+    }
     put(&client, ino, 0, b"data");
-    assert_eq!(*seen.lock(), [1, 2]);
+    assert_eq!(*seen.lock(), [(0, 1), (1, 2)]);
     assert_eq!(get(&client, ino, 0, 9), b"data");
 }
 
