@@ -93,13 +93,12 @@ impl Hosts {
         }
     }
 
-    /// Undoes [`Hosts::cut`].
+    /// Undoes [`Hosts::cut`], if that was not undone already: two faults may have cut the same.
     pub fn mend(&self, from: &str, to: &str) {
         let (namespace, to) = (self.namespace(from), self.address(to));
-        run(
-            "ip",
-            &["-n", &namespace, "neigh", "del", &to, "dev", "eth0"],
-        );
+        let flush = ["-n", &namespace, "neigh", "flush", "to", &to];
+        let permanent = ["dev", "eth0", "nud", "permanent"];
+        run("ip", &[&flush[..], &permanent].concat());
     }
 
     /// Undoes all cuts.
