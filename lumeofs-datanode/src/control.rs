@@ -3,7 +3,6 @@
 use crate::attest::Attests;
 use crate::convert::config_in;
 use crate::group::Caller;
-use crate::known::to_wire;
 use crate::masters::Masters;
 use crate::node::Node;
 use lumeofs_base::{ClusterMap, Code, Epoch, FsError, GroupConfig};
@@ -213,7 +212,7 @@ async fn propose(node: &Arc<Node>, masters: &Masters, proposal: &Proposal) {
     let config = &proposal.config;
     let request = wire::SetGroupConfigRequest {
         expected_epoch: proposal.expected.get(),
-        config: Some(to_wire(config)),
+        config: Some(config.into()),
     };
     for _ in 0..ROUNDS_MAX {
         let reply = masters.call(|mut client| {

@@ -98,21 +98,7 @@ impl Known {
     /// All of them, for the controller.
     pub(crate) fn to_wire(&self) -> Vec<wire::GroupConfig> {
         let configs = self.configs.lock();
-        configs.values().map(to_wire).collect()
-    }
-}
-
-/// A configuration for the controller.
-pub(crate) fn to_wire(config: &GroupConfig) -> wire::GroupConfig {
-    let ids = |nodes: &[lumeofs_base::NodeId]| nodes.iter().map(|node| node.get()).collect();
-    wire::GroupConfig {
-        group: config.group.get(),
-        epoch: config.epoch.get(),
-        primary: config.primary.get(),
-        members: ids(&config.members),
-        in_sync: ids(&config.in_sync),
-        leaving: ids(&config.leaving),
-        replicas: config.replicas,
+        configs.values().map(wire::GroupConfig::from).collect()
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod auth;
 pub mod blocking;
+mod convert;
 pub mod frame;
 pub mod grpc;
 pub mod nonblocking;

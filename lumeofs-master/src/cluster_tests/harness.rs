@@ -1,28 +1,26 @@
-//! Masters, each in a runtime of its own, and a small client.
+//! Masters, each in a runtime of its own; datanodes that are none; a small client.
+
+mod client;
+mod datanodes;
+
+pub(super) use client::Client;
 
 use crate::config::MasterConfig;
 use crate::raft::cut;
 use crate::server::Master;
 use crate::service::MetadataService;
 use crate::superblock::Superblock;
-use lumeofs_base::{ChunkId, ClusterMap, Code, FsError, FsResult, NodeId, NodeKind};
+use lumeofs_base::{ChunkId, NodeId, NodeKind};
 use lumeofs_meta::controller;
 use lumeofs_meta::namespace;
-use lumeofs_meta::op::{Mutation, Query, Reply};
 use lumeofs_meta::tables::Tables as _;
 use lumeofs_proto::auth::{Credentials, Identity};
-use lumeofs_proto::blocking::Conn;
 use lumeofs_proto::control::admin_client::AdminClient;
 use lumeofs_proto::control::change_masters_request::Change;
-use lumeofs_proto::control::controller_client::ControllerClient;
 use lumeofs_proto::control::{
-    AddMaster, ChangeMastersRequest, FsckRequest, HealthReply, HealthRequest, HeartbeatRequest,
-    MastersRequest, Node, RaftGroup, StatusReply, StatusRequest, fsck_event,
+    AddMaster, ChangeMastersRequest, FsckRequest, HealthReply, HealthRequest, MastersRequest,
+    RaftGroup, StatusReply, StatusRequest, fsck_event,
 };
-use lumeofs_proto::data::{ChunkReply, ChunkRequest};
-use lumeofs_proto::frame::Op;
-use lumeofs_proto::meta::{MetaReply, MetaRequest, OpenReport, SessionReply, SessionRequest};
-use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -495,35 +493,6 @@ impl Cluster {
         })
     }
 
-    /// A datanode that deletes whatever it is asked to, and remembers it.
-    pub(super) fn fake_datanode(&self) -> FakeDatanode {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let deleted: Arc<Mutex<Vec<u64>>> = Arc::default();
-        let (identity, seen) = (self.identity(101, NodeKind::Datanode), deleted.clone());
-        std::thread::spawn(move || {
-            while let Ok((stream, _)) = listener.accept() {
-                let (identity, seen) = (identity.clone(), seen.clone());
-                std::thread::spawn(move || {
-                    let mut conn = Conn::accept(stream, &identity).unwrap();
-                    while let Ok(frame) = conn.receiver.receive() {
-                        if frame.fixed.op == Op::Delete {
-                            seen.lock()
-                                .push(frame.decode::<ChunkRequest>().unwrap().chunk);
-                        } else {
-                            // Nothing is taken off the queue before it is on disk.
-                            assert_eq!(frame.fixed.op, Op::Sync);
-                        }
-                        conn.sender
-                            .reply(&frame.fixed, 0, &ChunkReply::default(), &[])
-                            .unwrap();
-                    }
-                });
-            }
-        });
-        FakeDatanode { address, deleted }
-    }
-
     /// Chunks that a master still has to have deleted.
     pub(super) fn freed_chunks(&self, id: u64) -> usize {
         let group = self.running[&id].master.metadata_group();
@@ -538,49 +507,6 @@ impl Cluster {
         self.caller
             .block_on(admin.status(StatusRequest {}))
             .unwrap_err()
-    }
-
-    /// Sends heartbeats of datanodes until there are groups.
-    pub(super) fn register_datanodes(&self, count: u64) -> ClusterMap {
-        self.register_datanodes_at(count, "127.0.0.1:1")
-    }
-
-    /// As [`Cluster::register_datanodes`], all at one address.
-    pub(super) fn register_datanodes_at(&self, count: u64, address: &str) -> ClusterMap {
-        let mut map = ClusterMap::default();
-        wait_for("replica groups", || {
-            for (id, node) in self
-                .ids()
-                .into_iter()
-                .flat_map(|id| (1..=count).map(move |node| (id, node)))
-            {
-                let node = Node {
-                    id: 100 + node,
-                    address: address.to_owned(),
-                    zone: String::new(),
-                    capacity_bytes: 1 << 40,
-                    free_bytes: 1 << 39,
-                };
-                let request = HeartbeatRequest {
-                    node: Some(node),
-                    map_version: 0,
-                    ..Default::default()
-                };
-                let token = self.credentials.grpc_token();
-                let mut controller =
-                    ControllerClient::with_interceptor(self.channel(id), authorize(token));
-                match self.caller.block_on(controller.heartbeat(request)) {
-                    Ok(reply) => map = postcard::from_bytes(&reply.into_inner().map).unwrap(),
-                    Err(status) => {
-                        let unsure = [tonic::Code::Unavailable, tonic::Code::DeadlineExceeded];
-                        assert!(unsure.contains(&status.code()), "{status}");
-                    }
-                }
-            }
-            // Those that do not lead know it a moment later.
-            !map.groups.is_empty() && self.status().nodes.len() as u64 == count
-        });
-        map
     }
 }
 
@@ -597,12 +523,6 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-/// See [`Cluster::fake_datanode`].
-pub(super) struct FakeDatanode {
-    pub(super) address: String,
-    pub(super) deleted: Arc<Mutex<Vec<u64>>>,
-}
-
 type Authorize =
     Box<dyn FnMut(tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> + Send>;
 
@@ -613,133 +533,4 @@ fn authorize(token: String) -> Authorize {
             .insert("authorization", token.parse().unwrap());
         Ok(request)
     })
-}
-
-/// A client with one session, which asks until somebody answers.
-pub(super) struct Client {
-    identity: Identity,
-    addresses: BTreeMap<u64, String>,
-    conn: Option<(u64, Conn)>,
-    pub(super) session: u64,
-    pub(super) term: u64,
-}
-
-impl Client {
-    pub(super) fn connect(cluster: &Cluster) -> Self {
-        let mut client = Self {
-            identity: cluster.identity(0, NodeKind::Client),
-            addresses: cluster.addresses.clone(),
-            conn: None,
-            session: 0,
-            term: 0,
-        };
-        let nonce = lumeofs_base::entropy::bytes::<16>().to_vec().into();
-        let open = SessionRequest {
-            nonce,
-            description: "test".into(),
-            ..Default::default()
-        };
-        let reply: SessionReply = client.ask(Op::Session, &open).unwrap();
-        (client.session, client.term) = (reply.session, reply.term);
-        client
-    }
-
-    pub(super) fn mutate(&mut self, sequence: u64, mutation: Mutation) -> FsResult<Reply> {
-        let request = MetaRequest {
-            session: self.session,
-            sequence,
-            acked_below: sequence.saturating_sub(500).max(1),
-            trusted: true,
-            op: postcard::to_stdvec(&mutation).unwrap().into(),
-            ..Default::default()
-        };
-        if sequence.is_multiple_of(10) {
-            self.learn_masters();
-        }
-        let reply: MetaReply = self.ask(Op::Mutate, &request)?;
-        Ok(postcard::from_bytes(&reply.reply).unwrap())
-    }
-
-    pub(super) fn query(&mut self, query: Query) -> FsResult<Reply> {
-        let reply: MetaReply = self.ask(Op::Query, &self.query_request(query))?;
-        Ok(postcard::from_bytes(&reply.reply).unwrap())
-    }
-
-    /// Asks one master, once.
-    pub(super) fn query_at(&mut self, master: u64, query: Query) -> FsResult<()> {
-        let request = self.query_request(query);
-        let _: MetaReply = self.ask_once(master, Op::Query, &request)?;
-        Ok(())
-    }
-
-    fn query_request(&self, query: Query) -> MetaRequest {
-        MetaRequest {
-            session: self.session,
-            trusted: true,
-            op: postcard::to_stdvec(&query).unwrap().into(),
-            ..Default::default()
-        }
-    }
-
-    pub(super) fn report(&mut self, report: OpenReport) -> FsResult<SessionReply> {
-        self.ask(Op::Opens, &report)
-    }
-
-    /// As clients do now and then: masters may have come and gone.
-    fn learn_masters(&mut self) {
-        if let Ok(reply) = self.keep_alive() {
-            let masters = reply.masters.into_iter();
-            self.addresses = masters.map(|master| (master.id, master.address)).collect();
-        }
-    }
-
-    pub(super) fn keep_alive(&mut self) -> FsResult<SessionReply> {
-        self.ask(
-            Op::Session,
-            &SessionRequest {
-                session: self.session,
-                ..Default::default()
-            },
-        )
-    }
-
-    fn ask<R: prost::Message + Default>(
-        &mut self,
-        op: Op,
-        request: &impl prost::Message,
-    ) -> FsResult<R> {
-        let start = Instant::now();
-        loop {
-            for master in self.addresses.keys().copied().collect::<Vec<_>>() {
-                match self.ask_once(master, op, request) {
-                    Err(FsError {
-                        code: Code::NotLeader(_) | Code::Timeout | Code::Unavailable | Code::Again,
-                        ..
-                    }) => {}
-                    answer => return answer,
-                }
-            }
-            assert!(start.elapsed() < PATIENCE, "nobody answers {op:?}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    fn ask_once<R: prost::Message + Default>(
-        &mut self,
-        master: u64,
-        op: Op,
-        request: &impl prost::Message,
-    ) -> FsResult<R> {
-        let mut conn = match self.conn.take() {
-            Some((connected, conn)) if connected == master => conn,
-            _ => Conn::connect(&self.addresses[&master], &self.identity)?,
-        };
-        let failed = |error: std::io::Error| FsError::from_net(&error, "ask a master");
-        conn.sender
-            .request(op, 0, 2000, 1, request, &[])
-            .map_err(failed)?;
-        let frame = conn.receiver.receive().map_err(failed)?;
-        self.conn = Some((master, conn));
-        frame.decode()
-    }
 }

@@ -1,6 +1,6 @@
 //! Administration: what this master knows, without asking others, and what administrators want done.
 
-use super::controller::{ControllerService, to_wire};
+use super::controller::ControllerService;
 use super::metadata::MetadataService;
 use super::{dump, fsck, health_report};
 use crate::masters::Masters;
@@ -67,7 +67,7 @@ impl AdminService {
 
     fn groups(&self) -> Vec<lumeofs_proto::control::GroupConfig> {
         let map = self.controller_group.store().read(controller::cluster_map);
-        map.groups.iter().map(to_wire).collect()
+        map.groups.iter().map(Into::into).collect()
     }
 
     fn raft(&self) -> Vec<RaftGroup> {

@@ -1,7 +1,7 @@
 //! What datanodes say of their groups after these masters were made from a dump: see
 //! [`lumeofs_meta::controller::confirmable`].
 
-use super::controller::{ControllerService, from_wire, log_group};
+use super::controller::{ControllerService, log_group};
 use crate::raft::Leadership;
 use lumeofs_base::{FsResult, GroupConfig, NodeId};
 use lumeofs_meta::controller::{self, ControllerCommand};
@@ -30,7 +30,7 @@ impl Claims {
             *claims = (Some(leadership), BTreeMap::new());
         }
         let configs = request.configs.iter().take(CONFIGS_MAX);
-        let configs = configs.cloned().map(from_wire).collect();
+        let configs = configs.cloned().map(GroupConfig::from).collect();
         claims.1.insert(node, configs);
         claims.1.clone()
     }

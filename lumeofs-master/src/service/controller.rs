@@ -12,7 +12,7 @@ use lumeofs_base::{
 use lumeofs_meta::controller::{self, ControllerCommand, ControllerReply};
 use lumeofs_proto::control::controller_server::Controller;
 use lumeofs_proto::control::{
-    self, AllocateReply, AllocateRequest, AnnounceReply, AnnounceRequest, HeartbeatReply,
+    AllocateReply, AllocateRequest, AnnounceReply, AnnounceRequest, HeartbeatReply,
     HeartbeatRequest, SetGroupConfigReply, SetGroupConfigRequest,
 };
 use lumeofs_proto::status::to_grpc;
@@ -268,7 +268,7 @@ impl ControllerService {
         let config = request
             .config
             .ok_or_else(|| FsError::new(Code::Invalid, "no configuration"))?;
-        let config = from_wire(config);
+        let config = GroupConfig::from(config);
         self.group
             .check_leads()
             .map_err(|error| self.elsewhere(error))?;
@@ -294,7 +294,7 @@ impl ControllerService {
         }
         Ok(SetGroupConfigReply {
             accepted: in_force == config,
-            config: Some(to_wire(&in_force)),
+            config: Some((&in_force).into()),
         })
     }
 
@@ -327,33 +327,6 @@ fn needs_registration(known: Option<&NodeInfo>, info: &NodeInfo, age: Duration) 
         != (&info.address, &info.zone, info.capacity_bytes)
         || change >= noticeable
         || (change > 0 && age > FREE_AGE_MAX)
-}
-
-/// A configuration for the wire.
-pub(super) fn to_wire(config: &GroupConfig) -> control::GroupConfig {
-    let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.get()).collect();
-    control::GroupConfig {
-        group: config.group.get(),
-        epoch: config.epoch.get(),
-        primary: config.primary.get(),
-        members: ids(&config.members),
-        in_sync: ids(&config.in_sync),
-        leaving: ids(&config.leaving),
-        replicas: config.replicas,
-    }
-}
-
-pub(super) fn from_wire(config: control::GroupConfig) -> GroupConfig {
-    let ids = |nodes: Vec<u64>| nodes.into_iter().map(NodeId).collect();
-    GroupConfig {
-        group: GroupId(config.group),
-        epoch: Epoch(config.epoch),
-        primary: NodeId(config.primary),
-        members: ids(config.members),
-        in_sync: ids(config.in_sync),
-        leaving: ids(config.leaving),
-        replicas: config.replicas,
-    }
 }
 
 /// The service as tonic wants it.

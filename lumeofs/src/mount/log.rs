@@ -21,17 +21,17 @@ pub(super) fn open(named: Option<&PathBuf>) -> anyhow::Result<(PathBuf, File)> {
     options.create(true).append(true);
     let shared = named.is_none() && !user.is_root();
     if shared {
-        // Anybody may have put something there.
-        options
-            .mode(0o600)
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+        // Anybody may have put something there: a link to follow, or a FIFO to wait at.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        options.mode(0o600).custom_flags(flags.bits().cast_signed());
     }
     let log = options
         .open(&path)
         .with_context(|| format!("open log {}", path.display()))?;
-    if shared && log.metadata()?.uid() != user.as_raw() {
+    let found = log.metadata()?;
+    if shared && (found.uid() != user.as_raw() || !found.is_file()) {
         bail!(
-            "{} belongs to another user: name another log with --log FILE or -o log=FILE",
+            "{} is no file of this user: name another log with --log FILE or -o log=FILE",
             path.display()
         );
     }
