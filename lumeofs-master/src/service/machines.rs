@@ -1,13 +1,15 @@
 //! The two state machines as the Raft host sees them.
 
+use super::leases::Leases;
 use super::opens::Opens;
 use super::placement::Placement;
+use crate::done::Done;
 use crate::raft::{Applied, EntryOrigin, Machine, Overlay};
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::{Code, FsError, FsResult};
 use lumeofs_meta::controller::{self, ControllerBatch, ControllerCommand, ControllerReply};
 use lumeofs_meta::namespace;
-use lumeofs_meta::op::{Batch, Command, Outcome};
+use lumeofs_meta::op::{Batch, Command};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
@@ -45,13 +47,15 @@ pub(crate) struct MetadataMachine {
     pub(crate) me: u64,
     /// Learns of files that are open because they were just created.
     pub(crate) opens: Arc<Opens>,
+    /// Learns of all that changes.
+    pub(crate) leases: Arc<Leases>,
     /// Chooses groups for new chunks.
     pub(crate) placement: Placement,
 }
 
 impl Machine for MetadataMachine {
     type Command = Command;
-    type Reply = Outcome;
+    type Reply = Done;
 
     fn seal(&self, commands: Vec<Command>) -> Vec<u8> {
         let batch = Batch {
@@ -64,18 +68,26 @@ impl Machine for MetadataMachine {
 
     fn apply(&self, tables: &mut Overlay, origin: EntryOrigin, batch: &[u8]) -> FsResult<Applied> {
         let batch: Batch = decode(batch)?;
-        let outcomes = namespace::apply(tables, origin.index, &batch);
-        if origin.term.node == self.me {
+        let applied = namespace::apply(tables, origin.index, &batch);
+        let own = origin.term.node == self.me;
+        if own {
             // Before anybody can see the outcomes: a file must not be purged between its creation
             // and the moment at which its creator is known to hold it open.
-            self.opens.observe(origin.term, &batch.commands, &outcomes);
+            self.opens.observe(origin.term, &batch.commands, &applied);
         }
-        Ok(Applied::Metadata(outcomes))
+        // And nobody must be told what others still believe otherwise.
+        let term = own.then_some(origin.term);
+        let done = self.leases.applied(tables, term, &batch.commands, applied);
+        Ok(Applied::Metadata(done))
     }
 
-    fn replies(&self, applied: Applied) -> Vec<Outcome> {
+    fn replaced(&self) {
+        self.leases.replaced();
+    }
+
+    fn replies(&self, applied: Applied) -> Vec<Done> {
         match applied {
-            Applied::Metadata(outcomes) => outcomes,
+            Applied::Metadata(done) => done,
             Applied::Nothing | Applied::Controller(_) => Vec::new(),
         }
     }

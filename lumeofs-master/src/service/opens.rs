@@ -9,7 +9,8 @@
 use crate::raft::Term;
 use lumeofs_base::limits::OPENS_MAX;
 use lumeofs_base::{FileKind, InodeId, SessionId};
-use lumeofs_meta::op::{Command, Internal, Mutation, NewNode, Outcome, Reply};
+use lumeofs_meta::change::Applied;
+use lumeofs_meta::op::{Command, Internal, Mutation, NewNode, Reply};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -39,19 +40,21 @@ struct Table {
 #[derive(Default)]
 struct Held {
     inos: HashSet<InodeId>,
+    /// Those of them that it did not state itself.
+    presumed: HashSet<InodeId>,
     /// Everything that the session holds is in `inos`.
     complete: bool,
 }
 
 impl Opens {
     /// Learns from commands that were applied under a leadership of this master.
-    pub(crate) fn observe(&self, term: Term, commands: &[Command], outcomes: &[Outcome]) {
+    pub(crate) fn observe(&self, term: Term, commands: &[Command], applied: &[Applied]) {
         let mut table = self.0.lock();
         if !table.enter(term) {
             return;
         }
-        for (command, outcome) in commands.iter().zip(outcomes) {
-            match (command, outcome) {
+        for (command, applied) in commands.iter().zip(applied) {
+            match (command, &applied.outcome) {
                 (
                     Command::Mutate {
                         session,
@@ -115,6 +118,9 @@ impl Opens {
         }
         for ino in inos {
             table.hold(session, *ino);
+            if let Some(held) = table.sessions.get_mut(&session) {
+                held.presumed.remove(ino);
+            }
         }
         let condemned = inos.iter().filter(|ino| table.condemned.contains(ino));
         Some(condemned.copied().collect())
@@ -133,11 +139,38 @@ impl Opens {
     /// Enters that a session has stated all that it holds. Returns whether that was news.
     pub(crate) fn complete(&self, term: Term, session: SessionId) -> bool {
         let mut table = self.0.lock();
-        table.enter(term)
-            && !std::mem::replace(
-                &mut table.sessions.entry(session).or_default().complete,
-                true,
-            )
+        if !table.enter(term) {
+            return false;
+        }
+        let held = table.sessions.entry(session).or_default();
+        for ino in std::mem::take(&mut held.presumed) {
+            table.release(session, ino);
+        }
+        let held = table.sessions.entry(session).or_default();
+        !std::mem::replace(&mut held.complete, true)
+    }
+
+    /// Enters that a session may hold more than it has stated, until it states all of it anew.
+    pub(crate) fn doubt(&self, term: Term, session: SessionId) {
+        let mut table = self.0.lock();
+        if table.enter(term) {
+            table.sessions.entry(session).or_default().complete = false;
+        }
+    }
+
+    /// Enters that a session may hold these until then.
+    pub(crate) fn presume(&self, term: Term, session: SessionId, inos: &[InodeId]) {
+        let mut table = self.0.lock();
+        if !table.enter(term) {
+            return;
+        }
+        for ino in inos {
+            let held = table.sessions.entry(session).or_default();
+            if !held.inos.contains(ino) {
+                held.presumed.insert(*ino);
+                table.hold(session, *ino);
+            }
+        }
     }
 
     /// Whether a session has stated all that it holds under this leadership.
@@ -241,6 +274,7 @@ impl Table {
     fn release(&mut self, session: SessionId, ino: InodeId) {
         if let Some(held) = self.sessions.get_mut(&session) {
             self.held -= usize::from(held.inos.remove(&ino));
+            held.presumed.remove(&ino);
         }
         if let Some(holders) = self.holders.get_mut(&ino) {
             holders.remove(&session);
@@ -271,6 +305,14 @@ mod tests {
     const INO: InodeId = InodeId(77);
 
     const LATER: Duration = Duration::from_secs(1);
+
+    fn done(reply: Reply) -> Applied {
+        Applied {
+            outcome: Ok(reply),
+            changes: Vec::new(),
+            repeated: false,
+        }
+    }
 
     /// What is condemned after enough time without a holder.
     fn condemned(opens: &Opens, term: Term, live: &[SessionId]) -> Vec<InodeId> {
@@ -316,6 +358,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_session_is_believed_to_hold_is_held_until_it_says_what_it_does() {
+        let opens = Opens::default();
+        let other = InodeId(78);
+        opens.complete(TERM, A);
+        opens.open(TERM, A, &[other]).unwrap();
+        opens.doubt(TERM, A);
+        opens.presume(TERM, A, &[INO, other]);
+        assert_eq!(condemned(&opens, TERM, &[A]), [], "it was not heard yet");
+        opens.open(TERM, A, &[other]).unwrap();
+        assert!(opens.complete(TERM, A));
+        assert_eq!(opens.held_by(TERM, A), 1);
+        assert_eq!(condemned(&opens, TERM, &[A]), [INO]);
+        opens.doubt(TERM, A);
+        opens.presume(TERM, A, &[InodeId(79)]);
+        opens.open(TERM, A, &[InodeId(79)]).unwrap();
+        opens.complete(TERM, A);
+        assert_eq!(opens.held_by(TERM, A), 2);
+    }
+
+    #[test]
     fn open_files_are_counted_and_bounded() {
         let opens = Opens::default();
         let all: Vec<_> = (1..OPENS_MAX as u64).map(InodeId).collect();
@@ -330,7 +392,7 @@ mod tests {
         assert!(opens.has_room(TERM, 3) && !opens.has_room(TERM, 4));
         let session = A;
         let close = Command::Internal(Internal::CloseSession { session });
-        opens.observe(TERM, &[close], &[Ok(Reply::Done)]);
+        opens.observe(TERM, &[close], &[done(Reply::Done)]);
         assert!(opens.has_room(TERM, OPENS_MAX - 1) && !opens.has_room(TERM, OPENS_MAX));
     }
 
@@ -353,12 +415,12 @@ mod tests {
             nonce: 1,
             description: String::new(),
         });
-        opens.observe(TERM, &[open], &[Ok(Reply::Session(A))]);
+        opens.observe(TERM, &[open], &[done(Reply::Session(A))]);
         assert!(opens.is_complete(TERM, A));
         opens.open(TERM, A, &[INO]).unwrap();
         assert_eq!(condemned(&opens, TERM, &[A]), []);
         let close = Command::Internal(Internal::CloseSession { session: A });
-        opens.observe(TERM, &[close], &[Ok(Reply::Done)]);
+        opens.observe(TERM, &[close], &[done(Reply::Done)]);
         assert_eq!(condemned(&opens, TERM, &[]), [INO]);
     }
 }
