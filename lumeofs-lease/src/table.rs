@@ -45,8 +45,8 @@ pub enum Want {
 pub enum Effect {
     /// End the session and shut it out at the datanodes: it has, or may have, a write lease and does not answer.
     End(SessionId),
-    /// The session has not said for a term what it has open: nothing may be purged until it states its open files anew.
-    Unstated(SessionId),
+    /// What the session has open is not known until it states that anew: nothing may be purged before.
+    Restate(SessionId),
 }
 
 /// The leases of a metadata group.
@@ -66,6 +66,8 @@ pub struct Table {
     count: usize,
     /// Inodes on which nobody had a lease any more, but lately a writer; some may have one again.
     emptied: VecDeque<InodeId>,
+    /// How long recalls took that were acknowledged since somebody asked.
+    took: Vec<(&'static str, Duration)>,
 }
 
 /// The rights on one inode.
@@ -405,5 +407,11 @@ impl Table {
     /// Recalls that were not acknowledged.
     pub fn unacknowledged(&self) -> usize {
         self.recalls.len()
+    }
+
+    /// How long recalls took that were acknowledged since the last call, with what they were about: one of
+    /// [`What::NAMES`].
+    pub fn take_durations(&mut self) -> Vec<(&'static str, Duration)> {
+        std::mem::take(&mut self.took)
     }
 }

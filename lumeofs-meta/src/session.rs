@@ -4,13 +4,14 @@
 //! mutation that was sent twice is applied once and answered alike. Purging follows from the
 //! `acked_below` that commands carry, so it is the same on every member.
 
+use crate::change::Applied;
 use crate::keys;
 use crate::op::{Caller, Mutation, Outcome, Reply};
 use crate::ops;
 use crate::record::{Session, decode, encode};
 use crate::transaction::Tx;
 use lumeofs_base::limits::{SESSION_WINDOW, SESSIONS_MAX};
-use lumeofs_base::{Code, FsError, SessionId};
+use lumeofs_base::{Code, FsError, FsResult, SessionId};
 
 /// Longest description that is kept.
 const DESCRIPTION_LEN_BYTES_MAX: usize = 256;
@@ -86,8 +87,19 @@ pub(crate) fn close_ended(tx: &mut Tx<'_>, id: SessionId) -> Outcome {
     Ok(Reply::Done)
 }
 
+/// Notes that a session may have leases.
+pub(crate) fn hold_leases(tx: &mut Tx<'_>, id: SessionId) -> Outcome {
+    let session = tx.session(id);
+    if session.is_none_or(|session| session.ending.is_some()) {
+        return Err(has_ended(id));
+    }
+    tx.tables.put(&keys::leaseholder(id), encode(&()));
+    Ok(Reply::Done)
+}
+
 fn remove(tx: &mut Tx<'_>, id: SessionId) {
     if let Some(session) = tx.remove_session(id) {
+        tx.tables.delete(&keys::leaseholder(id));
         tx.state.sessions_ended += 1;
         if session.ending.is_none() {
             forget(tx, id, session.nonce);
@@ -124,7 +136,21 @@ pub(crate) fn mutate(
     acked_below: u64,
     caller: &Caller,
     mutation: &Mutation,
-) -> Outcome {
+) -> Applied {
+    let key = keys::outcome(id, sequence);
+    if let Err(error) = enter(tx, id, sequence, acked_below) {
+        return tx.applied(Err(error));
+    }
+    if let Some(value) = tx.tables.get(&key) {
+        return Applied::again(decode(&value));
+    }
+    let outcome = ops::run(tx, caller, mutation);
+    tx.tables.put(&key, encode(&outcome));
+    tx.applied(outcome)
+}
+
+/// Whether a session may send this sequence. Forgets the outcomes that its client has.
+fn enter(tx: &mut Tx<'_>, id: SessionId, sequence: u64, acked_below: u64) -> FsResult<()> {
     let Some(session) = tx.session(id).filter(|session| session.ending.is_none()) else {
         return Err(has_ended(id));
     };
@@ -141,11 +167,5 @@ pub(crate) fn mutate(
     for purged in purge_from..window_from.min(purge_from.saturating_add(SESSION_WINDOW)) {
         tx.tables.delete(&keys::outcome(id, purged));
     }
-    let key = keys::outcome(id, sequence);
-    if let Some(value) = tx.tables.get(&key) {
-        return decode(&value);
-    }
-    let outcome = ops::run(tx, caller, mutation);
-    tx.tables.put(&key, encode(&outcome));
-    outcome
+    Ok(())
 }

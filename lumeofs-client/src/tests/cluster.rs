@@ -284,6 +284,7 @@ impl World {
         namespace::apply(&mut state.tables, index, &batch)
             .pop()
             .unwrap()
+            .outcome
     }
 
     /// A mutation of somebody else.

@@ -72,7 +72,7 @@ impl Table {
         if poll.generation.term == self.term {
             // Numbers of another leadership mean something else.
             for ack in &poll.acks {
-                opened.extend(self.acknowledge(session, *ack));
+                opened.extend(self.acknowledge(now, session, *ack));
             }
         }
         match &poll.asserts {

@@ -53,10 +53,14 @@ impl Recent {
             if self.at.get(&ino) == Some(&at) {
                 self.at.remove(&ino);
                 if !is_old {
-                    self.anything_until = Some(at);
+                    self.note_anything(at);
                 }
             }
         }
+    }
+
+    fn note_anything(&mut self, now: Duration) {
+        self.anything_until = self.anything_until.max(Some(now));
     }
 
     fn has(&self, ino: InodeId, since: Duration) -> bool {
@@ -68,7 +72,8 @@ impl Recent {
 }
 
 impl Table {
-    /// Begins a leadership, once everything of the former ones is applied here. `live`: the sessions that are not closed.
+    /// Begins a leadership, once everything of the former ones is applied here. `live`: the sessions that
+    /// may have leases and are not closed.
     pub fn lead(&mut self, now: Duration, term: u64, live: impl IntoIterator<Item = SessionId>) {
         let mut recent = std::mem::take(&mut self.recent);
         recent.begin(now);
@@ -101,9 +106,9 @@ impl Table {
         }
     }
 
-    /// Notes that anything may have been applied here: a snapshot was installed.
+    /// Notes that anything may have changed: this master has taken up what others had applied, or has begun.
     pub fn note_anything(&mut self, now: Duration) {
-        self.recent.anything_until = Some(now);
+        self.recent.note_anything(now);
     }
 
     /// Sessions of which nothing has been heard since the leadership began.
