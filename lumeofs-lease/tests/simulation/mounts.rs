@@ -314,8 +314,10 @@ impl World {
     fn run_acts(&mut self, mount: usize) {
         let state = &mut self.mounts[mount];
         let generation = state.holder.generation();
+        let mut acted = Vec::new();
         let mut give_back = Vec::new();
         for act in state.holder.take_acts() {
+            acted.push(act);
             match act {
                 Act::DropData(ino) => {
                     let is_dirty = state.is_dirty(ino);
@@ -332,6 +334,9 @@ impl World {
                 Act::Reported(_) | Act::StateOpen(_) | Act::RestateOpens => {}
             }
         }
+        if !acted.is_empty() {
+            self.trace(|| format!("mount {mount} does {acted:?}"));
+        }
         for ino in give_back {
             if self.bug == Some(Bug::DirtyDataGivenBack) {
                 self.mounts[mount].files.remove(&ino);
@@ -343,10 +348,17 @@ impl World {
     /// The session has ended: what was not published is lost, and everything begins anew.
     fn reset(&mut self, mount: usize) {
         self.trace(|| format!("mount {mount} begins anew"));
+        let has_busy = self.bug != Some(Bug::OwnChangesNotBusy);
         let state = &mut self.mounts[mount];
         state.session = None;
         state.ops.clear();
-        state.calls.clear();
+        for call in std::mem::take(&mut state.calls).into_values() {
+            if let Ask::Mutate { mutation, .. } = &call.ask
+                && has_busy
+            {
+                state.holder.end_change(&plans::touches(mutation));
+            }
+        }
         state.outstanding.clear();
         state.locks.clear();
         state.giving.clear();
@@ -373,6 +385,7 @@ impl World {
     }
 
     pub(crate) fn on_tell(&mut self, to: From, tell: Tell) {
+        self.trace(|| format!("{to:?} hears {tell:?}"));
         let From {
             mount,
             incarnation,

@@ -125,6 +125,7 @@ impl World {
         file.local = Some((size, time));
         state.holder.wrote(ino, size, time);
         self.counts.buffered += 1;
+        self.mount_after(mount, 100_000, 3_000_000, MountEvent::Flush(ino));
     }
 }
 

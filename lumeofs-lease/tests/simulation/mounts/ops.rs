@@ -21,6 +21,8 @@ pub(crate) struct Op {
     pub(super) epoch: Option<u64>,
     /// Of the mutation that it sent.
     pub(super) sequence: Option<u64>,
+    /// It has asked for a right to write.
+    pub(super) has_asked: bool,
     /// What it will return.
     result: Vec<Seen>,
 }
@@ -66,6 +68,7 @@ impl World {
                 stage: Stage::Begin,
                 epoch: None,
                 sequence: None,
+                has_asked: false,
                 result: Vec::new(),
             },
         );
@@ -405,6 +408,7 @@ impl World {
             stage: Stage::Begin,
             epoch: None,
             sequence: None,
+            has_asked: false,
             result: Vec::new(),
         };
         state.ops.insert(id, op);

@@ -157,7 +157,13 @@ impl World {
                 };
                 self.saw(mount, id, vec![Seen::Block(ino, block, value)]);
             }
-            (Plan::Write { .. }, Tell::Answer { outcome: Ok(_), .. }) => self.step(mount, id),
+            (Plan::Write { .. }, Tell::Answer { outcome: Ok(_), .. }) => {
+                // It may have brought none: a recall is on its way.
+                match std::mem::replace(&mut op.has_asked, true) {
+                    true => self.again(mount, id),
+                    false => self.step(mount, id),
+                }
+            }
             (
                 Plan::Write {
                     ino, block, time, ..
