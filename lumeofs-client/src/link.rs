@@ -4,6 +4,7 @@
 use crate::client::{ClientOptions, Context, OnOutage};
 use crate::data::Generations;
 use crate::inodes::Inodes;
+use crate::leases::Leases;
 use crate::map::Maps;
 use crate::masters::Masters;
 use crate::opens::Opens;
@@ -26,6 +27,11 @@ use std::time::Duration;
 /// How long a client looks for the cluster. Covers an election after the loss of a silent leader.
 const CONNECT_LIMIT: Duration = Duration::from_secs(8);
 
+/// Write leases that are given back at once.
+const GIVING_BACK: usize = 4;
+/// Mutations without a caller that are under way at once.
+const FINISHING: usize = 2;
+
 /// The inside of a [`crate::Client`], shared with its threads.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -36,6 +42,7 @@ pub(crate) struct Link {
     pub(crate) session: SessionState,
     pub(crate) opens: Opens,
     pub(crate) inodes: Inodes,
+    pub(crate) leases: Leases,
     pub(crate) generations: Generations,
     /// See [`Link::era`].
     pub(crate) era: AtomicU32,
@@ -93,6 +100,7 @@ impl Link {
             session: SessionState::new(alarm),
             opens: Opens::default(),
             inodes: Inodes::default(),
+            leases: Leases::new(),
             generations: Generations::default(),
             era: AtomicU32::new(0),
             halt: Halt::default(),
@@ -104,6 +112,14 @@ impl Link {
             .map_err(|error| link.explain_no_beginning(masters, error))?;
         link.start("lumeofs-session", Self::keep_session)?;
         link.start("lumeofs-publish", Self::keep_publishing)?;
+        link.start("lumeofs-lease", Self::keep_polling)?;
+        link.start("lumeofs-ack", Self::keep_acknowledging)?;
+        for _ in 0..GIVING_BACK {
+            link.start("lumeofs-giveback", Self::keep_giving_back)?;
+        }
+        for _ in 0..FINISHING {
+            link.start("lumeofs-finish", Self::keep_finishing)?;
+        }
         Ok(link)
     }
 
@@ -164,6 +180,7 @@ impl Link {
             return;
         }
         self.session.beat_soon();
+        self.leases.wake();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             if thread.join().is_err() {
                 tracing::error!("a background thread of the client panicked");

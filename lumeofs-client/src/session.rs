@@ -123,7 +123,9 @@ impl Link {
                 ..Default::default()
             })?;
         self.session.term.store(reply.term, Ordering::SeqCst);
-        self.window.restart(SessionId(reply.session));
+        let session = SessionId(reply.session);
+        self.window.restart(session);
+        self.restart_leases(Some(session));
         Ok(())
     }
 
@@ -133,6 +135,7 @@ impl Link {
         if self.window.session() == lost {
             tracing::warn!(session = %lost, "the session expired; opening a new one");
             self.session.lost.fetch_add(1, Ordering::Relaxed);
+            self.restart_leases(None);
             self.open_session(patience)?;
             self.session_was_lost(lost);
             self.session.restate_soon();

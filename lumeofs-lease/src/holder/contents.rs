@@ -141,6 +141,10 @@ impl Contents {
         };
     }
 
+    pub(super) fn attr(&self) -> Option<&Attr> {
+        self.attr.as_ref()
+    }
+
     pub(super) fn attr_mut(&mut self) -> Option<&mut Attr> {
         self.attr.as_mut()
     }

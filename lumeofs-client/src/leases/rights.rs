@@ -1,0 +1,98 @@
+//! The right to write to a file, held for one operation.
+
+use super::answers::Want;
+use crate::link::{Asker, Link};
+use crate::wait::now;
+use lumeofs_base::{FsResult, InodeId};
+use lumeofs_lease::{Kind, WriteRight};
+use std::ops::Range;
+use std::time::Duration;
+
+/// Pause before the leader is asked once more, when its answer brought no right.
+const ASK_PAUSE: Duration = Duration::from_millis(10);
+
+/// How an operation writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Right {
+    /// Nobody else has anything of the file: what is written may stay in memory.
+    Buffered,
+    /// To the datanodes, and others may do so at the same time.
+    Through,
+}
+
+/// A right in use. It is not given back before this is dropped.
+pub(crate) struct Writing<'a> {
+    link: &'a Link,
+    ino: InodeId,
+    epoch: u64,
+    /// Which it is.
+    pub(crate) right: Right,
+}
+
+impl Link {
+    /// Begins to write to a file. Not to be called with a range of it locked: who gives the right back may need that.
+    pub(crate) fn begin_write<'a>(
+        &'a self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        range: &Range<u64>,
+    ) -> FsResult<Writing<'a>> {
+        let mut asked = false;
+        loop {
+            let (right, epoch, is_valid) = self.with_leases(|state| {
+                let now = now();
+                let right = state.holder.begin_write(now, ino);
+                (right, state.epoch, state.holder.is_valid(now))
+            });
+            let right = match right {
+                WriteRight::Buffered => Right::Buffered,
+                WriteRight::Through => Right::Through,
+                WriteRight::Wait => {
+                    self.wait_for_leases(asker)?;
+                    continue;
+                }
+                WriteRight::Ask => {
+                    if !is_valid {
+                        // The leader gives nothing to who does not poll.
+                        self.wait_for_leases(asker)?;
+                    } else if std::mem::replace(&mut asked, true) {
+                        asker.patience.pause(ASK_PAUSE)?;
+                    }
+                    let inode = self.inodes.get(ino);
+                    self.chunks_wanting(asker, ino, &inode, range, Want::Write)?;
+                    continue;
+                }
+            };
+            return Ok(Writing {
+                link: self,
+                ino,
+                epoch,
+                right,
+            });
+        }
+    }
+
+    fn wait_for_leases(&self, asker: &Asker<'_>) -> FsResult<()> {
+        let mut state = self.leases.state.lock();
+        asker.patience.wait(&self.leases.changed, &mut state)
+    }
+
+    /// Which lease lets the data of a file be kept in memory, if one does.
+    pub(crate) fn caches_data(&self, ino: InodeId) -> Option<Kind> {
+        self.with_leases(|state| state.holder.caches_data(now(), ino))
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let is_due = self.link.with_leases(|state| {
+            if state.epoch == self.epoch {
+                state.holder.end_write(self.ino);
+            }
+            !state.give_back.is_empty() || !state.holder.is_in_use(self.ino)
+        });
+        if is_due {
+            self.link.leases.changed.notify_all();
+        }
+    }
+}
