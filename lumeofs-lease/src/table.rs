@@ -17,7 +17,7 @@ use crate::wire::{Generation, Grant, Kind, Recall, What};
 use crate::{CONTENTION, WRITER_ACTIVE};
 use lumeofs_base::{FileKind, InodeId, SessionId};
 use sessions::Standing;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 use window::{Recent, Window};
 
@@ -46,7 +46,9 @@ pub enum Want {
 pub enum Effect {
     /// End the session and shut it out at the datanodes: it has, or may have, a write lease and does not answer.
     End(SessionId),
-    /// An inode without a name counts as open by the session until that states its open files anew.
+    /// What the session has open is not known until it states that anew: nothing may be purged before.
+    Restate(SessionId),
+    /// An inode without a name counts as open by the session until then.
     Open(SessionId, InodeId),
 }
 
@@ -67,6 +69,8 @@ pub struct Table {
     count: usize,
     /// Inodes on which nobody had a lease any more; some may have one again.
     emptied: VecDeque<InodeId>,
+    /// How long recalls took that were acknowledged since somebody asked.
+    took: Vec<(&'static str, Duration)>,
 }
 
 /// The rights on one inode.
@@ -350,5 +354,18 @@ impl Table {
     /// Recalls that were not acknowledged.
     pub fn unacknowledged(&self) -> usize {
         self.recalls.len()
+    }
+
+    /// Sessions that others may be waiting for.
+    pub fn debtors(&self) -> BTreeSet<SessionId> {
+        let owing = self.recalls.values().map(|pending| pending.session);
+        let awaited = self.window.iter().flat_map(Window::awaited);
+        owing.chain(awaited).collect()
+    }
+
+    /// How long recalls took that were acknowledged since the last call, with what they were about: one of
+    /// [`What::NAMES`].
+    pub fn take_durations(&mut self) -> Vec<(&'static str, Duration)> {
+        std::mem::take(&mut self.took)
     }
 }

@@ -134,6 +134,21 @@ pub enum What {
 }
 
 impl What {
+    /// What recalls can be about, for people.
+    pub const NAMES: [&str; 5] = ["attr", "name", "xattr", "drop", "downgrade"];
+
+    /// One of them.
+    pub fn name(&self) -> &'static str {
+        let [attr, name, xattr, drop, downgrade] = Self::NAMES;
+        match self {
+            Self::Attr(_) => attr,
+            Self::Name { .. } => name,
+            Self::Xattr => xattr,
+            Self::Drop => drop,
+            Self::Downgrade => downgrade,
+        }
+    }
+
     /// Whether the lease, or a part of it, is to be given back.
     pub fn takes(&self) -> bool {
         match self {

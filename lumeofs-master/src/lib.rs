@@ -7,6 +7,7 @@ mod ask;
 #[cfg(test)]
 mod cluster_tests;
 mod config;
+mod done;
 pub mod dump;
 mod join;
 mod keeper;

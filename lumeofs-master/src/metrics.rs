@@ -45,6 +45,7 @@ impl Metrics {
         }
         of_disk(page, &metadata);
         of_sessions(page, &metadata);
+        metadata.leases.collect(page);
         cluster::collect(page, &controller);
     }
 }
@@ -96,9 +97,9 @@ fn of_sessions(page: &mut Page, metadata: &MetadataService) {
     }
     let name = "lumeofs_master_sessions_ended_total";
     let help =
-        "Sessions that this master, leading, ended for their silence or for an administrator";
+        "Sessions that this master, leading, ended: for silence, an administrator, a lease kept";
     page.family(Kind::Counter, name, help);
-    let (silent, evicted) = metadata.sessions.ended();
-    page.sample(name, &[("why", "silent")], silent);
-    page.sample(name, &[("why", "evicted")], evicted);
+    for (why, count) in metadata.sessions.ended() {
+        page.sample(name, &[("why", why)], count);
+    }
 }

@@ -9,7 +9,7 @@ use crate::raft::{Group, GroupConfig, Presence, Proposer};
 use crate::room::Room;
 use crate::service::{
     AdminService, ControllerGrpc, ControllerMachine, ControllerService, FrameService, Health,
-    Listener, MetadataMachine, MetadataService, Opens, Placement, Sessions, repair,
+    Leases, Listener, MetadataMachine, MetadataService, Opens, Placement, Sessions, repair,
 };
 use crate::standing::Standing;
 use crate::superblock::Superblock;
@@ -101,6 +101,7 @@ impl Master {
         let presence = Arc::new(Presence::watch(&config.identity, &masters));
         let rank = masters.rank();
         let opens = Arc::new(Opens::default());
+        let leases = Arc::new(Leases::new(opens.clone()));
         let group_config = |group, name| GroupConfig {
             group,
             name,
@@ -122,6 +123,7 @@ impl Master {
         let metadata_machine = Arc::new(MetadataMachine {
             me: config.id(),
             opens: opens.clone(),
+            leases: leases.clone(),
             placement: Placement::new(controller_store),
         });
         let metadata = Group::start(
@@ -140,6 +142,7 @@ impl Master {
             controller: controller.clone(),
             proposer: Proposer::start(metadata.clone(), metadata_machine),
             opens,
+            leases,
             sessions: Sessions::default(),
             identity: config.identity.clone(),
             room: Room::of(&config.data_dir),

@@ -16,6 +16,7 @@
 //! 20 session:8                   session
 //! 21 session:8 sequence:8        outcome kept for exactly-once
 //! 22 nonce:16                    session opened with this nonce
+//! 23 session:8                   session that may have leases
 //! 30 chunk:8                     freed chunk, to be deleted on its group
 //! 80..84                         the controller's
 //! 85 group:8                     group of a dump, whose configuration its members must confirm
@@ -51,6 +52,7 @@ const ORPHAN: u8 = 0x14;
 const SESSION: u8 = 0x20;
 const OUTCOME: u8 = 0x21;
 const NONCE: u8 = 0x22;
+const LEASEHOLDER: u8 = 0x23;
 const FREED: u8 = 0x30;
 const NODE: u8 = 0x81;
 const GROUP: u8 = 0x82;
@@ -120,6 +122,10 @@ pub(crate) fn nonce(nonce: u128) -> [u8; 17] {
     key
 }
 
+pub(crate) fn leaseholder(id: SessionId) -> [u8; 9] {
+    one(LEASEHOLDER, id.0)
+}
+
 pub(crate) fn freed(chunk: ChunkId) -> [u8; 9] {
     one(FREED, chunk.0)
 }
@@ -180,6 +186,7 @@ pub(crate) mod all {
     pub(crate) const SESSIONS: Range<[u8; 1]> = table(super::SESSION);
     pub(crate) const OUTCOMES: Range<[u8; 1]> = table(super::OUTCOME);
     pub(crate) const NONCES: Range<[u8; 1]> = table(super::NONCE);
+    pub(crate) const LEASEHOLDERS: Range<[u8; 1]> = table(super::LEASEHOLDER);
     pub(crate) const FREED: Range<[u8; 1]> = table(super::FREED);
     pub(crate) const NODES: Range<[u8; 1]> = table(super::NODE);
     pub(crate) const GROUPS: Range<[u8; 1]> = table(super::GROUP);

@@ -87,6 +87,7 @@ fn run(tx: &mut Tx<'_>, internal: &Internal) -> Outcome {
             tx.tables.delete(&keys::HELD);
             Ok(Reply::Done)
         }
+        Internal::HoldLeases { session } => session::hold_leases(tx, *session),
         Internal::BeginEra { after } => {
             if era_of(tx.tables) == *after {
                 tx.tables.put(&keys::ERA, encode(&(after + 1)));
@@ -193,6 +194,21 @@ pub fn session_ids(tables: &impl Tables) -> Vec<SessionId> {
 pub fn has_session(tables: &impl Tables, session: SessionId) -> bool {
     let found = tables.get(&keys::session(session));
     found.is_some_and(|value| decode::<Session>(&value).ending.is_none())
+}
+
+/// Sessions that may have leases, those included that have ended and are not closed: a new leader must hear of each of
+/// them.
+pub fn leaseholders(tables: &impl Tables) -> Vec<SessionId> {
+    let mut found = Vec::new();
+    scan(tables, keys::all::LEASEHOLDERS, usize::MAX, |key, _| {
+        found.push(SessionId(keys::first(key)));
+    });
+    found
+}
+
+/// Whether a session is one of them.
+pub fn is_leaseholder(tables: &impl Tables, session: SessionId) -> bool {
+    tables.get(&keys::leaseholder(session)).is_some()
 }
 
 /// The fence that shuts out all sessions that have ended. One of the same number may list others: sessions that were

@@ -291,6 +291,9 @@ pub enum Internal {
     CloseEnded { session: SessionId },
     /// Deletions go on that are held since these tables were loaded from a dump: see [`crate::namespace::is_held`].
     EndHold,
+    /// A session may have leases from now on: see [`crate::namespace::leaseholders`]. -> [`Reply::Done`],
+    /// `SessionExpired` if it is not live.
+    HoldLeases { session: SessionId },
 }
 
 /// One command of a Raft entry.

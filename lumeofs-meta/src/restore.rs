@@ -131,7 +131,12 @@ impl Metadata {
             }
             return Some((key.to_vec(), encode(&inode)));
         }
-        let ends = [keys::all::SESSIONS, keys::all::OUTCOMES, keys::all::NONCES];
+        let ends = [
+            keys::all::SESSIONS,
+            keys::all::OUTCOMES,
+            keys::all::NONCES,
+            keys::all::LEASEHOLDERS,
+        ];
         let stays = !ends.into_iter().any(is_in);
         stays.then(|| (key.to_vec(), value.to_vec()))
     }

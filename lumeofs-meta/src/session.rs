@@ -87,8 +87,19 @@ pub(crate) fn close_ended(tx: &mut Tx<'_>, id: SessionId) -> Outcome {
     Ok(Reply::Done)
 }
 
+/// Notes that a session may have leases.
+pub(crate) fn hold_leases(tx: &mut Tx<'_>, id: SessionId) -> Outcome {
+    let session = tx.session(id);
+    if session.is_none_or(|session| session.ending.is_some()) {
+        return Err(has_ended(id));
+    }
+    tx.tables.put(&keys::leaseholder(id), encode(&()));
+    Ok(Reply::Done)
+}
+
 fn remove(tx: &mut Tx<'_>, id: SessionId) {
     if let Some(session) = tx.remove_session(id) {
+        tx.tables.delete(&keys::leaseholder(id));
         tx.state.sessions_ended += 1;
         if session.ending.is_none() {
             forget(tx, id, session.nonce);

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// How long the driver has to end a session before it is told once more.
 const END_AGAIN: Duration = Duration::from_secs(2);
+/// Durations that are kept for whoever asks.
+const DURATIONS_MAX: usize = 4096;
 
 impl Table {
     /// Makes a recall.
@@ -57,17 +59,40 @@ impl Table {
     }
 
     /// Whether some session, be it the one that asks, has not acknowledged yet what an inode is like now.
-    pub(super) fn is_unheard(&self, ino: InodeId) -> bool {
-        let recalls = self.inodes.get(&ino).map(|leases| &leases.recalls);
-        let mut recalls = recalls.into_iter().flatten();
-        recalls.any(|id| !self.recalls[id].recall.what.takes())
+    pub fn is_unheard(&self, ino: InodeId) -> bool {
+        self.unheard_of(ino).next().is_some()
     }
 
-    /// Enters an acknowledgement. Returns the inode if it is open there and that must be remembered from now on: it has
+    /// Recalls by which sessions are told what an inode is like now.
+    pub fn unheard_of(&self, ino: InodeId) -> impl Iterator<Item = u64> {
+        let recalls = self.inodes.get(&ino).map(|leases| &leases.recalls);
+        let recalls = recalls.into_iter().flatten().copied();
+        recalls.filter(|id| !self.recalls[id].recall.what.takes())
+    }
+
+    /// All recalls that tell what something is like now: what a reply that may show any change must wait for. It does not
+    /// wait for leases that are being given back, as it may be a part of that.
+    pub fn unheard(&self) -> Vec<u64> {
+        let recalls = self.recalls.iter();
+        let telling = recalls.filter(|(_, pending)| !pending.recall.what.takes());
+        telling.map(|(id, _)| *id).collect()
+    }
+
+    /// Enters an acknowledgement that came at `now`. Returns the inode if it is open there and that must be remembered from now on: it has
     /// no name any more, or the session no lease by which it would hear of that.
-    pub(super) fn acknowledge(&mut self, session: SessionId, ack: Ack) -> Option<InodeId> {
-        if self.recalls.get(&ack.id)?.session != session {
+    pub(super) fn acknowledge(
+        &mut self,
+        now: Duration,
+        session: SessionId,
+        ack: Ack,
+    ) -> Option<InodeId> {
+        let pending = self.recalls.get(&ack.id)?;
+        if pending.session != session {
             return None;
+        }
+        if self.took.len() < DURATIONS_MAX {
+            let took = now.saturating_sub(pending.made);
+            self.took.push((pending.recall.what.name(), took));
         }
         let recall = self.settle(ack.id)?;
         match recall.what {
@@ -101,11 +126,6 @@ impl Table {
     /// Whether none of these recalls is outstanding.
     pub fn is_settled(&self, recalls: &[u64]) -> bool {
         recalls.iter().all(|id| !self.recalls.contains_key(id))
-    }
-
-    /// All recalls that are outstanding: what a reply that may show any change must wait for.
-    pub fn outstanding(&self) -> Vec<u64> {
-        self.recalls.keys().copied().collect()
     }
 
     /// What time has brought. To be called at least every 100 ms.
@@ -154,6 +174,7 @@ impl Table {
     /// The term of a session is over, and others wait: its shared leases are void. What it has not heard of and
     /// may have open counts as open.
     fn make_void(&mut self, session: SessionId, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Restate(session));
         let opened = self.begin_generation(session);
         effects.extend(opened.into_iter().map(|ino| Effect::Open(session, ino)));
     }

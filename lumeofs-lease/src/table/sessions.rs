@@ -41,8 +41,8 @@ pub struct Heard {
     /// For the holder. If it says nothing new, the driver may hold it back for [`crate::POLL_WAIT`] and then ask
     /// [`Table::news`] for another.
     pub answer: PollAnswer,
-    /// Inodes that the session has open, or may have until it states its open files anew. To be entered before the
-    /// next purge.
+    /// Inodes that the session has open, or may have until it states its open files anew, which it does if the answer
+    /// has it restate. To be entered before the next purge.
     pub opened: Vec<InodeId>,
 }
 
@@ -68,7 +68,7 @@ impl Table {
         let takes_part = standing.takes_part;
         let mut opened = Vec::new();
         for ack in &poll.acks {
-            opened.extend(self.acknowledge(session, *ack));
+            opened.extend(self.acknowledge(now, session, *ack));
         }
         match &poll.asserts {
             Some(asserts) if is_current && !takes_part => self.take_part(now, session, asserts),

@@ -26,6 +26,12 @@ pub(super) struct Window {
     since: Duration,
 }
 
+impl Window {
+    pub(super) fn awaited(&self) -> impl Iterator<Item = SessionId> {
+        self.awaited.iter().copied()
+    }
+}
+
 /// When inodes changed last, as this master applied it: of a leader and of those who may become one.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
@@ -49,10 +55,14 @@ impl Recent {
             if self.at.get(&ino) == Some(&at) {
                 self.at.remove(&ino);
                 if !is_old {
-                    self.anything_until = Some(at);
+                    self.note_anything(at);
                 }
             }
         }
+    }
+
+    fn note_anything(&mut self, now: Duration) {
+        self.anything_until = self.anything_until.max(Some(now));
     }
 
     fn has(&self, ino: InodeId, since: Duration) -> bool {
@@ -64,7 +74,8 @@ impl Recent {
 }
 
 impl Table {
-    /// Begins a leadership, once everything of the former ones is applied here. `live`: the sessions that are not closed.
+    /// Begins a leadership, once everything of the former ones is applied here. `live`: the sessions that
+    /// may have leases and are not closed.
     pub fn lead(&mut self, now: Duration, term: u64, live: impl IntoIterator<Item = SessionId>) {
         let recent = std::mem::take(&mut self.recent);
         let awaited: BTreeSet<SessionId> = live.into_iter().collect();
@@ -92,6 +103,11 @@ impl Table {
         for change in changes {
             self.recent.note(now, change.ino());
         }
+    }
+
+    /// Notes that anything may have changed: this master has taken up what others had applied, or has begun.
+    pub fn note_anything(&mut self, now: Duration) {
+        self.recent.note_anything(now);
     }
 
     /// Sessions of which nothing has been heard since the leadership began.

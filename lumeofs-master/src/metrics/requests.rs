@@ -120,7 +120,10 @@ impl Requests {
         let (request, op) = (RequestId(fixed.request), self.operations.name(asked.kind));
         let (session, took_ms) = (asked.session, took.as_millis() as u64);
         let error = error.map(tracing::field::display);
-        if let Some(held_back) = self.slow.tell(took) {
+        if fixed.op == Op::Lease {
+            // It is answered when there is something to say.
+            tracing::trace!(%request, op, session, took_ms, error, "operation");
+        } else if let Some(held_back) = self.slow.tell(took) {
             tracing::info!(%request, op, session, ?peer, took_ms, held_back, error, "slow operation");
         } else if matches!(fixed.op, Op::RaftAppend | Op::RaftVote | Op::RaftSnapshot) {
             // Two a second and group come when nothing happens.

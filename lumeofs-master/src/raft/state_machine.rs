@@ -129,7 +129,7 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
             applied: meta.last_log_id,
             membership: meta.last_membership.clone(),
         };
-        let store = self.store.clone();
+        let (store, machine) = (self.store.clone(), self.machine.clone());
         blocking(move || {
             let incoming = match *data {
                 SnapshotData::Incoming(incoming) => incoming,
@@ -139,7 +139,9 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
                     incoming
                 }
             };
-            store.install(incoming, &position)
+            store.install(incoming, &position)?;
+            machine.replaced();
+            Ok(())
         })
         .await
         // The log waits for it before it forgets what the snapshot replaces.

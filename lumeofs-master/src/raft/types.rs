@@ -2,9 +2,9 @@
 
 use super::overlay::Overlay;
 use super::snapshot::SnapshotData;
+use crate::done::Done;
 use bytes::Bytes;
 use lumeofs_base::{FsError, FsResult};
-use lumeofs_meta::change;
 use lumeofs_meta::controller::ControllerReply;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -69,7 +69,7 @@ pub(crate) enum Applied {
     /// Nothing: an entry of openraft's own.
     Nothing,
     /// What became of the commands of a metadata batch, in order.
-    Metadata(Vec<change::Applied>),
+    Metadata(Vec<Done>),
     /// Replies of a controller batch, in order.
     Controller(Vec<ControllerReply>),
 }
@@ -120,6 +120,8 @@ pub(crate) trait Machine: Send + Sync + 'static {
     fn seal(&self, commands: Vec<Self::Command>) -> Vec<u8>;
     /// Applies a batch. An error means that the log's form cannot be read.
     fn apply(&self, tables: &mut Overlay, origin: EntryOrigin, batch: &[u8]) -> FsResult<Applied>;
+    /// The tables were replaced by those of another member.
+    fn replaced(&self) {}
     /// The replies of an applied batch.
     fn replies(&self, applied: Applied) -> Vec<Self::Reply>;
 }

@@ -2,9 +2,9 @@
 
 use super::frames::FrameService;
 use crate::raft::Group;
-use lumeofs_base::NodeId;
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::in_work::Noted;
+use lumeofs_base::{NodeId, SessionId};
 use lumeofs_proto::auth::Peer;
 use lumeofs_proto::blocking::Frame;
 use lumeofs_proto::data::{BlockedItem, BlockedReply, BlockedRequest};
@@ -56,15 +56,25 @@ impl FrameService {
         let now = SystemClock.monotonic();
         let age = Duration::from_millis(asked.age_ms.into());
         let (waits, nodes) = waits(&self.metadata.group);
-        let old = self.work.older_than(age, now).into_iter().take(ITEMS_MAX);
+        // A poll is meant to wait.
+        let old = self.work.older_than(age, now).into_iter();
+        let old = old
+            .filter(|noted| noted.what.op != Op::Lease)
+            .take(ITEMS_MAX);
         let item = |noted: Noted<Work>| {
             let (session, op) = noted.what.what();
+            let leases = self.metadata.leases.waits_of(SessionId(session));
+            let by_lease = matches!(noted.what.op, Op::Query | Op::Mutate);
+            let waits = match leases.filter(|_| by_lease) {
+                Some(leases) => leases,
+                None => waits.to_owned(),
+            };
             BlockedItem {
                 op,
                 age_ms: now.saturating_sub(noted.since).as_millis() as u64,
                 session,
                 from_node: noted.what.from.get(),
-                waits: waits.to_owned(),
+                waits,
                 nodes: nodes.clone(),
                 ..BlockedItem::default()
             }

@@ -17,8 +17,8 @@ use lumeofs_proto::blocking::Frame;
 use lumeofs_proto::data::BlockedReply;
 use lumeofs_proto::frame::{Fixed, Op};
 use lumeofs_proto::meta::{
-    GroupMembers, MapReply, MapRequest, MasterAddress, MetaReply, MetaRequest, OpenReport,
-    RaftMessage, SessionReply, SessionRequest,
+    GroupMembers, LeaseReply, LeaseRequest, MapReply, MapRequest, MasterAddress, MetaReply,
+    MetaRequest, OpenReport, RaftMessage, SessionReply, SessionRequest,
 };
 use lumeofs_proto::nonblocking::{FrameWriter, Stream, accept};
 use std::sync::Arc;
@@ -44,6 +44,7 @@ pub(crate) struct FrameService {
 enum Answer {
     Meta(MetaReply),
     Session(SessionReply),
+    Lease(LeaseReply),
     Map(MapReply),
     Raft(RaftMessage),
     Blocked(BlockedReply),
@@ -138,6 +139,11 @@ impl FrameService {
                 let report: OpenReport = frame.decode()?;
                 asked.of(report.session);
                 Answer::Session(self.metadata.opens(report).await?)
+            }
+            Op::Lease => {
+                let request: LeaseRequest = frame.decode()?;
+                asked.of(request.session);
+                Answer::Lease(self.metadata.lease(&request).await?)
             }
             Op::Blocked => Answer::Blocked(self.blocked(&frame.decode()?)),
             Op::Map => Answer::Map(self.map(&frame.decode()?).await),
@@ -248,6 +254,7 @@ async fn send(
     match answer {
         Ok(Answer::Meta(reply)) => writer.reply(asked, &reply, &[]).await,
         Ok(Answer::Session(reply)) => writer.reply(asked, &reply, &[]).await,
+        Ok(Answer::Lease(reply)) => writer.reply(asked, &reply, &[]).await,
         Ok(Answer::Map(reply)) => writer.reply(asked, &reply, &[]).await,
         Ok(Answer::Blocked(reply)) => writer.reply(asked, &reply, &[]).await,
         Ok(Answer::Raft(reply)) => writer.reply(asked, &reply, &[]).await,

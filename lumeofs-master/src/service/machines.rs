@@ -1,11 +1,12 @@
 //! The two state machines as the Raft host sees them.
 
+use super::leases::Leases;
 use super::opens::Opens;
 use super::placement::Placement;
+use crate::done::Done;
 use crate::raft::{Applied, EntryOrigin, Machine, Overlay};
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::{Code, FsError, FsResult};
-use lumeofs_meta::change;
 use lumeofs_meta::controller::{self, ControllerBatch, ControllerCommand, ControllerReply};
 use lumeofs_meta::namespace;
 use lumeofs_meta::op::{Batch, Command};
@@ -46,13 +47,15 @@ pub(crate) struct MetadataMachine {
     pub(crate) me: u64,
     /// Learns of files that are open because they were just created.
     pub(crate) opens: Arc<Opens>,
+    /// Learns of all that changes.
+    pub(crate) leases: Arc<Leases>,
     /// Chooses groups for new chunks.
     pub(crate) placement: Placement,
 }
 
 impl Machine for MetadataMachine {
     type Command = Command;
-    type Reply = change::Applied;
+    type Reply = Done;
 
     fn seal(&self, commands: Vec<Command>) -> Vec<u8> {
         let batch = Batch {
@@ -66,17 +69,25 @@ impl Machine for MetadataMachine {
     fn apply(&self, tables: &mut Overlay, origin: EntryOrigin, batch: &[u8]) -> FsResult<Applied> {
         let batch: Batch = decode(batch)?;
         let applied = namespace::apply(tables, origin.index, &batch);
-        if origin.term.node == self.me {
+        let own = origin.term.node == self.me;
+        if own {
             // Before anybody can see the outcomes: a file must not be purged between its creation
             // and the moment at which its creator is known to hold it open.
             self.opens.observe(origin.term, &batch.commands, &applied);
         }
-        Ok(Applied::Metadata(applied))
+        // And nobody must be told what others still believe otherwise.
+        let term = own.then_some(origin.term);
+        let done = self.leases.applied(tables, term, &batch.commands, applied);
+        Ok(Applied::Metadata(done))
     }
 
-    fn replies(&self, applied: Applied) -> Vec<change::Applied> {
+    fn replaced(&self) {
+        self.leases.replaced();
+    }
+
+    fn replies(&self, applied: Applied) -> Vec<Done> {
         match applied {
-            Applied::Metadata(applied) => applied,
+            Applied::Metadata(done) => done,
             Applied::Nothing | Applied::Controller(_) => Vec::new(),
         }
     }

@@ -1,20 +1,20 @@
-//! Operations of clients on the metadata group.
+//! The metadata group as clients see it, apart from their operations: sessions, and what they have open.
 
+use super::leases::Leases;
 use super::machines::MetadataMachine;
 use super::opens::Opens;
 use super::sessions::{self, Sessions};
-use super::{fencing, placement, purge, reclaim};
+use super::{fencing, leases, purge, reclaim};
 use crate::raft::{Group, Leadership, Proposed, Proposer};
 use crate::room::Room;
 use bytes::Bytes;
-use lumeofs_base::limits::{OPENS_MAX, OPENS_PER_REPORT_MAX, OPERATION_BYTES_MAX, SLOT_COUNT};
+use lumeofs_base::limits::{OPENS_MAX, OPENS_PER_REPORT_MAX};
 use lumeofs_base::{Attr, ClusterId, Code, FsError, FsResult, InodeId, SessionId};
-use lumeofs_meta::change::Applied;
 use lumeofs_meta::controller;
 use lumeofs_meta::namespace;
-use lumeofs_meta::op::{Caller, Command, Internal, Mutation, NewNode, Outcome, Query, Reply};
+use lumeofs_meta::op::{Caller, Command, Internal, Outcome, Query, Reply};
 use lumeofs_proto::auth::Identity;
-use lumeofs_proto::meta::{MetaReply, MetaRequest, OpenReport, SessionReply, SessionRequest};
+use lumeofs_proto::meta::{OpenReport, SessionReply, SessionRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 /// What a command weighs in a batch beside its operation, roughly.
-const COMMAND_OVERHEAD_BYTES: usize = 64;
+pub(super) const COMMAND_OVERHEAD_BYTES: usize = 64;
 
 /// Longest text by which a session is known.
 const DESCRIPTION_BYTES_MAX: usize = 256;
@@ -35,6 +35,7 @@ pub(crate) struct MetadataService {
     pub(crate) controller: Arc<Group>,
     pub(crate) proposer: Proposer<MetadataMachine>,
     pub(crate) opens: Arc<Opens>,
+    pub(crate) leases: Arc<Leases>,
     pub(crate) sessions: Sessions,
     pub(crate) identity: Identity,
     pub(crate) room: Room,
@@ -45,6 +46,7 @@ impl MetadataService {
     pub(crate) fn start_tasks(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
         tasks.spawn(sessions::end_silent_sessions(self.clone()));
         tasks.spawn(fencing::fence_ended_sessions(self.clone()));
+        tasks.spawn(leases::watch_leases(self.clone()));
         tasks.spawn(purge::purge_orphans(self.clone()));
         tasks.spawn(reclaim::reclaim_chunks(self.clone()));
         tasks.spawn(greet_leaderships(self.clone()));
@@ -54,99 +56,6 @@ impl MetadataService {
 
     fn cluster(&self) -> ClusterId {
         self.identity.credentials.cluster
-    }
-
-    /// Answers a query from current state.
-    pub(crate) async fn query(&self, request: &MetaRequest) -> FsResult<MetaReply> {
-        check_form(request)?;
-        let query: Query = decode(&request.op)?;
-        self.group.linearizable().await?;
-        let session = SessionId(request.session);
-        // Whom the datanodes turn away must not learn more about where chunks are.
-        if session != SessionId(0) {
-            self.check_session(session)?;
-        }
-        self.sessions.touch(session);
-        let caller = caller(request);
-        let (index, (outcome, era)) = self.group.store().read_at(|tables| {
-            let outcome = namespace::query(tables, &caller, &query);
-            (outcome, namespace::era(tables))
-        });
-        let reply = match outcome {
-            Ok(reply) => MetaReply {
-                reply: encode(&reply),
-                ..MetaReply::default()
-            },
-            Err(error) if request.want != 0 => MetaReply {
-                error: encode(&error),
-                ..MetaReply::default()
-            },
-            Err(error) => return Err(error),
-        };
-        Ok(MetaReply {
-            index,
-            era,
-            ..reply
-        })
-    }
-
-    /// Applies a mutation, once however often it is sent.
-    pub(crate) async fn mutate(&self, request: &MetaRequest) -> FsResult<MetaReply> {
-        check_form(request)?;
-        let mutation: Mutation = decode(&request.op)?;
-        let leadership = self.group.check_leads()?;
-        if creates_open(&mutation) && !self.opens.has_room(leadership.term, 1) {
-            return Err(too_many_open());
-        }
-        if let Err(full) = self.room.check(&mutation) {
-            return Err(match self.group.hands_over() {
-                true => FsError::new(
-                    Code::Unavailable,
-                    "another master, which has room, is to lead",
-                ),
-                false => full,
-            });
-        }
-        let session = SessionId(request.session);
-        self.sessions.touch(session);
-        let allocates = matches!(
-            mutation,
-            Mutation::Allocate { .. } | Mutation::Append { .. }
-        );
-        if allocates && !placement::has_groups(self.controller.store()) {
-            return Err(FsError::new(
-                Code::Unavailable,
-                "no replica groups yet: datanodes are missing",
-            ));
-        }
-        let command = Command::Mutate {
-            session,
-            sequence: request.sequence,
-            acked_below: request.acked_below,
-            caller: caller(request),
-            mutation,
-        };
-        let done = self
-            .proposer
-            .propose(command, bytes_of(request) + COMMAND_OVERHEAD_BYTES)
-            .await?;
-        let Applied {
-            outcome,
-            changes,
-            repeated,
-        } = done.reply;
-        let reply = encode(&outcome?);
-        let changes = match repeated {
-            true => Bytes::new(),
-            false => encode(&changes),
-        };
-        // Without an era: an outcome may be older than the state that we have now.
-        Ok(MetaReply {
-            index: done.index,
-            reply,
-            changes,
-            ..MetaReply::default()
-        })
     }
 
     /// Opens, keeps alive or closes a session.
@@ -248,6 +157,7 @@ impl MetadataService {
             Internal::ChunksDeleted { chunks } => chunks.len() * 8,
             Internal::FreeChunks { chunks } => chunks.len() * 16,
             Internal::CloseSession { .. }
+            | Internal::HoldLeases { .. }
             | Internal::EndSession { .. }
             | Internal::CloseEnded { .. }
             | Internal::Noop
@@ -261,11 +171,11 @@ impl MetadataService {
             .await?;
         Ok(Proposed {
             index: done.index,
-            reply: done.reply.outcome,
+            reply: done.reply.applied.outcome,
         })
     }
 
-    fn check_session(&self, session: SessionId) -> FsResult<()> {
+    pub(super) fn check_session(&self, session: SessionId) -> FsResult<()> {
         let has = |tables: &_| namespace::has_session(tables, session);
         if self.group.store().read(has) {
             return Ok(());
@@ -334,63 +244,24 @@ fn getattr(tables: &crate::raft::Overlay, ino: InodeId) -> FsResult<Attr> {
     }
 }
 
-/// Whether a mutation leaves its session with one more open file.
-fn creates_open(mutation: &Mutation) -> bool {
-    let node = match mutation {
-        Mutation::Create { node, .. } => node,
-        _ => return false,
-    };
-    matches!(node, NewNode::Regular)
-}
-
-fn too_many_open() -> FsError {
+pub(super) fn too_many_open() -> FsError {
     let text = format!("{OPENS_MAX} files are open in the whole cluster: close some");
     FsError::new(Code::TooManyOpen, text)
 }
 
-/// What a request takes in the log, roughly.
-fn bytes_of(request: &MetaRequest) -> usize {
-    // A group takes up to five bytes.
-    request.op.len() + 5 * request.groups.len()
-}
-
-/// A request that is too long would not fit into any message between masters.
-fn check_form(request: &MetaRequest) -> FsResult<()> {
-    let bytes = bytes_of(request);
-    if bytes > OPERATION_BYTES_MAX {
-        let text =
-            format!("an operation of {bytes} bytes, at most {OPERATION_BYTES_MAX} are taken");
-        return Err(FsError::new(Code::TooBig, text));
-    }
-    if request.slot < u32::from(SLOT_COUNT) {
-        return Ok(());
-    }
-    Err(FsError::new(
-        Code::WrongGroup,
-        format!("slot {}, there are {SLOT_COUNT}", request.slot),
-    ))
-}
-
-fn caller(request: &MetaRequest) -> Caller {
-    Caller {
-        uid: request.uid,
-        gid: request.gid,
-        groups: request.groups.clone(),
-        trusted: request.trusted,
-    }
-}
-
-fn encode(message: &impl Serialize) -> Bytes {
+/// The form of a message on the wire.
+pub(super) fn encode(message: &impl Serialize) -> Bytes {
     let bytes = postcard::to_stdvec(message);
     bytes.expect("messages are plain data").into()
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> FsResult<T> {
+/// The message of a form on the wire.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> FsResult<T> {
     postcard::from_bytes(bytes)
         .map_err(|error| FsError::new(Code::Invalid, format!("operation: {error}")))
 }
 
-fn unexpected(reply: &Reply) -> FsError {
+pub(super) fn unexpected(reply: &Reply) -> FsError {
     FsError::new(
         Code::Io,
         format!("unexpected reply of the state machine: {reply:?}"),

@@ -40,6 +40,8 @@ struct Table {
 #[derive(Default)]
 struct Held {
     inos: HashSet<InodeId>,
+    /// Those of them that it did not state itself.
+    presumed: HashSet<InodeId>,
     /// Everything that the session holds is in `inos`.
     complete: bool,
 }
@@ -116,6 +118,9 @@ impl Opens {
         }
         for ino in inos {
             table.hold(session, *ino);
+            if let Some(held) = table.sessions.get_mut(&session) {
+                held.presumed.remove(ino);
+            }
         }
         let condemned = inos.iter().filter(|ino| table.condemned.contains(ino));
         Some(condemned.copied().collect())
@@ -134,11 +139,38 @@ impl Opens {
     /// Enters that a session has stated all that it holds. Returns whether that was news.
     pub(crate) fn complete(&self, term: Term, session: SessionId) -> bool {
         let mut table = self.0.lock();
-        table.enter(term)
-            && !std::mem::replace(
-                &mut table.sessions.entry(session).or_default().complete,
-                true,
-            )
+        if !table.enter(term) {
+            return false;
+        }
+        let held = table.sessions.entry(session).or_default();
+        for ino in std::mem::take(&mut held.presumed) {
+            table.release(session, ino);
+        }
+        let held = table.sessions.entry(session).or_default();
+        !std::mem::replace(&mut held.complete, true)
+    }
+
+    /// Enters that a session may hold more than it has stated, until it states all of it anew.
+    pub(crate) fn doubt(&self, term: Term, session: SessionId) {
+        let mut table = self.0.lock();
+        if table.enter(term) {
+            table.sessions.entry(session).or_default().complete = false;
+        }
+    }
+
+    /// Enters that a session may hold these until then.
+    pub(crate) fn presume(&self, term: Term, session: SessionId, inos: &[InodeId]) {
+        let mut table = self.0.lock();
+        if !table.enter(term) {
+            return;
+        }
+        for ino in inos {
+            let held = table.sessions.entry(session).or_default();
+            if !held.inos.contains(ino) {
+                held.presumed.insert(*ino);
+                table.hold(session, *ino);
+            }
+        }
     }
 
     /// Whether a session has stated all that it holds under this leadership.
@@ -242,6 +274,7 @@ impl Table {
     fn release(&mut self, session: SessionId, ino: InodeId) {
         if let Some(held) = self.sessions.get_mut(&session) {
             self.held -= usize::from(held.inos.remove(&ino));
+            held.presumed.remove(&ino);
         }
         if let Some(holders) = self.holders.get_mut(&ino) {
             holders.remove(&session);
@@ -322,6 +355,26 @@ mod tests {
         assert_eq!(opens.condemn(TERM, &[A], vec![INO], at(2501)), [INO]);
         opens.purged(TERM, &[INO]);
         assert_eq!(opens.open(TERM, A, &[INO]), Some(vec![]));
+    }
+
+    #[test]
+    fn what_a_session_is_believed_to_hold_is_held_until_it_says_what_it_does() {
+        let opens = Opens::default();
+        let other = InodeId(78);
+        opens.complete(TERM, A);
+        opens.open(TERM, A, &[other]).unwrap();
+        opens.doubt(TERM, A);
+        opens.presume(TERM, A, &[INO, other]);
+        assert_eq!(condemned(&opens, TERM, &[A]), [], "it was not heard yet");
+        opens.open(TERM, A, &[other]).unwrap();
+        assert!(opens.complete(TERM, A));
+        assert_eq!(opens.held_by(TERM, A), 1);
+        assert_eq!(condemned(&opens, TERM, &[A]), [INO]);
+        opens.doubt(TERM, A);
+        opens.presume(TERM, A, &[InodeId(79)]);
+        opens.open(TERM, A, &[InodeId(79)]).unwrap();
+        opens.complete(TERM, A);
+        assert_eq!(opens.held_by(TERM, A), 2);
     }
 
     #[test]

@@ -51,6 +51,8 @@ async fn purge_page(service: &MetadataService, page: Vec<InodeId>) -> bool {
     let term = leadership.term;
     let live = service.group.store().read(namespace::session_ids);
     let now = SystemClock.monotonic();
+    // Whoever has not heard yet that it has no name may have it open.
+    let page = service.leases.without_unheard(page);
     let mut left = service.opens.condemn(term, &live, page, now);
     while !left.is_empty() {
         let rest = left.split_off(left.len().min(PURGE_MAX));

@@ -24,6 +24,7 @@ pub(crate) struct Sessions {
     contacts: Mutex<Contacts>,
     ended_silent: AtomicU64,
     ended_evicted: AtomicU64,
+    ended_for_leases: AtomicU64,
 }
 
 #[derive(Default)]
@@ -50,10 +51,19 @@ impl Sessions {
         self.ended_evicted.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many sessions this master ended for their silence, and how many for an administrator.
-    pub(crate) fn ended(&self) -> (u64, u64) {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        (read(&self.ended_silent), read(&self.ended_evicted))
+    /// One was ended since it did not give a lease back.
+    pub(crate) fn count_ended_for_leases(&self) {
+        self.ended_for_leases.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many sessions this master ended, and why.
+    pub(crate) fn ended(&self) -> [(&'static str, u64); 3] {
+        [
+            ("silent", &self.ended_silent),
+            ("evicted", &self.ended_evicted),
+            ("lease", &self.ended_for_leases),
+        ]
+        .map(|(why, count)| (why, count.load(Ordering::Relaxed)))
     }
 
     fn touch_at(&self, session: SessionId, now: Duration) {

@@ -336,6 +336,11 @@ impl Check<'_> {
                 format!("{id} exists and the next session is {next}")
             });
         }
+        for (key, _) in self.rows(keys::all::LEASEHOLDERS) {
+            let id = SessionId(keys::first(&key));
+            let known = self.tables.get(&keys::session(id)).is_some();
+            self.expect(known, || format!("{id} may have leases and is no session"));
+        }
         for (key, _) in self.rows(keys::all::OUTCOMES) {
             let (id, sequence) = (SessionId(keys::first(&key)), keys::second(&key));
             let holds = windows

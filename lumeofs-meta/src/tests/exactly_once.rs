@@ -167,6 +167,27 @@ fn a_session_that_was_ended_is_closed_only_by_its_fence() {
 }
 
 #[test]
+fn a_session_that_may_have_leases_is_known_as_such_until_it_is_closed() {
+    let mut fixture = Fixture::new();
+    let session = fixture.session;
+    assert_eq!(namespace::leaseholders(&fixture.tables), []);
+    for _ in 0..2 {
+        fixture.internal(Internal::HoldLeases { session }).unwrap();
+        assert_eq!(namespace::leaseholders(&fixture.tables), [session]);
+        fixture.check();
+    }
+    fixture.internal(Internal::EndSession { session }).unwrap();
+    assert!(namespace::is_leaseholder(&fixture.tables, session));
+    let late = fixture.internal(Internal::HoldLeases { session });
+    assert_eq!(late.unwrap_err().code, Code::SessionExpired);
+    fixture.internal(Internal::CloseEnded { session }).unwrap();
+    assert_eq!(namespace::leaseholders(&fixture.tables), []);
+    let late = fixture.internal(Internal::HoldLeases { session });
+    assert_eq!(late.unwrap_err().code, Code::SessionExpired);
+    fixture.check();
+}
+
+#[test]
 fn sessions_are_bounded() {
     let mut fixture = Fixture::new();
     let open = |nonce| Internal::OpenSession {

@@ -1,0 +1,115 @@
+//! What operations are about: which inodes a query shows, which ones a mutation names.
+
+use crate::raft::Overlay;
+use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId};
+use lumeofs_lease::Want;
+use lumeofs_meta::namespace;
+use lumeofs_meta::op::{Caller, Mutation, Outcome, Query, Reply};
+
+/// What an answer shows.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    /// Inodes of which something is shown.
+    pub(crate) inodes: Vec<(InodeId, FileKind)>,
+    /// The one that was asked for, if it is there.
+    main: Option<InodeId>,
+}
+
+impl Shown {
+    /// One inode.
+    pub(crate) fn one(attr: &Attr) -> Self {
+        Self {
+            inodes: vec![(attr.ino, attr.kind)],
+            main: Some(attr.ino),
+        }
+    }
+}
+
+/// What an answer to a query shows. A refusal shows something of the inode that was asked about, too.
+pub(crate) fn shown(tables: &Overlay, query: &Query, outcome: &Outcome) -> Shown {
+    let asked = match query {
+        Query::Lookup { parent: ino, .. }
+        | Query::GetAttr { ino }
+        | Query::ReadLink { ino }
+        | Query::ReadDir { ino, .. }
+        | Query::GetXattr { ino, .. }
+        | Query::ListXattr { ino }
+        | Query::Chunks { ino, .. }
+        | Query::Parent { ino } => *ino,
+        Query::Usage => return Shown::default(),
+    };
+    let mut shown = Shown::default();
+    match outcome {
+        // What was asked for is a directory or a file whose attributes came.
+        Ok(Reply::Attr(attr)) if attr.ino != asked => {
+            shown.inodes = vec![(asked, FileKind::Directory), (attr.ino, attr.kind)];
+            shown.main = Some(attr.ino);
+        }
+        Ok(Reply::Attr(attr) | Reply::Chunks { attr, .. }) => shown = Shown::one(attr),
+        Ok(Reply::Entries { .. }) => {
+            shown.inodes = vec![(asked, FileKind::Directory)];
+            shown.main = Some(asked);
+        }
+        _ => {
+            if let Some(attr) = getattr(tables, asked) {
+                shown = Shown::one(&attr);
+            }
+        }
+    }
+    // Nothing that was asked for is there.
+    if matches!((query, outcome), (Query::Lookup { .. }, Err(_))) {
+        shown.main = None;
+    }
+    shown
+}
+
+/// What a request wants besides an answer.
+///
+/// # Errors
+/// `Invalid`: a number that means nothing.
+pub(crate) fn want(number: u32, shown: &Shown) -> FsResult<Want> {
+    Ok(match (number, shown.main) {
+        (0, _) => Want::Nothing,
+        (1, _) | (2, None) => Want::Shared,
+        (2, Some(ino)) => Want::Write(ino),
+        _ => {
+            return Err(FsError::new(
+                Code::Invalid,
+                format!("a lease of kind {number}"),
+            ));
+        }
+    })
+}
+
+/// Inodes that a mutation names, so that unpublished writes of others to them must be published first. Names are not:
+/// what is done to them leaves the contents of files alone.
+pub(crate) fn named(mutation: &Mutation) -> Option<InodeId> {
+    match mutation {
+        Mutation::Link { ino, .. }
+        | Mutation::SetAttr { ino, .. }
+        | Mutation::Allocate { ino, .. }
+        | Mutation::Publish { ino, .. }
+        | Mutation::Append { ino, .. }
+        | Mutation::TailClean { ino, .. }
+        | Mutation::Extend { ino, .. }
+        | Mutation::CutTail { ino }
+        | Mutation::Flush { ino, .. } => Some(*ino),
+        Mutation::Create { .. }
+        | Mutation::Unlink { .. }
+        | Mutation::Rmdir { .. }
+        | Mutation::Rename { .. }
+        | Mutation::SetXattr { .. }
+        | Mutation::RemoveXattr { .. } => None,
+    }
+}
+
+fn getattr(tables: &Overlay, ino: InodeId) -> Option<Attr> {
+    let trusted = Caller {
+        trusted: true,
+        ..Caller::default()
+    };
+    match namespace::query(tables, &trusted, &Query::GetAttr { ino }) {
+        Ok(Reply::Attr(attr)) => Some(attr),
+        _ => None,
+    }
+}
