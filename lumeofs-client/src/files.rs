@@ -1,7 +1,9 @@
 //! Open files and their data, as the caller sees them.
 
 use crate::client::{Client, Context, Range, Written};
+use crate::data::chunks::checked_range;
 use crate::data::write::How;
+use crate::leases::Right;
 use crate::link::{Asker, Link};
 use crate::opens::Entered;
 use lumeofs_base::{Attr, FsResult, InodeId};
@@ -87,10 +89,16 @@ impl Client {
             durable,
             clear_suid,
         };
-        if append {
-            self.link.append(&asker, ino, data, how)
-        } else {
-            self.link.write(&asker, ino, offset, data, how)
+        // An append asks for a place of its own, wherever that is.
+        let at = if append { 0 } else { offset };
+        let range = checked_range(at, data.len() as u64)?;
+        let writing = self.link.begin_write(&asker, ino, &range)?;
+        match (writing.right, append) {
+            // Nothing is kept in memory yet.
+            (Right::Buffered | Right::Through, true) => self.link.append(&asker, ino, data, how),
+            (Right::Buffered | Right::Through, false) => {
+                self.link.write(&asker, ino, offset, data, how)
+            }
         }
     }
 

@@ -24,7 +24,7 @@ use crate::link::Link;
 use crate::wait::now;
 use give_back::Due;
 use lumeofs_base::SessionId;
-use lumeofs_lease::{Act, Generation, Holder, HolderLimits};
+use lumeofs_lease::{Act, Holder, HolderLimits};
 use parking_lot::{Condvar, Mutex};
 use stats::Counters;
 use std::collections::VecDeque;
@@ -86,19 +86,18 @@ impl Link {
     /// Uses the leases, and does what follows from it before anybody else uses them.
     fn with_leases<T>(&self, run: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.leases.state.lock();
-        let before = state.holder.generation();
         let done = run(&mut state);
         let acts = state.holder.take_acts();
         if !acts.is_empty() {
             for act in acts {
-                self.act(&mut state, before, act);
+                self.act(&mut state, act);
             }
             self.leases.changed.notify_all();
         }
         done
     }
 
-    fn act(&self, state: &mut State, before: Generation, act: Act) {
+    fn act(&self, state: &mut State, act: Act) {
         match act {
             Act::DropData(ino) => {
                 if let Some(inode) = self.inodes.find(ino) {
@@ -111,8 +110,6 @@ impl Link {
                 since: now(),
             }),
             Act::Reported(ino) => self.opens.is_known(ino),
-            // Before the first generation of a session it had no lease, so the leader knows of every open.
-            Act::RestateOpens if before == Generation::default() => {}
             Act::RestateOpens => self.session.restate_soon(),
         }
     }

@@ -3,4 +3,19 @@
 
 mod cluster;
 mod files;
+mod leases;
 mod meta;
+
+use std::time::Duration;
+
+/// Waits until a condition holds.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = crate::wait::now();
+    while !holds() {
+        assert!(
+            crate::wait::now() - start < Duration::from_secs(60),
+            "waited for: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

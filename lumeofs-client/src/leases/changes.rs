@@ -171,6 +171,7 @@ fn named(mutation: &Mutation) -> (Vec<(InodeId, &[u8])>, Vec<InodeId>) {
         | Mutation::Append { ino, .. }
         | Mutation::TailClean { ino, .. }
         | Mutation::Extend { ino, .. }
+        | Mutation::Flush { ino, .. }
         | Mutation::CutTail { ino } => (vec![], vec![*ino]),
     }
 }

@@ -7,7 +7,7 @@ use super::{Answer, Changing};
 use crate::link::{Asker, Link};
 use crate::wait::{Patience, SLICE};
 use crate::window::Ticket;
-use lumeofs_base::{Code, FileKind, FsError, InodeId, SessionId};
+use lumeofs_base::{Code, FileKind, FsError, SessionId};
 use lumeofs_meta::op::Reply;
 use lumeofs_proto::frame::Op;
 use lumeofs_proto::meta::{MetaReply, MetaRequest};

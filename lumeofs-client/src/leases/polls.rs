@@ -55,7 +55,12 @@ impl Link {
                 self.renew_session(session, &patience).ok();
             }
             let since = *failing_since.get_or_insert_with(now);
-            if self.masters.move_on(&host, &error, &mut hinted) == Next::Pause {
+            // The leader refuses a poll that was overtaken; it leads all the same.
+            let next = match error.code {
+                Code::Invalid => Next::Pause,
+                _ => self.masters.move_on(&host, &error, &mut hinted),
+            };
+            if next == Next::Pause {
                 let pause = ((now() - since) / 8).clamp(PAUSE_MIN, PAUSE_MAX);
                 self.pause_for_leader(pause);
             }
