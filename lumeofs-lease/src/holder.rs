@@ -4,22 +4,27 @@
 //! by what has a higher number; so it does not matter in which order they arrive. The driver holds the holder in one lock;
 //! file data is kept by the driver and only dropped on [`Act::DropData`].
 
+mod busy;
 mod contents;
 mod polls;
 mod rights;
 
-pub use contents::{Cached, Learned, Listing, Touch};
+pub use busy::Touch;
+pub use contents::{Cached, Learned, Listing};
 pub use rights::WriteRight;
 
 use crate::TERM_OF_HOLDER;
 use crate::wire::{Ack, Generation, Grant, Kind, Release};
-use contents::{Busy, Contents};
+use busy::Busy;
+use contents::Contents;
 use lumeofs_base::InodeId;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 /// Inodes without a lease of which it is remembered what would be too old.
 const FLOORS_MAX: usize = 4096;
+/// How many more places the hand may have than twice the inodes.
+const HAND_SLACK: usize = 64;
 
 /// How much a holder remembers.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +55,8 @@ pub enum Act {
     GiveBack(InodeId),
     /// The leader knows from now on, by the next poll, that the inode is open.
     Reported(InodeId),
+    /// The leader takes the inode to be open until it is told whether it is.
+    StateOpen(InodeId),
     /// State all open files anew.
     RestateOpens,
 }
@@ -94,6 +101,8 @@ struct Entry {
     giving_back: Option<GivingBack>,
     /// The file is open, and the leader was not told.
     open: bool,
+    /// It has a name, as far as is known. Then the lease lets be heard when it loses the last one.
+    named: bool,
     /// Size and times are ahead of what is published.
     local: bool,
     /// It was used since the hand came by.
@@ -157,10 +166,7 @@ impl Holder {
         let floor = self.floors.get(&ino).copied().unwrap_or(0);
         if grant.number <= floor.max(self.floor_of_all) {
             // The table believes that it is held.
-            self.released.push(Release {
-                ino,
-                number: grant.number,
-            });
+            self.release(ino, grant.number);
             return false;
         }
         self.floors.remove(&ino);
@@ -168,17 +174,29 @@ impl Holder {
             kind: grant.kind,
             number: grant.number,
             granted: now,
-            floor,
+            floor: floor.max(self.floor_of_all),
             contents: Contents::default(),
             in_use: 0,
             giving_back: None,
             open: false,
+            named: false,
             local: false,
             used: true,
         };
         self.entries.insert(ino, entry);
         self.hand.push_back(ino);
+        if self.hand.len() > 2 * self.entries.len() + HAND_SLACK {
+            let mut there = HashSet::new();
+            let entries = &self.entries;
+            self.hand
+                .retain(|ino| entries.contains_key(ino) && there.insert(*ino));
+        }
         true
+    }
+
+    /// Tells the leader, with the next poll, that a right is given up.
+    fn release(&mut self, ino: InodeId, number: u64) {
+        self.released.push(Release { ino, number });
     }
 
     /// Forgets a lease. Nothing that was on its way is taken afterwards.
@@ -187,6 +205,7 @@ impl Holder {
             return;
         };
         self.items -= entry.contents.clear();
+        self.busy.unresolve(ino);
         self.acts.push(Act::DropData(ino));
         self.raise_floor(ino, entry.floor.max(entry.number));
     }
@@ -220,17 +239,14 @@ impl Holder {
             let Some(entry) = self.entries.get_mut(&ino) else {
                 continue;
             };
-            let is_needed = entry.in_use > 0
-                || entry.giving_back.is_some()
-                || entry.open
-                || entry.local
-                || entry.kind == Kind::Through;
+            let is_needed =
+                entry.in_use > 0 || entry.giving_back.is_some() || entry.open || entry.local;
             if is_needed || std::mem::take(&mut entry.used) {
                 self.hand.push_back(ino);
                 continue;
             }
             let number = entry.number;
-            self.released.push(Release { ino, number });
+            self.release(ino, number);
             self.remove(ino);
         }
     }

@@ -2,8 +2,7 @@
 //!
 //! Soft state of one leadership. The driver calls [`Table::read`] in the same critical section in which it reads the
 //! answer, and [`Table::changed`] in that in which it applies a change; so every grant is before or after every change, and
-//! numbers order them. Whoever gets [`Blocked`] tries again after the next call that changed something, or at
-//! [`Table::deadline`].
+//! numbers order them. Whoever gets [`Blocked`] tries again after a poll, a change, the end of a session, or a tick.
 
 mod change;
 mod recalls;
@@ -21,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 use window::{Recent, Window};
 
-/// Leases of one session; without room there are no further shared ones.
+/// Leases of one session; without room nobody gets one that it did not ask for to write.
 const LEASES_PER_SESSION_MAX: usize = 200_000;
 /// Leases of all sessions, the same.
 const LEASES_MAX: usize = 1_000_000;
@@ -48,8 +47,6 @@ pub enum Effect {
     End(SessionId),
     /// What the session has open is not known until it states that anew: nothing may be purged before.
     Restate(SessionId),
-    /// An inode without a name counts as open by the session until then.
-    Open(SessionId, InodeId),
 }
 
 /// The leases of a metadata group.
@@ -67,7 +64,7 @@ pub struct Table {
     recent: Recent,
     /// Of all sessions.
     count: usize,
-    /// Inodes on which nobody had a lease any more; some may have one again.
+    /// Inodes on which nobody had a lease any more, but lately a writer; some may have one again.
     emptied: VecDeque<InodeId>,
     /// How long recalls took that were acknowledged since somebody asked.
     took: Vec<(&'static str, Duration)>,
@@ -83,6 +80,8 @@ struct Leases {
     writer: Option<(SessionId, Duration)>,
     /// Until then writers share the right.
     contended_until: Duration,
+    /// Who has changes of it under way: nobody else begins to write meanwhile.
+    changers: Vec<SessionId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +114,8 @@ impl Leases {
         let remembers = self
             .writer
             .is_some_and(|(_, asked)| now < asked + CONTENTION);
-        self.held.is_empty() && self.recalls.is_empty() && !remembers && now >= self.contended_until
+        let is_free = self.held.is_empty() && self.recalls.is_empty() && self.changers.is_empty();
+        is_free && !remembers && now >= self.contended_until
     }
 }
 
@@ -148,11 +148,14 @@ impl Table {
                 blocked = true;
             }
         }
-        let gives_back = |table: &Self, ino| table.gives_back(session, ino);
-        if let Want::Write(ino) = want
-            && !gives_back(self, ino)
-        {
-            blocked |= self.make_way(now, session, ino);
+        if let Want::Write(ino) = want {
+            blocked |= match self.gives_back(session, ino) {
+                // Its query must not wait for others who were asked too: each may be part of a write that has to end first.
+                true => !self.has_write_lease(session, ino),
+                false => {
+                    self.is_changed_by_another(session, ino) || self.make_way(now, session, ino)
+                }
+            };
         }
         if blocked {
             return Err(Blocked);
@@ -161,9 +164,11 @@ impl Table {
             return Ok(Vec::new());
         }
         let grants = shown.iter().filter_map(|(ino, kind)| {
-            // What is being given back stays as it is: its holder asks anew afterwards.
-            let for_writing = want == Want::Write(*ino) && *kind == FileKind::Regular;
-            match for_writing && !gives_back(self, *ino) {
+            if self.gives_back(session, *ino) {
+                // A grant would seem to be newer than the recall, and its acknowledgement end it.
+                return None;
+            }
+            match want == Want::Write(*ino) && *kind == FileKind::Regular {
                 true => self.grant_write(now, session, *ino),
                 false => self.grant_shared(now, session, *ino),
             }
@@ -171,7 +176,8 @@ impl Table {
         Ok(grants.collect())
     }
 
-    /// Whether a mutation that names these inodes may be proposed.
+    /// Whether a mutation that names these inodes may be proposed. If so, nobody else begins to write to them until
+    /// [`Table::change_over`].
     ///
     /// # Errors
     /// [`Blocked`] while another session has unpublished writes to one of them, or in the first time of a leadership.
@@ -189,14 +195,36 @@ impl Table {
                 blocked = true;
             }
         }
-        match blocked {
-            true => Err(Blocked),
-            false => Ok(()),
+        if blocked {
+            return Err(Blocked);
+        }
+        for ino in named {
+            let leases = self.inodes.entry(*ino).or_default();
+            leases.changers.push(session);
+        }
+        Ok(())
+    }
+
+    /// A mutation that [`Table::before_change`] let pass was applied, or will not be. Once for each.
+    pub fn change_over(&mut self, session: SessionId, named: &[InodeId]) {
+        for ino in named {
+            let Some(leases) = self.inodes.get_mut(ino) else {
+                continue;
+            };
+            if let Some(at) = leases.changers.iter().position(|other| *other == session) {
+                leases.changers.swap_remove(at);
+            }
+            self.tidy(*ino);
         }
     }
 
-    /// Whether a session has been asked for its lease. Then its queries must not wait for those of others who were
-    /// asked too: each may be part of a write that has to end first.
+    fn is_changed_by_another(&self, session: SessionId, ino: InodeId) -> bool {
+        let changers = self.inodes.get(&ino).map(|leases| &leases.changers);
+        let mut changers = changers.into_iter().flatten();
+        changers.any(|changer| *changer != session)
+    }
+
+    /// Whether a session has been asked for its lease.
     fn gives_back(&self, session: SessionId, ino: InodeId) -> bool {
         let recalls = self.inodes.get(&ino).map(|leases| &leases.recalls);
         recalls.into_iter().flatten().any(|id| {
@@ -249,8 +277,10 @@ impl Table {
         let kind = match leases.of(session).map(|own| own.kind) {
             // Nobody else asked meanwhile, or it would be gone.
             Some(Kind::Exclusive) => Kind::Exclusive,
-            Some(Kind::Through | Kind::Shared) | None if shared => Kind::Through,
-            Some(Kind::Through | Kind::Shared) | None => Kind::Exclusive,
+            // Until the grant arrives its holder answers from memory: it must not lose what it relies on.
+            Some(Kind::Shared) => Kind::Exclusive,
+            Some(Kind::Through) | None if shared => Kind::Through,
+            Some(Kind::Through) | None => Kind::Exclusive,
         };
         leases.writer = Some((session, now));
         Some(self.enter(now, session, ino, kind))
@@ -265,7 +295,16 @@ impl Table {
         if let Some(leases) = self.inodes.get(&ino) {
             if let Some(own) = leases.of(session) {
                 let kind = own.kind;
-                return Some(self.enter(now, session, ino, kind));
+                // Who writes through keeps nothing, and reading does not make it a writer for longer.
+                return (kind != Kind::Through).then(|| self.enter(now, session, ino, kind));
+            }
+            if leases
+                .recalls
+                .iter()
+                .any(|id| self.recalls[id].recall.what == What::Drop)
+            {
+                // A writer waits: readers that come meanwhile must not hold it up for ever.
+                return None;
             }
             for lease in &leases.held {
                 if lease.kind == Kind::Through {
@@ -281,9 +320,13 @@ impl Table {
             }
             return None;
         }
+        self.has_room(session)
+            .then(|| self.enter(now, session, ino, Kind::Shared))
+    }
+
+    fn has_room(&self, session: SessionId) -> bool {
         let has = self.sessions[&session].inodes.len();
-        let room = has < LEASES_PER_SESSION_MAX && self.count < LEASES_MAX;
-        room.then(|| self.enter(now, session, ino, Kind::Shared))
+        has < LEASES_PER_SESSION_MAX && self.count < LEASES_MAX
     }
 
     /// Enters a right, in place of what the session has on the inode.
@@ -319,12 +362,22 @@ impl Table {
             let before = leases.held.len();
             leases.held.retain(|lease| lease.session != session);
             self.count -= before - leases.held.len();
-            if leases.held.is_empty() {
-                self.emptied.push_back(ino);
-            }
         }
         if let Some(standing) = self.sessions.get_mut(&session) {
             standing.inodes.remove(&ino);
+        }
+        self.tidy(ino);
+    }
+
+    /// Forgets an inode on which nobody has anything, at once or later.
+    fn tidy(&mut self, ino: InodeId) {
+        let Some(leases) = self.inodes.get(&ino) else {
+            return;
+        };
+        if leases.is_unused(Duration::ZERO) {
+            self.inodes.remove(&ino);
+        } else if leases.is_unused(Duration::MAX) {
+            self.emptied.push_back(ino);
         }
     }
 

@@ -4,8 +4,10 @@ use lumeofs_base::{Attr, InodeId};
 use lumeofs_meta::op::DirEntry;
 use serde::{Deserialize, Serialize};
 
-/// Names one unbroken series of leases of a session. Equal or not, nothing else: a leader makes new ones.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Names one unbroken series of leases of a session. A later one is greater, over leaderships too.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Generation {
     /// The leadership, 0 for none.
     pub term: u64,

@@ -2,7 +2,7 @@
 
 mod names;
 
-use super::{Act, Holder};
+use super::{Act, Holder, Touch};
 use crate::wire::{Generation, Grant, Kind};
 use lumeofs_base::{Attr, FileKind, InodeId};
 use lumeofs_meta::change::Change;
@@ -64,52 +64,6 @@ pub enum Learned<'a> {
     XattrNames(InodeId, &'a [Vec<u8>]),
 }
 
-/// What a mutation may touch.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Touch {
-    /// A name in a directory, and that.
-    Name(InodeId, Vec<u8>),
-    /// An inode.
-    Inode(InodeId),
-}
-
-/// What own mutations under way may touch.
-#[derive(Debug, Default)]
-pub(super) struct Busy {
-    names: HashMap<(InodeId, Vec<u8>), usize>,
-    inodes: HashMap<InodeId, usize>,
-}
-
-impl Busy {
-    fn count(&mut self, touch: &Touch, begins: bool) {
-        let ino = match touch {
-            Touch::Name(parent, name) => {
-                step(&mut self.names, (*parent, name.clone()), begins);
-                *parent
-            }
-            Touch::Inode(ino) => *ino,
-        };
-        step(&mut self.inodes, ino, begins);
-    }
-}
-
-fn step<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: K, begins: bool) {
-    use std::collections::hash_map::Entry;
-    match counts.entry(key) {
-        Entry::Vacant(_) if !begins => {}
-        Entry::Vacant(entry) => {
-            entry.insert(1);
-        }
-        Entry::Occupied(mut entry) if begins => *entry.get_mut() += 1,
-        Entry::Occupied(mut entry) => {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
-            }
-        }
-    }
-}
-
 /// Of one inode.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
@@ -132,13 +86,16 @@ impl Contents {
         count
     }
 
-    /// Keeps only what a writer has not published.
-    pub(super) fn restamp(&mut self) {
+    /// Keeps only what a writer has not published. Returns how many items were forgotten.
+    pub(super) fn restamp(&mut self) -> usize {
         let attr = self.attr.take();
-        *self = Self {
-            attr,
-            ..Self::default()
-        };
+        let count = self.clear();
+        self.attr = attr;
+        count
+    }
+
+    pub(super) fn has_attr(&self) -> bool {
+        self.attr.is_some() && self.is_current
     }
 
     pub(super) fn attr(&self) -> Option<&Attr> {
@@ -227,7 +184,9 @@ impl Holder {
                 }),
                 Learned::XattrNames(of, names) if of == ino => self.with(grant, |contents| {
                     let before = contents.xattr_names.replace(names.to_vec());
-                    names.len() - before.map_or(0, |before| before.len())
+                    names
+                        .len()
+                        .wrapping_sub(before.map_or(0, |before| before.len()))
                 }),
                 _ => {}
             }
@@ -239,6 +198,7 @@ impl Holder {
         let Some(entry) = self.entries.get_mut(&grant.ino) else {
             return;
         };
+        entry.named = attr.nlink > 0;
         if entry.kind == Kind::Through {
             return;
         }
@@ -249,7 +209,7 @@ impl Holder {
         entry.contents.set_attr(grant.number, merged);
     }
 
-    /// Has `learn` change the contents of what is granted; it returns how many items more there are.
+    /// Has `learn` change the contents of what is granted; it returns how many items more there are, modulo 2^64.
     fn with(&mut self, grant: &Grant, learn: impl FnOnce(&mut Contents) -> usize) {
         let Some(entry) = self.entries.get_mut(&grant.ino) else {
             return;
@@ -262,15 +222,26 @@ impl Holder {
     /// Begins a mutation: what it may touch is not answered from memory until [`Holder::end_change`].
     pub fn begin_change(&mut self, touches: &[Touch]) {
         for touch in touches {
-            self.busy.count(touch, true);
+            let target = match touch {
+                Touch::Name(parent, name) => self.target_of(*parent, name),
+                Touch::Inode(_) => Cached::Absent,
+            };
+            self.busy.begin(touch, target);
         }
     }
 
     /// A mutation has had no effect, or its effects were taken.
     pub fn end_change(&mut self, touches: &[Touch]) {
         for touch in touches {
-            self.busy.count(touch, false);
+            self.busy.end(touch);
         }
+    }
+
+    /// What a name means as far as the directory's lease tells, even if its term is over.
+    fn target_of(&self, parent: InodeId, name: &[u8]) -> Cached<InodeId> {
+        let entry = self.entries.get(&parent);
+        let names = entry.and_then(|entry| entry.contents.names.as_ref());
+        names.map_or(Cached::Unknown, |names| names.get(name))
     }
 
     /// Takes what a mutation of this session did: before [`Holder::end_change`].
@@ -286,6 +257,9 @@ impl Holder {
             // Numbers of another generation mean nothing here.
             for change in changes {
                 self.forget(change.ino());
+                if matches!(change, Change::Attr(attr) if attr.nlink == 0) {
+                    self.acts.push(Act::StateOpen(change.ino()));
+                }
             }
             return;
         }
@@ -319,16 +293,18 @@ impl Holder {
                 self.raise_floor(*ino, number);
             }
             self.forget(*ino);
+            self.acts.push(Act::StateOpen(*ino));
         }
     }
 
-    /// Forgets what is remembered of an inode, but not the lease.
+    /// Forgets what is remembered of an inode, but neither the lease nor what is not published.
     fn forget(&mut self, ino: InodeId) {
         if let Some(entry) = self.entries.get_mut(&ino) {
-            match entry.local {
+            entry.named = false;
+            self.items -= match entry.local {
                 true => entry.contents.restamp(),
-                false => self.items -= entry.contents.clear(),
-            }
+                false => entry.contents.clear(),
+            };
             if entry.kind == Kind::Shared {
                 self.acts.push(Act::DropData(ino));
             }
@@ -337,7 +313,7 @@ impl Holder {
 
     /// The contents of an inode, if a lease lets them be shown now.
     fn shown(&mut self, now: Duration, ino: InodeId) -> Option<&Contents> {
-        if !self.is_valid(now) || self.busy.inodes.contains_key(&ino) {
+        if !self.is_valid(now) || self.busy.has_inode(ino) {
             return None;
         }
         self.entry(ino)
@@ -409,12 +385,5 @@ impl Holder {
         let contents = self.shown(now, ino);
         let names = contents.and_then(|contents| contents.xattr_names.clone());
         names.map_or(Cached::Unknown, Cached::Is)
-    }
-}
-
-impl Busy {
-    fn has_name(&self, parent: InodeId, name: &[u8]) -> bool {
-        // Mostly there is none, and a key would have to be made.
-        !self.names.is_empty() && self.names.contains_key(&(parent, name.to_vec()))
     }
 }

@@ -52,7 +52,10 @@ impl Holder {
     /// Takes the answer to a poll that was sent at `sent`. The recalls are done, or begun, when this returns.
     pub fn heard(&mut self, sent: Duration, asserted: bool, answer: PollAnswer) {
         if answer.restate {
-            self.begin(answer.generation);
+            // One that has begun here already is repeated by an answer that was late.
+            if answer.generation > self.generation {
+                self.begin(answer.generation);
+            }
             return;
         }
         if answer.generation != self.generation {
@@ -68,6 +71,8 @@ impl Holder {
                 self.recall(recall);
             }
         }
+        // Names may have come.
+        self.make_room();
     }
 
     /// The session was replaced: all is void, and what was written and not published is lost.
@@ -78,7 +83,6 @@ impl Holder {
         }
         self.begin(Default::default());
         self.serial = 0;
-        self.confirmed = None;
     }
 
     /// Begins a generation: shared leases are void, write leases in use are kept to be asserted.
@@ -88,24 +92,27 @@ impl Holder {
             Kind::Exclusive => entry.local || entry.in_use > 0,
             Kind::Through => entry.in_use > 0,
         };
-        let void: Vec<InodeId> = self
+        let mut void: Vec<InodeId> = self
             .entries
             .iter()
             .filter(|(_, entry)| !is_kept(entry))
             .map(|(ino, _)| *ino)
             .collect();
+        void.sort();
         for ino in void {
             self.remove(ino);
         }
+        self.busy.unresolve_all();
         for entry in self.entries.values_mut() {
             entry.giving_back = None;
             entry.floor = 0;
             entry.number = 0;
             entry.open = false;
-            entry.contents.restamp();
+            self.items -= entry.contents.restamp();
         }
         self.generation = generation;
         self.takes_part = false;
+        self.confirmed = None;
         self.seen = 0;
         self.acks.clear();
         self.released.clear();
@@ -128,7 +135,11 @@ impl Holder {
                 entry.giving_back = Some(GivingBack { id, keeps_shared });
                 self.acts.push(Act::GiveBack(ino));
             }
-            What::Downgrade => self.acks.push(Ack { id, open: false }),
+            What::Downgrade => {
+                // A grant to write may still be on its way.
+                entry.floor = entry.floor.max(id);
+                self.acks.push(Ack { id, open: false });
+            }
             What::Drop => {
                 let open = entry.open;
                 self.acks.push(Ack { id, open });
@@ -175,10 +186,26 @@ impl Holder {
         let ino = change.ino();
         self.raise_floor(ino, number);
         let Some(entry) = self.entries.get_mut(&ino) else {
+            if let Change::Attr(Attr { nlink: 0, .. }) = change
+                && own
+            {
+                self.acts.push(Act::StateOpen(ino));
+            }
             return;
         };
         match change {
             Change::Attr(attr) => {
+                entry.named = attr.nlink > 0;
+                if own && attr.nlink == 0 {
+                    self.acts.push(match std::mem::take(&mut entry.open) {
+                        true => Act::Reported(ino),
+                        false => Act::StateOpen(ino),
+                    });
+                }
+                if entry.kind == Kind::Through {
+                    // Of what others write nothing is heard.
+                    return;
+                }
                 let merged = match (entry.local, entry.contents.attr_mut()) {
                     (true, Some(local)) => merge(attr, local),
                     _ => attr.clone(),
@@ -192,6 +219,8 @@ impl Holder {
                 name, entry: to, ..
             } => {
                 self.items += entry.contents.set_name(number, name, to.as_ref());
+                let to = to.as_ref().map(|to| to.ino);
+                self.busy.resolve(ino, name, to);
             }
             Change::Xattr { .. } => self.items -= entry.contents.forget_xattrs(),
             Change::Gone { .. } => self.remove(ino),

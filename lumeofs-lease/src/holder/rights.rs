@@ -38,6 +38,10 @@ impl Holder {
         if !is_valid {
             return WriteRight::Wait;
         }
+        if right == WriteRight::Buffered && !entry.contents.has_attr() {
+            // Nothing to enter size and time in.
+            return WriteRight::Ask;
+        }
         entry.in_use += 1;
         entry.used = true;
         right
@@ -55,14 +59,20 @@ impl Holder {
         self.entries.get(&ino).is_some_and(|entry| entry.in_use > 0)
     }
 
-    /// Which lease lets the data of a file be kept in memory, if one does.
+    /// Which lease lets the data of a file be kept in memory, and read there, if one does now.
     pub fn caches_data(&mut self, now: Duration, ino: InodeId) -> Option<Kind> {
         if !self.is_valid(now) {
             return None;
         }
+        let is_busy = self.busy.has_inode(ino);
         let entry = self.entries.get_mut(&ino)?;
         entry.used = true;
-        (entry.kind != Kind::Through).then_some(entry.kind)
+        match entry.kind {
+            // Others may see what a change of this session did to it before this session does.
+            Kind::Shared => (!is_busy).then_some(Kind::Shared),
+            Kind::Exclusive => Some(Kind::Exclusive),
+            Kind::Through => None,
+        }
     }
 
     /// Whether writes to a file may be in memory only, so that nobody else can answer for it.
@@ -113,11 +123,11 @@ impl Holder {
         }
     }
 
-    /// Opens a file without telling the leader, if a lease lets that be heard of which would end it.
+    /// Opens a file without telling the leader, if a lease lets it be heard when the file loses its last name.
     pub fn open(&mut self, now: Duration, ino: InodeId) -> bool {
         let is_valid = self.is_valid(now);
         match self.entries.get_mut(&ino) {
-            Some(entry) if is_valid => {
+            Some(entry) if is_valid && entry.named => {
                 entry.open = true;
                 entry.used = true;
                 true
@@ -147,6 +157,8 @@ impl Holder {
         self.acks.push(Ack { id, open });
         if giving.keeps_shared {
             entry.kind = Kind::Shared;
+            // A grant to write may still be on its way.
+            entry.floor = entry.floor.max(id);
             return;
         }
         self.drop_lease(ino, giving.id);

@@ -15,6 +15,9 @@ pub struct Changed {
     pub number: u64,
     /// What the reply grants.
     pub grants: Vec<Grant>,
+    /// Inodes without a name that may be open at the changer, since it has a lease by which it would open them without a
+    /// word. They count as open there until it says otherwise.
+    pub opened: Vec<InodeId>,
 }
 
 impl Table {
@@ -27,8 +30,15 @@ impl Table {
         created: Option<&Attr>,
     ) -> Changed {
         let mut recalls = Vec::new();
+        let mut opened = Vec::new();
         for change in changes {
             self.recall_change(now, session, change, &mut recalls);
+            if let Change::Attr(attr) = change
+                && attr.nlink == 0
+                && self.has_lease(session, attr.ino)
+            {
+                opened.push(attr.ino);
+            }
         }
         self.last += 1;
         let number = self.last;
@@ -40,6 +50,7 @@ impl Table {
             recalls,
             number,
             grants: grant.into_iter().collect(),
+            opened,
         }
     }
 
@@ -79,6 +90,7 @@ impl Table {
     /// A right on a file that nobody else can know yet.
     fn grant_created(&mut self, now: Duration, session: SessionId, ino: InodeId) -> Option<Grant> {
         self.generation(session)?;
-        Some(self.enter(now, session, ino, Kind::Exclusive))
+        self.has_room(session)
+            .then(|| self.enter(now, session, ino, Kind::Exclusive))
     }
 }

@@ -78,8 +78,8 @@ impl Table {
         telling.map(|(id, _)| *id).collect()
     }
 
-    /// Enters an acknowledgement that came at `now`. Returns the inode if it is open there and that must be remembered from now on: it has
-    /// no name any more, or the session no lease by which it would hear of that.
+    /// Enters an acknowledgement that came at `now`. Returns the inode if it is open there and that must be remembered
+    /// from now on: it has no name any more, or the session no lease by which it would hear of that.
     pub(super) fn acknowledge(
         &mut self,
         now: Duration,
@@ -97,9 +97,12 @@ impl Table {
         let recall = self.settle(ack.id)?;
         match recall.what {
             What::Drop => {
+                self.settle_taken(session, recall.ino, ack.id);
                 self.remove(session, recall.ino);
                 return ack.open.then_some(recall.ino);
             }
+            // A session that does not take part has no shared leases.
+            What::Downgrade if !self.takes_part(session) => self.remove(session, recall.ino),
             What::Downgrade => {
                 let leases = self.inodes.get_mut(&recall.ino)?;
                 let own = leases.held.iter_mut().find(|own| own.session == session)?;
@@ -120,7 +123,23 @@ impl Table {
         if let Some(standing) = self.sessions.get_mut(&pending.session) {
             standing.recalls.remove(&id);
         }
+        self.tidy(pending.recall.ino);
         Some(pending.recall)
+    }
+
+    /// Forgets recalls of a lease that one with number `id`, which was done, includes: a holder acknowledges the last.
+    fn settle_taken(&mut self, session: SessionId, ino: InodeId, id: u64) {
+        let Some(leases) = self.inodes.get(&ino) else {
+            return;
+        };
+        let is_included = |other: &&u64| {
+            let pending = &self.recalls[*other];
+            **other < id && pending.session == session && pending.recall.what.takes()
+        };
+        let included: Vec<u64> = leases.recalls.iter().filter(is_included).copied().collect();
+        for id in included {
+            self.settle(id);
+        }
     }
 
     /// Whether none of these recalls is outstanding.
@@ -154,7 +173,9 @@ impl Table {
                 }
             }
             if is_silent && self.takes_part(session) {
-                self.make_void(session, &mut effects);
+                // Others have waited long enough: its shared leases are void.
+                self.begin_generation(now, session);
+                effects.push(Effect::Restate(session));
             }
         }
         self.sweep(now);
@@ -171,34 +192,16 @@ impl Table {
         })
     }
 
-    /// The term of a session is over, and others wait: its shared leases are void. What it has not heard of and
-    /// may have open counts as open.
-    fn make_void(&mut self, session: SessionId, effects: &mut Vec<Effect>) {
-        effects.push(Effect::Restate(session));
-        let opened = self.begin_generation(session);
-        effects.extend(opened.into_iter().map(|ino| Effect::Open(session, ino)));
-    }
-
-    /// Takes the shared leases of a session away, and what it has not acknowledged about them. Returns the inodes
-    /// without a name among the latter.
-    pub(super) fn withdraw_shared(&mut self, session: SessionId) -> Vec<InodeId> {
+    /// Takes the shared leases of a session away, and what it has not acknowledged about them.
+    pub(super) fn withdraw_shared(&mut self, session: SessionId) {
         let Some(standing) = self.sessions.get(&session) else {
-            return Vec::new();
+            return;
         };
         let recalls: Vec<u64> = standing.recalls.iter().copied().collect();
         let inodes: Vec<InodeId> = standing.inodes.iter().copied().collect();
-        let mut unheard = Vec::new();
         for id in recalls {
-            if self.has_write_lease(session, self.recalls[&id].recall.ino) {
-                continue;
-            }
-            if let Some(Recall {
-                what: What::Attr(attr),
-                ..
-            }) = self.settle(id)
-                && attr.nlink == 0
-            {
-                unheard.push(attr.ino);
+            if !self.has_write_lease(session, self.recalls[&id].recall.ino) {
+                self.settle(id);
             }
         }
         for ino in inodes {
@@ -206,12 +209,18 @@ impl Table {
                 self.remove(session, ino);
             }
         }
-        unheard
+    }
+
+    fn kind_of(&self, session: SessionId, ino: InodeId) -> Option<Kind> {
+        let own = self.inodes.get(&ino)?.of(session)?;
+        Some(own.kind)
+    }
+
+    pub(super) fn has_lease(&self, session: SessionId, ino: InodeId) -> bool {
+        self.kind_of(session, ino).is_some()
     }
 
     pub(super) fn has_write_lease(&self, session: SessionId, ino: InodeId) -> bool {
-        let leases = self.inodes.get(&ino);
-        let own = leases.and_then(|leases| leases.of(session));
-        own.is_some_and(|own| own.kind.writes())
+        self.kind_of(session, ino).is_some_and(Kind::writes)
     }
 }

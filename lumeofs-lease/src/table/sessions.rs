@@ -41,14 +41,16 @@ pub struct Heard {
     /// For the holder. If it says nothing new, the driver may hold it back for [`crate::POLL_WAIT`] and then ask
     /// [`Table::news`] for another.
     pub answer: PollAnswer,
-    /// Inodes that the session has open, or may have until it states its open files anew, which it does if the answer
-    /// has it restate. To be entered before the next purge.
+    /// Inodes that the session has open. To be entered before the next purge.
     pub opened: Vec<InodeId>,
+    /// A generation begins, so nothing may be purged until the session states its open files anew.
+    pub unstated: bool,
 }
 
 impl Table {
-    /// Takes a poll that was received at `now` by a leader that was confirmed afterwards. `None`: a later one has
-    /// arrived before it.
+    /// Takes a poll that was received at `now` by a leader that was confirmed afterwards, and had applied then all that
+    /// was committed when it was received. Only of sessions that have not ended. `None`: a later one has arrived before
+    /// it, and nothing of it counts.
     pub fn poll(&mut self, now: Duration, session: SessionId, poll: &Poll) -> Option<Heard> {
         let standing = self.sessions.entry(session).or_insert_with(|| Standing {
             generation: Generation::default(),
@@ -67,19 +69,26 @@ impl Table {
             standing.generation == poll.generation && poll.generation != Generation::default();
         let takes_part = standing.takes_part;
         let mut opened = Vec::new();
-        for ack in &poll.acks {
-            opened.extend(self.acknowledge(now, session, *ack));
+        if poll.generation.term == self.term {
+            // Numbers of another leadership mean something else.
+            for ack in &poll.acks {
+                opened.extend(self.acknowledge(now, session, *ack));
+            }
         }
         match &poll.asserts {
             Some(asserts) if is_current && !takes_part => self.take_part(now, session, asserts),
             _ if is_current && takes_part => {}
             _ => {
                 // A generation that its holder does not know of is as good as a new one.
-                if is_current || takes_part || self.sessions[&session].is_unnamed() {
-                    opened.extend(self.begin_generation(session));
+                let unstated = is_current || takes_part || self.sessions[&session].is_unnamed();
+                if unstated {
+                    self.begin_generation(now, session);
                 }
-                let answer = self.news(session, u64::MAX);
-                return Some(Heard { answer, opened });
+                return Some(Heard {
+                    answer: self.news(session, u64::MAX),
+                    opened,
+                    unstated,
+                });
             }
         }
         for release in &poll.released {
@@ -92,14 +101,19 @@ impl Table {
         let renewed = !self.is_overdue(now, session);
         if renewed {
             let standing = self.sessions.get_mut(&session).expect("it was entered");
-            standing.heard = now;
+            standing.heard = now.max(standing.heard);
         }
         let mut answer = self.news(session, poll.seen);
         answer.renewed = renewed;
-        Some(Heard { answer, opened })
+        Some(Heard {
+            answer,
+            opened,
+            unstated: false,
+        })
     }
 
-    /// What a session has not seen yet.
+    /// What a session has not seen yet, for a poll that was held back. Whether that renewed the term was said by
+    /// [`Table::poll`]: that stays as it was.
     pub fn news(&self, session: SessionId, seen: u64) -> PollAnswer {
         let Some(standing) = self.sessions.get(&session) else {
             return PollAnswer::default();
@@ -114,9 +128,8 @@ impl Table {
         }
     }
 
-    /// Makes the shared leases of a session void; its write leases are to be asserted. Returns inodes without a name
-    /// that count as open there.
-    pub(super) fn begin_generation(&mut self, session: SessionId) -> Vec<InodeId> {
+    /// Makes the shared leases of a session void; its write leases are to be asserted, within a term from now.
+    pub(super) fn begin_generation(&mut self, now: Duration, session: SessionId) {
         self.last += 1;
         let generation = Generation {
             term: self.term,
@@ -125,18 +138,20 @@ impl Table {
         if let Some(standing) = self.sessions.get_mut(&session) {
             standing.generation = generation;
             standing.takes_part = false;
+            standing.heard = now.max(standing.heard);
         }
-        self.withdraw_shared(session)
+        self.withdraw_shared(session);
     }
 
     /// A holder has begun a generation with these write leases and no other.
     fn take_part(&mut self, now: Duration, session: SessionId, asserts: &[Held]) {
         let inodes: Vec<InodeId> = self.sessions[&session].inodes.iter().copied().collect();
-        let asserted: HashSet<InodeId> = asserts.iter().map(|held| held.ino).collect();
+        let asserts = asserts.iter().filter(|held| held.kind.writes());
+        let asserted: HashSet<InodeId> = asserts.clone().map(|held| held.ino).collect();
         for ino in inodes.into_iter().filter(|ino| !asserted.contains(ino)) {
             self.remove(session, ino);
         }
-        for held in asserts.iter().filter(|held| held.kind.writes()) {
+        for held in asserts {
             self.enter(now, session, held.ino, held.kind);
         }
         let standing = self.sessions.get_mut(&session).expect("it was entered");
@@ -155,10 +170,9 @@ impl Table {
         let mut recalls = self.sessions[&session].recalls.iter();
         recalls.any(|id| {
             let pending = &self.recalls[id];
-            let limit = match self.has_write_lease(session, pending.recall.ino) {
-                true => GIVE_BACK_MAX,
-                false => TERM,
-            };
+            let takes_time =
+                pending.recall.what.takes() && self.has_write_lease(session, pending.recall.ino);
+            let limit = if takes_time { GIVE_BACK_MAX } else { TERM };
             now >= pending.made + limit
         })
     }

@@ -11,8 +11,8 @@ use std::time::Duration;
 const RECENT_MAX: usize = 65_536;
 /// How long: what was applied earlier has been heard by everyone, or the former leader has waited their terms out.
 const RECENT: Duration = Duration::from_secs(TERM.as_secs() + 1);
-/// How many unused entries one tick removes.
-const SWEEP_MAX: usize = 1024;
+/// How many unused entries one tick looks at, if there are so many.
+const SWEEP_MIN: usize = 1024;
 
 /// Sessions of which this leadership has not heard.
 #[derive(Debug)]
@@ -37,11 +37,15 @@ impl Window {
 pub(super) struct Recent {
     at: HashMap<InodeId, Duration>,
     order: VecDeque<(Duration, InodeId)>,
-    /// Up to then anything may have changed.
+    /// Up to then anything may have changed; `None` while nothing was noted at all.
     anything_until: Option<Duration>,
 }
 
 impl Recent {
+    fn begin(&mut self, now: Duration) {
+        self.anything_until.get_or_insert(now);
+    }
+
     fn note(&mut self, now: Duration, ino: InodeId) {
         if self.at.insert(ino, now) != Some(now) {
             self.order.push_back((now, ino));
@@ -77,7 +81,8 @@ impl Table {
     /// Begins a leadership, once everything of the former ones is applied here. `live`: the sessions that
     /// may have leases and are not closed.
     pub fn lead(&mut self, now: Duration, term: u64, live: impl IntoIterator<Item = SessionId>) {
-        let recent = std::mem::take(&mut self.recent);
+        let mut recent = std::mem::take(&mut self.recent);
+        recent.begin(now);
         let awaited: BTreeSet<SessionId> = live.into_iter().collect();
         let window = Window {
             until: now + TERM,
@@ -98,8 +103,10 @@ impl Table {
         self.term
     }
 
-    /// Notes what was applied here, under whichever leadership.
+    /// Notes what was applied here, under whichever leadership. To be called with nothing at the start of a master, which
+    /// does not know what it applied shortly before.
     pub fn note(&mut self, now: Duration, changes: &[Change]) {
+        self.recent.begin(now);
         for change in changes {
             self.recent.note(now, change.ino());
         }
@@ -164,16 +171,15 @@ impl Table {
 
     /// Forgets inodes on which nobody has anything.
     pub(super) fn sweep(&mut self, now: Duration) {
-        let unused: Vec<InodeId> = self
-            .emptied
-            .drain(..self.emptied.len().min(SWEEP_MAX))
-            .collect();
+        // A part of them at least, lest they grow in number while many are written.
+        let count = self.emptied.len().min(SWEEP_MIN + self.emptied.len() / 4);
+        let unused: Vec<InodeId> = self.emptied.drain(..count).collect();
         for ino in unused {
             match self.inodes.get(&ino) {
                 Some(leases) if leases.is_unused(now) => {
                     self.inodes.remove(&ino);
                 }
-                Some(leases) if leases.held.is_empty() => self.emptied.push_back(ino),
+                Some(leases) if leases.is_unused(Duration::MAX) => self.emptied.push_back(ino),
                 _ => {}
             }
         }

@@ -80,6 +80,10 @@ impl Names {
         let known = self.names.get(name).copied();
         let is_old = known.is_some_and(|known| number <= known.number);
         let page = entry.and_then(|entry| self.page_of(entry.cookie));
+        if is_old && self.pages.iter().any(|(_, page)| *page < number) {
+            // A page was read before the change, and the name after it: the listing lacks one of both.
+            self.pages.clear();
+        }
         if is_old || page.is_some_and(|page| number <= page) {
             return 0;
         }
@@ -120,14 +124,19 @@ impl Names {
         };
         let before = self.names.len();
         for entry in entries {
-            let known = self.names.get(&entry.name);
-            if known.is_some_and(|known| known.number > number) {
-                continue;
+            let newer = self
+                .names
+                .get(&entry.name)
+                .filter(|known| known.number > number);
+            if newer.is_some_and(|newer| newer.to != Some(entry.ino)) {
+                // A change of this session lies between both.
+                self.pages.clear();
+                return self.names.len() - before;
             }
             let value = (entry.name.clone(), entry.ino, entry.kind);
             self.listed.insert(entry.cookie, value);
             let name_of = Name {
-                number,
+                number: newer.map_or(number, |newer| newer.number),
                 to: Some(entry.ino),
                 cookie: Some(entry.cookie),
             };
