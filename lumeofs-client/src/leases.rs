@@ -47,8 +47,6 @@ struct State {
     epoch: u64,
     /// A poll is under way, so acknowledgements that become ready do not go with the next one.
     is_polling: bool,
-    /// Mutations under way of which it is not known what they touch.
-    unclear: usize,
     give_back: VecDeque<Due>,
     unfinished: VecDeque<Unfinished>,
     /// The leases counted when that was looked at last.
@@ -63,7 +61,6 @@ impl Leases {
             session: SessionId::default(),
             epoch: 0,
             is_polling: false,
-            unclear: 0,
             give_back: VecDeque::new(),
             unfinished: VecDeque::new(),
             was_valid: false,
@@ -110,6 +107,11 @@ impl Link {
                 since: now(),
             }),
             Act::Reported(ino) => self.opens.is_known(ino),
+            Act::StateOpen(ino) => {
+                if self.opens.is_presumed(ino) {
+                    self.session.release_soon();
+                }
+            }
             Act::RestateOpens => self.session.restate_soon(),
         }
     }

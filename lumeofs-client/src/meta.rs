@@ -82,7 +82,7 @@ impl Link {
     ) -> FsResult<Reply> {
         let op = encode(mutation)?;
         let patience = &asker.patience;
-        let changing = self.begin_change(asker, mutation)?;
+        let changing = self.begin_change(mutation);
         loop {
             let ticket = self.window.begin(patience)?;
             if is_of_data(mutation) {

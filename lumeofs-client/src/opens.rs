@@ -138,7 +138,8 @@ impl Opens {
     }
 
     /// Whether an inode is open and the leader was not told.
-    pub(crate) fn is_silent(&self, ino: InodeId) -> bool {
+    #[cfg(test)]
+    fn is_silent(&self, ino: InodeId) -> bool {
         let state = self.state.lock();
         let entry = state.entries.get(&ino);
         entry.is_some_and(|entry| entry.count > 0 && !entry.reported)
@@ -151,6 +152,19 @@ impl Opens {
             entry.reported = true;
         }
         self.changed.notify_all();
+    }
+
+    /// The leader takes an inode to be open that may not be. True if it is not, which is to be reported.
+    pub(crate) fn is_presumed(&self, ino: InodeId) -> bool {
+        let mut state = self.state.lock();
+        let entry = state.entries.entry(ino).or_default();
+        entry.reported = true;
+        let is_unused = entry.count == 0;
+        if is_unused {
+            state.released.push(ino);
+        }
+        self.changed.notify_all();
+        is_unused
     }
 
     /// Counts a release.
@@ -326,5 +340,17 @@ mod tests {
         assert_eq!(opens.take_released(), [INO]);
         opens.forgotten(&[INO], true);
         assert_eq!(opens.enter(INO, &patience).unwrap(), Entered::MustReport);
+    }
+
+    #[test]
+    fn what_is_presumed_open_is_reported_as_released_if_it_is_not() {
+        let opens = Opens::default();
+        assert!(opens.is_presumed(INO));
+        assert_eq!(opens.take_released(), [INO]);
+        opens.forgotten(&[INO], true);
+        assert!(opens.enter_silently(INO, || true));
+        assert!(!opens.is_presumed(INO));
+        assert!(opens.take_released().is_empty());
+        assert!(opens.leave(INO).was_known);
     }
 }

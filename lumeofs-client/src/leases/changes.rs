@@ -2,137 +2,61 @@
 //! touch is answered from memory. Else another mount could see the change before this one's cache does.
 
 use super::answers::Answer;
-use crate::link::{Asker, Link};
+use crate::link::Link;
 use crate::wait::now;
-use lumeofs_base::{Attr, FsResult, InodeId, SessionId};
-use lumeofs_lease::{Cached, Touch};
-use lumeofs_meta::change::Change;
-use lumeofs_meta::op::{Mutation, Query, Reply};
-
-/// What a mutation under way may touch.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Touched {
-    touches: Vec<Touch>,
-    /// It may touch anything.
-    unclear: bool,
-}
+use lumeofs_base::{InodeId, SessionId};
+use lumeofs_lease::Touch;
+use lumeofs_meta::op::Mutation;
 
 /// A mutation that may be under way. When dropped, it has had no effect, or its effects were taken.
 pub(crate) struct Changing<'a> {
     link: &'a Link,
-    touched: Touched,
+    touches: Vec<Touch>,
 }
 
 impl Link {
-    /// Begins a mutation. What it names must be known by its inode, and an open file that may lose its last name by
-    /// the leader: so this may ask.
-    pub(crate) fn begin_change(
-        &self,
-        asker: &Asker<'_>,
-        mutation: &Mutation,
-    ) -> FsResult<Changing<'_>> {
-        let (names, inodes) = named(mutation);
-        let mut touched = Touched::default();
-        touched.touches.extend(inodes.into_iter().map(Touch::Inode));
-        let loses_names = matches!(
-            mutation,
-            Mutation::Unlink { .. } | Mutation::Rmdir { .. } | Mutation::Rename { .. }
-        );
-        let mut losing = Vec::new();
-        for (parent, name) in names {
-            if loses_names {
-                match self.meaning(asker, parent, name) {
-                    Some(Some(ino)) => {
-                        touched.touches.push(Touch::Inode(ino));
-                        losing.push(ino);
-                    }
-                    Some(None) => {}
-                    None => touched.unclear = true,
-                }
-            }
-            touched.touches.push(Touch::Name(parent, name.to_vec()));
+    /// Begins a mutation.
+    pub(crate) fn begin_change(&self, mutation: &Mutation) -> Changing<'_> {
+        let touches = touches(mutation);
+        self.with_leases(|state| state.holder.begin_change(&touches));
+        Changing {
+            link: self,
+            touches,
         }
-        self.with_leases(|state| {
-            state.holder.begin_change(&touched.touches);
-            state.unclear += usize::from(touched.unclear);
-        });
-        let changing = Changing::taken_over(self, touched);
-        // From now on nobody opens it without a word.
-        for ino in losing {
-            self.state_open(asker, ino)?;
-        }
-        Ok(changing)
-    }
-
-    /// What a name means, if that is known: `Some(None)` is nothing.
-    fn meaning(&self, asker: &Asker<'_>, parent: InodeId, name: &[u8]) -> Option<Option<InodeId>> {
-        match self.with_leases(|state| state.holder.lookup(now(), parent, name)) {
-            Cached::Is(attr) => return Some(Some(attr.ino)),
-            Cached::Absent => return Some(None),
-            Cached::Unknown => {}
-        }
-        let name = name.to_vec();
-        let query = Query::Lookup { parent, name };
-        match self.ask(&asker.trusted(), parent, &query) {
-            Ok(Reply::Attr(attr)) => Some(Some(attr.ino)),
-            _ => None,
-        }
-    }
-}
-
-impl Changing<'_> {
-    /// Takes what the mutation did under a session.
-    pub(crate) fn did(&self, session: SessionId, answer: &Answer) {
-        let orphans = self.link.with_leases(|state| {
-            if state.session != session {
-                return Vec::new();
-            }
-            let (generation, number) = (answer.generation, answer.number);
-            let holder = &mut state.holder;
-            match (&answer.changes, &answer.outcome) {
-                (Some(changes), _) => {
-                    holder.did(now(), generation, number, changes, &answer.grants);
-                    changes.iter().filter_map(orphan).collect()
-                }
-                // Done by an attempt whose reply was lost.
-                (None, Ok(_)) => {
-                    holder.doubt(generation, number, &self.touched.inodes());
-                    self.touched.inodes()
-                }
-                // Nothing has changed.
-                (None, Err(_)) => Vec::new(),
-            }
-        });
-        self.link.state_orphans(&orphans);
-        self.link.leases.changed.notify_all();
-    }
-
-    /// Leaves it to [`Changing::taken_over`], without a gap.
-    pub(super) fn leave(mut self) -> Touched {
-        let touched = std::mem::take(&mut self.touched);
-        // What is dropped now ends nothing.
-        drop(self);
-        touched
     }
 }
 
 impl<'a> Changing<'a> {
+    /// Leaves it to [`Changing::taken_over`], without a gap.
+    pub(super) fn leave(mut self) -> Vec<Touch> {
+        // What is dropped then ends nothing.
+        std::mem::take(&mut self.touches)
+    }
+
     /// Goes on with what [`Changing::leave`] left.
-    pub(super) fn taken_over(link: &'a Link, touched: Touched) -> Self {
-        Self { link, touched }
+    pub(super) fn taken_over(link: &'a Link, touches: Vec<Touch>) -> Self {
+        Self { link, touches }
     }
-}
 
-impl Drop for Changing<'_> {
-    fn drop(&mut self) {
+    /// Takes what the mutation did under a session.
+    pub(crate) fn did(&self, session: SessionId, answer: &Answer) {
+        let (generation, number) = (answer.generation, answer.number);
         self.link.with_leases(|state| {
-            state.holder.end_change(&self.touched.touches);
-            state.unclear -= usize::from(self.touched.unclear);
+            if state.session != session {
+                return;
+            }
+            let holder = &mut state.holder;
+            match &answer.changes {
+                Some(changes) => {
+                    holder.did(now(), generation, number, changes, &answer.grants);
+                }
+                // It was done by an attempt whose reply was lost.
+                None => holder.doubt(generation, number, &self.inodes()),
+            }
         });
+        self.link.leases.changed.notify_all();
     }
-}
 
-impl Touched {
     fn inodes(&self) -> Vec<InodeId> {
         let inodes = self.touches.iter().map(|touch| match touch {
             Touch::Name(ino, _) | Touch::Inode(ino) => *ino,
@@ -141,28 +65,35 @@ impl Touched {
     }
 }
 
-/// An inode that has lost its last name.
-fn orphan(change: &Change) -> Option<InodeId> {
-    match change {
-        Change::Attr(Attr { ino, nlink: 0, .. }) => Some(*ino),
-        Change::Attr(_) | Change::Name { .. } | Change::Xattr { .. } | Change::Gone { .. } => None,
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        if !self.touches.is_empty() {
+            let touches = &self.touches;
+            self.link
+                .with_leases(|state| state.holder.end_change(touches));
+        }
     }
 }
 
 /// The names in directories and the inodes that a mutation is about.
-fn named(mutation: &Mutation) -> (Vec<(InodeId, &[u8])>, Vec<InodeId>) {
+fn touches(mutation: &Mutation) -> Vec<Touch> {
     match mutation {
         Mutation::Create { parent, name, .. }
         | Mutation::Unlink { parent, name }
-        | Mutation::Rmdir { parent, name } => (vec![(*parent, name)], vec![]),
-        Mutation::Link { ino, parent, name } => (vec![(*parent, name)], vec![*ino]),
+        | Mutation::Rmdir { parent, name } => vec![Touch::Name(*parent, name.clone())],
+        Mutation::Link { ino, parent, name } => {
+            vec![Touch::Name(*parent, name.clone()), Touch::Inode(*ino)]
+        }
         Mutation::Rename {
             parent,
             name,
             new_parent,
             new_name,
             ..
-        } => (vec![(*parent, name), (*new_parent, new_name)], vec![]),
+        } => vec![
+            Touch::Name(*parent, name.clone()),
+            Touch::Name(*new_parent, new_name.clone()),
+        ],
         Mutation::SetAttr { ino, .. }
         | Mutation::SetXattr { ino, .. }
         | Mutation::RemoveXattr { ino, .. }
@@ -172,7 +103,7 @@ fn named(mutation: &Mutation) -> (Vec<(InodeId, &[u8])>, Vec<InodeId>) {
         | Mutation::TailClean { ino, .. }
         | Mutation::Extend { ino, .. }
         | Mutation::Flush { ino, .. }
-        | Mutation::CutTail { ino } => (vec![], vec![*ino]),
+        | Mutation::CutTail { ino } => vec![Touch::Inode(*ino)],
     }
 }
 
@@ -190,8 +121,10 @@ mod tests {
             new_name: b"b".to_vec(),
             mode: RenameMode::Replace,
         };
-        let (names, inodes) = named(&rename);
-        assert_eq!(names, [(InodeId(1), &b"a"[..]), (InodeId(2), &b"b"[..])]);
-        assert!(inodes.is_empty());
+        let names = [
+            Touch::Name(InodeId(1), b"a".to_vec()),
+            Touch::Name(InodeId(2), b"b".to_vec()),
+        ];
+        assert_eq!(touches(&rename), names);
     }
 }

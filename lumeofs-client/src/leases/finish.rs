@@ -2,12 +2,12 @@
 //! became of them. Until then what they touch is not answered from memory, and the session's window stays behind them, which
 //! bounds how many there are.
 
-use super::changes::Touched;
 use super::{Answer, Changing};
 use crate::link::{Asker, Link};
 use crate::wait::{Patience, SLICE};
 use crate::window::Ticket;
 use lumeofs_base::{Code, FileKind, FsError, SessionId};
+use lumeofs_lease::Touch;
 use lumeofs_meta::op::Reply;
 use lumeofs_proto::frame::Op;
 use lumeofs_proto::meta::{MetaReply, MetaRequest};
@@ -17,7 +17,7 @@ use lumeofs_proto::meta::{MetaReply, MetaRequest};
 pub(crate) struct Unfinished {
     session: SessionId,
     sequence: u64,
-    touched: Touched,
+    touches: Vec<Touch>,
     request: MetaRequest,
 }
 
@@ -30,11 +30,11 @@ impl Link {
         request: MetaRequest,
     ) {
         let (session, sequence) = ticket.leave();
-        let touched = changing.leave();
+        let touches = changing.leave();
         let unfinished = Unfinished {
             session,
             sequence,
-            touched,
+            touches,
             request: MetaRequest {
                 sequence,
                 ..request
@@ -68,10 +68,10 @@ impl Link {
         let Unfinished {
             session,
             sequence,
-            touched,
+            touches,
             request,
         } = unfinished;
-        let changing = Changing::taken_over(self, touched);
+        let changing = Changing::taken_over(self, touches);
         let ticket = self.window.take_up(session, sequence);
         let asker = Asker::background(Patience::background(&self.halt, None));
         let make = || MetaRequest {

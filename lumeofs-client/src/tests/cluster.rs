@@ -242,11 +242,12 @@ pub(super) fn cx() -> Context<'static> {
 
 fn serve(mut conn: Conn, world: &World, hook: &Mutex<Option<Hook>>) {
     while let Ok(frame) = conn.receiver.receive() {
-        // What a hook does may have to wait for polls.
         let hooked = match frame.fixed.op {
-            Op::Lease => None,
-            _ => hook.lock().as_mut().and_then(|hook| hook(&frame, world)),
+            // What a hook does just now may have to wait for polls.
+            Op::Lease => hook.try_lock(),
+            _ => Some(hook.lock()),
         };
+        let hooked = hooked.and_then(|mut hook| hook.as_mut().and_then(|hook| hook(&frame, world)));
         let answer = hooked.unwrap_or_else(|| world.answer(&frame).unwrap_or_else(Answer::Fail));
         let answer = match answer {
             Answer::Later(answer) => answer(world),

@@ -90,6 +90,7 @@ impl State {
             _ => None,
         };
         let changed = self.table.changed(now(), session, &applied.changes, created);
+        self.found_open.extend(&changed.opened);
         (applied, changed)
     }
 
@@ -183,6 +184,7 @@ impl World {
                 caller: cx().caller.clone(),
                 mutation,
             });
+            state.table.change_over(session, &named);
             (applied, changed, state.generation(session))
         };
         self.until_settled(&changed);
