@@ -15,6 +15,7 @@ mod masters;
 mod meta;
 mod namespace;
 mod opens;
+mod pages;
 mod pool;
 mod ranges;
 mod report;
@@ -26,4 +27,5 @@ mod wait;
 mod window;
 
 pub use client::{Client, ClientOptions, Context, OnOutage, Range, Usage, Written};
+pub use pages::{CACHE_BYTES_DEFAULT, CACHE_BYTES_MIN, CacheStats};
 pub use report::{ChunkReport, ReplicaReport, ReplicaState};
