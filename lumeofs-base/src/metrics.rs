@@ -22,12 +22,24 @@ pub enum Kind {
 
 /// A page under construction.
 #[derive(Debug, Default)]
-pub struct Page(String);
+pub struct Page {
+    text: String,
+    /// Samples only: neither help nor buckets.
+    brief: bool,
+}
 
 impl Page {
+    /// A page without help texts and buckets, for those who know the names and want it short.
+    pub fn brief() -> Self {
+        Self {
+            brief: true,
+            ..Self::default()
+        }
+    }
+
     /// The text so far.
     pub fn into_text(self) -> String {
-        self.0
+        self.text
     }
 
     /// Adds a metric that has one value.
@@ -47,7 +59,7 @@ impl Page {
 
     /// Adds a sample of the metric that was begun last.
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.0.push_str(name);
+        self.text.push_str(name);
         self.labels(labels, None);
         self.line(value);
     }
@@ -62,26 +74,32 @@ impl Page {
         let mut below = 0;
         for (at, count) in histogram.buckets.iter().enumerate() {
             below += count.load(Ordering::Relaxed);
+            if self.brief {
+                continue;
+            }
             let bound = match BOUNDS_US.get(at) {
                 Some(&bound) => (bound as f64 / 1e6).to_string(),
                 None => "+Inf".to_owned(),
             };
-            let _ = write!(self.0, "{name}_bucket");
+            let _ = write!(self.text, "{name}_bucket");
             self.labels(labels, Some(&bound));
             self.line(below);
         }
         let sum = Duration::from_nanos(histogram.sum_ns.load(Ordering::Relaxed));
-        let _ = write!(self.0, "{name}_sum");
+        let _ = write!(self.text, "{name}_sum");
         self.labels(labels, None);
         self.line(sum.as_secs_f64());
-        let _ = write!(self.0, "{name}_count");
+        let _ = write!(self.text, "{name}_count");
         self.labels(labels, None);
         self.line(below);
     }
 
     fn head(&mut self, kind: &str, name: &str, help: &str) {
+        if self.brief {
+            return;
+        }
         // Writing to a string cannot fail.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
     fn labels(&mut self, labels: &[(&str, &str)], bound: Option<&str>) {
@@ -95,16 +113,16 @@ impl Page {
                 .replace('\\', "\\\\")
                 .replace('"', "\\\"")
                 .replace('\n', "\\n");
-            let _ = write!(self.0, "{open}{name}=\"{value}\"");
+            let _ = write!(self.text, "{open}{name}=\"{value}\"");
             open = ',';
         }
         if open == ',' {
-            self.0.push('}');
+            self.text.push('}');
         }
     }
 
     fn line(&mut self, value: impl Display) {
-        let _ = writeln!(self.0, " {value}");
+        let _ = writeln!(self.text, " {value}");
     }
 }
 
@@ -145,6 +163,16 @@ mod tests {
         let want = "# HELP a_bytes Room\n# TYPE a_bytes gauge\na_bytes 7\n# HELP b_total Calls\n\
                     # TYPE b_total counter\nb_total{op=\"r\\\"d\",x=\"a\\\\b\\n\"} 3\n";
         assert_eq!(page.into_text(), want);
+    }
+
+    #[test]
+    fn a_brief_page_has_sums_and_counts_but_no_buckets() {
+        let histogram = Histogram::default();
+        histogram.observe(Duration::from_secs(2));
+        let mut page = Page::brief();
+        page.histogram("t_seconds", "Time");
+        page.buckets("t_seconds", &[], &histogram);
+        assert_eq!(page.into_text(), "t_seconds_sum 2\nt_seconds_count 1\n");
     }
 
     #[test]

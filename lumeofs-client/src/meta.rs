@@ -125,7 +125,10 @@ impl Link {
 fn is_of_data(mutation: &Mutation) -> bool {
     matches!(
         mutation,
-        Mutation::Publish { .. } | Mutation::Extend { .. } | Mutation::Append { .. }
+        Mutation::Publish { .. }
+            | Mutation::Extend { .. }
+            | Mutation::Flush { .. }
+            | Mutation::Append { .. }
     )
 }
 
@@ -137,6 +140,7 @@ fn is_repeatable(mutation: &Mutation) -> bool {
             | Mutation::Publish { .. }
             | Mutation::Extend { .. }
             | Mutation::CutTail { .. }
+            | Mutation::Flush { .. }
             | Mutation::TailClean { .. }
     )
 }

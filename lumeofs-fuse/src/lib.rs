@@ -35,3 +35,7 @@ pub use options::{MountOptions, OptionError, is_remount, parse_options, without_
 pub use remount::remount;
 pub use session::{MountConfig, MountHandle, Mounted, mount, start};
 pub use stats::{Op, Stats};
+
+/// An extended attribute that every object of a mount has: the mount's counters, as lines `NAME{LABELS} VALUE` in the text format of
+/// Prometheus, without help and buckets.
+pub const LIVE_COUNTERS: &str = "lumeofs.stats";

@@ -107,6 +107,7 @@ fn grows(mutation: &Mutation) -> bool {
         | Mutation::Publish { .. }
         | Mutation::Extend { .. }
         | Mutation::CutTail { .. }
+        | Mutation::Flush { .. }
         | Mutation::TailClean { .. } => false,
     }
 }

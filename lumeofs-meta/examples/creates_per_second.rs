@@ -23,7 +23,7 @@ fn main() {
         commands,
     };
     let opened = namespace::apply(&mut tables, 1, &batch(vec![Command::Internal(open)])).remove(0);
-    let Ok(Reply::Session(session)) = opened else {
+    let Ok(Reply::Session(session)) = opened.outcome else {
         panic!("no session: {opened:?}")
     };
 
@@ -53,8 +53,8 @@ fn main() {
     let begin = SystemClock.monotonic();
     let mut failed = 0;
     for (index, entry) in (2..).zip(&entries) {
-        let outcomes = namespace::apply(&mut tables, index, entry);
-        failed += outcomes.iter().filter(|outcome| outcome.is_err()).count();
+        let applied = namespace::apply(&mut tables, index, entry).into_iter();
+        failed += applied.filter(|applied| applied.outcome.is_err()).count();
     }
     let seconds = (SystemClock.monotonic() - begin).as_secs_f64();
     let done = entries.len() as u64 * COMMANDS_PER_ENTRY;

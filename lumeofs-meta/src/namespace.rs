@@ -10,6 +10,7 @@ pub use walk::{
     place_of_directory,
 };
 
+use crate::change::Applied;
 use crate::keys;
 use crate::op::{Batch, Caller, Command, Internal, Outcome, Query, Reply};
 use crate::record::{Session, decode, encode};
@@ -32,43 +33,46 @@ pub struct SessionInfo {
     pub ending: Option<u64>,
 }
 
-/// Applies one Raft entry and returns the outcome of each command, in order. The first entry makes
+/// Applies one Raft entry and returns what became of each command, in order. The first entry makes
 /// the root directory (mode 0755, uid 0), so a new leader's `Noop` is enough to have one.
-pub fn apply(tables: &mut impl Tables, index: u64, batch: &Batch) -> Vec<Outcome> {
+pub fn apply(tables: &mut impl Tables, index: u64, batch: &Batch) -> Vec<Applied> {
     let mut tx = Tx::begin(tables, index, batch.now, &batch.groups);
-    let outcomes = batch
+    let applied = batch
         .commands
         .iter()
-        .map(|command| run(&mut tx, command))
+        .map(|command| match command {
+            Command::Mutate {
+                session,
+                sequence,
+                acked_below,
+                caller,
+                mutation,
+            } => session::mutate(&mut tx, *session, *sequence, *acked_below, caller, mutation),
+            Command::Internal(internal) => {
+                let outcome = run(&mut tx, internal);
+                tx.applied(outcome)
+            }
+        })
         .collect();
     tx.finish();
-    outcomes
+    applied
 }
 
-fn run(tx: &mut Tx<'_>, command: &Command) -> Outcome {
-    match command {
-        Command::Mutate {
-            session,
-            sequence,
-            acked_below,
-            caller,
-            mutation,
-        } => session::mutate(tx, *session, *sequence, *acked_below, caller, mutation),
-        Command::Internal(Internal::OpenSession { nonce, description }) => {
-            session::open(tx, *nonce, description)
-        }
-        Command::Internal(Internal::CloseSession { session }) => session::close(tx, *session),
-        Command::Internal(Internal::EndSession { session }) => session::end(tx, *session),
-        Command::Internal(Internal::CloseEnded { session }) => session::close_ended(tx, *session),
-        Command::Internal(Internal::Purge { inos }) => ops::purge(tx, inos),
-        Command::Internal(Internal::ChunksDeleted { chunks }) => {
+fn run(tx: &mut Tx<'_>, internal: &Internal) -> Outcome {
+    match internal {
+        Internal::OpenSession { nonce, description } => session::open(tx, *nonce, description),
+        Internal::CloseSession { session } => session::close(tx, *session),
+        Internal::EndSession { session } => session::end(tx, *session),
+        Internal::CloseEnded { session } => session::close_ended(tx, *session),
+        Internal::Purge { inos } => ops::purge(tx, inos),
+        Internal::ChunksDeleted { chunks } => {
             for chunk in chunks {
                 tx.tables.delete(&keys::freed(*chunk));
             }
             Ok(Reply::Done)
         }
-        Command::Internal(Internal::Noop) => Ok(Reply::Done),
-        Command::Internal(Internal::FreeChunks { chunks }) => {
+        Internal::Noop => Ok(Reply::Done),
+        Internal::FreeChunks { chunks } => {
             // What was never allocated may still be.
             let known = chunks
                 .iter()
@@ -78,12 +82,12 @@ fn run(tx: &mut Tx<'_>, command: &Command) -> Outcome {
             }
             Ok(Reply::Done)
         }
-        Command::Internal(Internal::SetChunkSize { bytes }) => set_chunk_size(tx, *bytes),
-        Command::Internal(Internal::EndHold) => {
+        Internal::SetChunkSize { bytes } => set_chunk_size(tx, *bytes),
+        Internal::EndHold => {
             tx.tables.delete(&keys::HELD);
             Ok(Reply::Done)
         }
-        Command::Internal(Internal::BeginEra { after }) => {
+        Internal::BeginEra { after } => {
             if era_of(tx.tables) == *after {
                 tx.tables.put(&keys::ERA, encode(&(after + 1)));
             }

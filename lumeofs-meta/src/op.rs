@@ -220,11 +220,21 @@ pub enum Mutation {
     /// If a session that has ended may have left bytes past the size: a truncation to the present size, whatever
     /// that is. Else nothing. -> [`Reply::Attr`]
     CutTail { ino: InodeId },
+    /// As [`Mutation::Extend`], by a mount that has shown its writes to its callers already, with the time of the last
+    /// one: mtime is `time`, ctime too unless it is later. From `trusted` callers only. -> [`Reply::Attr`]
+    Flush {
+        ino: InodeId,
+        from: u64,
+        size: u64,
+        truncations: u32,
+        clear_suid: bool,
+        time: Timestamp,
+    },
 }
 
 impl Mutation {
     /// Their names, for people. The first byte of an encoded one is its place here.
-    pub const NAMES: [&str; 14] = [
+    pub const NAMES: [&str; 15] = [
         "create",
         "link",
         "unlink",
@@ -239,6 +249,7 @@ impl Mutation {
         "tail_clean",
         "extend",
         "cut_tail",
+        "flush",
     ];
 }
 

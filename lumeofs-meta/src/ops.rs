@@ -15,6 +15,7 @@ pub(crate) use xattr::visible as xattr_visible;
 
 use crate::op::{Caller, Mutation, Outcome};
 use crate::transaction::Tx;
+use data::Written;
 
 /// Runs a mutation. If it fails, nothing has changed.
 pub(crate) fn run(tx: &mut Tx<'_>, caller: &Caller, mutation: &Mutation) -> Outcome {
@@ -47,19 +48,51 @@ pub(crate) fn run(tx: &mut Tx<'_>, caller: &Caller, mutation: &Mutation) -> Outc
         Mutation::Allocate { ino, first, count } => {
             data::allocate(tx, caller, *ino, *first, *count)
         }
-        Mutation::Publish {
+        &Mutation::Publish {
             ino,
             size,
             truncations,
             clear_suid,
-        } => data::publish(tx, caller, *ino, 0, *size, *truncations, *clear_suid),
-        Mutation::Extend {
+        } => {
+            let written = Written {
+                from: 0,
+                size,
+                truncations,
+                clear_suid,
+            };
+            data::publish(tx, caller, ino, &written)
+        }
+        &Mutation::Extend {
             ino,
             from,
             size,
             truncations,
             clear_suid,
-        } => data::publish(tx, caller, *ino, *from, *size, *truncations, *clear_suid),
+        } => {
+            let written = Written {
+                from,
+                size,
+                truncations,
+                clear_suid,
+            };
+            data::publish(tx, caller, ino, &written)
+        }
+        &Mutation::Flush {
+            ino,
+            from,
+            size,
+            truncations,
+            clear_suid,
+            time,
+        } => {
+            let written = Written {
+                from,
+                size,
+                truncations,
+                clear_suid,
+            };
+            data::flush(tx, caller, ino, &written, time)
+        }
         Mutation::CutTail { ino } => data::cut_tail(tx, caller, *ino),
         Mutation::Append {
             ino,

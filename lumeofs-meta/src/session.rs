@@ -4,13 +4,14 @@
 //! mutation that was sent twice is applied once and answered alike. Purging follows from the
 //! `acked_below` that commands carry, so it is the same on every member.
 
+use crate::change::Applied;
 use crate::keys;
 use crate::op::{Caller, Mutation, Outcome, Reply};
 use crate::ops;
 use crate::record::{Session, decode, encode};
 use crate::transaction::Tx;
 use lumeofs_base::limits::{SESSION_WINDOW, SESSIONS_MAX};
-use lumeofs_base::{Code, FsError, SessionId};
+use lumeofs_base::{Code, FsError, FsResult, SessionId};
 
 /// Longest description that is kept.
 const DESCRIPTION_LEN_BYTES_MAX: usize = 256;
@@ -124,7 +125,21 @@ pub(crate) fn mutate(
     acked_below: u64,
     caller: &Caller,
     mutation: &Mutation,
-) -> Outcome {
+) -> Applied {
+    let key = keys::outcome(id, sequence);
+    if let Err(error) = enter(tx, id, sequence, acked_below) {
+        return tx.applied(Err(error));
+    }
+    if let Some(value) = tx.tables.get(&key) {
+        return Applied::again(decode(&value));
+    }
+    let outcome = ops::run(tx, caller, mutation);
+    tx.tables.put(&key, encode(&outcome));
+    tx.applied(outcome)
+}
+
+/// Whether a session may send this sequence. Forgets the outcomes that its client has.
+fn enter(tx: &mut Tx<'_>, id: SessionId, sequence: u64, acked_below: u64) -> FsResult<()> {
     let Some(session) = tx.session(id).filter(|session| session.ending.is_none()) else {
         return Err(has_ended(id));
     };
@@ -141,11 +156,5 @@ pub(crate) fn mutate(
     for purged in purge_from..window_from.min(purge_from.saturating_add(SESSION_WINDOW)) {
         tx.tables.delete(&keys::outcome(id, purged));
     }
-    let key = keys::outcome(id, sequence);
-    if let Some(value) = tx.tables.get(&key) {
-        return decode(&value);
-    }
-    let outcome = ops::run(tx, caller, mutation);
-    tx.tables.put(&key, encode(&outcome));
-    outcome
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Tests of the namespace as a whole, through its public functions.
 
+mod changes;
 mod exactly_once;
 mod files;
 mod model;
@@ -9,6 +10,7 @@ mod restore;
 mod rules;
 mod walk;
 
+use crate::change::Applied;
 use crate::namespace;
 use crate::op::{
     Batch, Caller, Command, Internal, Mutation, NewNode, Outcome, Query, RenameMode, Reply,
@@ -20,6 +22,8 @@ use lumeofs_base::{Attr, ChunkId, Code, GroupId, InodeId, SessionId, Timestamp};
 struct Fixture {
     tables: MemoryTables,
     log: Vec<Batch>,
+    /// What became of it.
+    applied: Vec<Vec<Applied>>,
     groups: Vec<GroupId>,
     caller: Caller,
     session: SessionId,
@@ -38,6 +42,7 @@ impl Fixture {
         let mut fixture = Self {
             tables: MemoryTables::default(),
             log: Vec::new(),
+            applied: Vec::new(),
             groups: vec![GroupId(1), GroupId(2), GroupId(3)],
             caller: Caller {
                 trusted: true,
@@ -65,8 +70,11 @@ impl Fixture {
             groups: self.groups.clone(),
             commands,
         };
-        let outcomes = namespace::apply(&mut self.tables, index, &batch);
+        let applied = namespace::apply(&mut self.tables, index, &batch);
+        let outcomes = applied.iter().map(|applied| applied.outcome.clone());
+        let outcomes = outcomes.collect();
         self.log.push(batch);
+        self.applied.push(applied);
         outcomes
     }
 

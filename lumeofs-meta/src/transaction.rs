@@ -3,9 +3,11 @@
 //! Counters and sessions are read once and written back once per entry. An operation makes all its
 //! checks before its first change, since there is no undoing here.
 
+use crate::change::{Applied, Change, Changes};
+use crate::directory;
 use crate::keys;
-use crate::op::ChunkRef;
-use crate::record::{ChunkRow, Inode, Session, State, decode, encode};
+use crate::op::{ChunkRef, DirEntry, Outcome};
+use crate::record::{ChunkRow, Dentry, Inode, Session, State, decode, encode};
 use crate::tables::Tables;
 use lumeofs_base::limits::CHUNK_SIZE_BYTES;
 use lumeofs_base::{
@@ -27,6 +29,8 @@ pub(crate) struct Tx<'a> {
     counters: BTreeMap<SlotId, u64>,
     /// Sessions that this entry touched.
     sessions: BTreeMap<SessionId, Session>,
+    /// What the present command touched.
+    changes: Changes,
 }
 
 impl<'a> Tx<'a> {
@@ -55,6 +59,7 @@ impl<'a> Tx<'a> {
             groups,
             counters: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            changes: Changes::default(),
         };
         tx.state.applied = index;
         tx.state.time = tx.state.time.max(now);
@@ -84,6 +89,15 @@ impl<'a> Tx<'a> {
             self.tables.put(&keys::session(*id), encode(session));
         }
         self.tables.put(&keys::STATE, encode(&self.state));
+    }
+
+    /// What became of a command that ran now.
+    pub(crate) fn applied(&mut self, outcome: Outcome) -> Applied {
+        Applied {
+            outcome,
+            changes: self.changes.take(),
+            repeated: false,
+        }
     }
 
     /// Log time.
@@ -168,6 +182,55 @@ impl<'a> Tx<'a> {
         self.state.bytes = self.state.bytes - inode.attr.allocated + bytes;
         inode.attr.allocated = bytes;
         self.tables.put(&keys::inode(inode.attr.ino), encode(inode));
+        self.changes.note(Change::Attr(inode.attr.clone()));
+    }
+
+    /// Removes an inode that has neither chunks nor extended attributes any more.
+    pub(crate) fn forget(&mut self, inode: &Inode) {
+        let ino = inode.attr.ino;
+        self.state.inodes -= 1;
+        self.state.bytes -= inode.attr.allocated;
+        self.tables.delete(&keys::inode(ino));
+        self.changes.note(Change::Gone { ino });
+    }
+
+    /// Puts an entry at a position that [`directory::find`] gave for its name, in place of what is there.
+    pub(crate) fn put_name(&mut self, parent: InodeId, position: u64, dentry: Dentry) {
+        let entry = DirEntry {
+            cookie: position,
+            name: dentry.name.clone(),
+            ino: dentry.ino,
+            kind: dentry.kind,
+        };
+        self.changes.note(Change::Name {
+            parent,
+            name: dentry.name.clone(),
+            entry: Some(entry),
+        });
+        directory::put(self.tables, parent, position, dentry);
+    }
+
+    /// Removes the entry of a name at its position: see [`directory::remove`].
+    pub(crate) fn remove_name(&mut self, parent: InodeId, position: u64, name: &[u8]) {
+        directory::remove(self.tables, parent, position);
+        self.changes.note(Change::Name {
+            parent,
+            name: name.to_vec(),
+            entry: None,
+        });
+    }
+
+    /// Stores an extended attribute. The caller counts its name in the inode.
+    pub(crate) fn put_xattr(&mut self, ino: InodeId, name: &[u8], value: &[u8]) {
+        // No version byte: the value is the user's own bytes, and always will be.
+        self.tables.put(&keys::xattr(ino, name), value.to_vec());
+        self.changes.note(Change::Xattr { ino });
+    }
+
+    /// Removes an extended attribute. The caller counts its name no more.
+    pub(crate) fn remove_xattr(&mut self, ino: InodeId, name: &[u8]) {
+        self.tables.delete(&keys::xattr(ino, name));
+        self.changes.note(Change::Xattr { ino });
     }
 
     /// Takes a name away from an inode: its last one makes it an orphan. Saves it.

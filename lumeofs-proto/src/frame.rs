@@ -44,6 +44,8 @@ pub enum Op {
     Opens = 19,
     /// `MapRequest` -> `MapReply`.
     Map = 20,
+    /// `LeaseRequest` -> `LeaseReply`.
+    Lease = 21,
     /// `RaftMessage` both ways.
     RaftAppend = 32,
     /// `RaftMessage` both ways.
@@ -87,7 +89,7 @@ pub enum Op {
 }
 
 impl Op {
-    const ALL: [Op; 26] = [
+    const ALL: [Op; 27] = [
         Op::Hello,
         Op::Proof,
         Op::Query,
@@ -95,6 +97,7 @@ impl Op {
         Op::Session,
         Op::Opens,
         Op::Map,
+        Op::Lease,
         Op::RaftAppend,
         Op::RaftVote,
         Op::RaftSnapshot,

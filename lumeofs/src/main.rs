@@ -19,6 +19,7 @@ mod output;
 mod server;
 mod setup;
 mod signals;
+mod stats;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -48,6 +49,8 @@ enum Command {
     Dev(dev::Args),
     /// Mounts the filesystem: lumeofs mount HOST:PORT[,HOST:PORT…][:/SUBDIR] DIR
     Mount(mount::Args),
+    /// Shows what a mount does: operations, caches, waits
+    Stats(stats::Args),
     /// Works on files without a mount
     Fs(fs::Args),
     /// Looks into a cluster, changes its masters
@@ -86,6 +89,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Dev(args) => dev::run(args),
         Command::Mount(args) => mount::run(args),
+        Command::Stats(args) => stats::run(&args),
         Command::Fs(args) => fs::run(args),
         Command::Admin(args) => admin::run(args),
         Command::Cluster(args) => cluster::run(args),

@@ -106,6 +106,17 @@ fn every_process_tells_what_it_does_and_alerts_name_what_is_told() {
     assert!(grew(2, "lumeofs_mount_operations_total", &["op=\"write\"", ok]) >= 3.0);
     assert!(grew(2, "lumeofs_mount_written_bytes_total", &[]) >= f64::from(3 << 20));
 
+    let dir = cluster.mount().to_string_lossy();
+    let live: serde_json::Value =
+        serde_json::from_str(&run(binary(), &["stats", "--json", &dir])).unwrap();
+    let written = live["counters"]["written_bytes_total"].as_f64().unwrap();
+    assert!(written >= f64::from(3 << 20), "{live}");
+    let shown = run(binary(), &["stats", &dir]);
+    assert!(
+        shown.lines().any(|line| line.starts_with("write ")),
+        "{shown}"
+    );
+
     for one in &after[0] {
         assert!(one.sum("lumeofs_master_sessions", &[]) >= 1.0);
         assert!(one.sum("lumeofs_master_raft_store_bytes", &[]) > 0.0);

@@ -59,10 +59,12 @@ fn crates_depend_downwards_only() {
         ("lumeofs-proto", &["lumeofs-base"][..]),
         ("lumeofs-meta", &["lumeofs-base"][..]),
         ("lumeofs-replica", &["lumeofs-base"][..]),
+        ("lumeofs-lease", &["lumeofs-base", "lumeofs-meta"][..]),
         (
             "lumeofs-master",
             &[
                 "lumeofs-base",
+                "lumeofs-lease",
                 "lumeofs-meta",
                 "lumeofs-proto",
                 "lumeofs-wal",
@@ -79,7 +81,12 @@ fn crates_depend_downwards_only() {
         ),
         (
             "lumeofs-client",
-            &["lumeofs-base", "lumeofs-meta", "lumeofs-proto"][..],
+            &[
+                "lumeofs-base",
+                "lumeofs-lease",
+                "lumeofs-meta",
+                "lumeofs-proto",
+            ][..],
         ),
         (
             "lumeofs-fuse",
@@ -149,7 +156,7 @@ fn each_foreign_interface_is_known_in_one_place() {
 
 #[test]
 fn the_pure_crates_have_neither_io_nor_time_nor_threads() {
-    for name in ["lumeofs-meta", "lumeofs-replica"] {
+    for name in ["lumeofs-lease", "lumeofs-meta", "lumeofs-replica"] {
         let direct = &dependencies(&metadata())[name];
         for foreign in [
             "tokio",

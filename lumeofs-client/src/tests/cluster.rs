@@ -295,6 +295,7 @@ impl World {
         namespace::apply(&mut state.tables, index, &batch)
             .pop()
             .unwrap()
+            .outcome
     }
 
     /// A mutation of somebody else.

@@ -1,12 +1,17 @@
 //! Extended attributes.
 
 use super::Core;
+use crate::metrics::Metrics;
+use lumeofs_base::metrics::Page;
 use lumeofs_base::{Code, FsError, FsResult, InodeId};
 use lumeofs_client::Context;
 use lumeofs_meta::op::XattrMode;
 
 /// Where names of extended attributes may begin.
 const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+
+/// The name under which every object of a mount shows the mount's counters: see [`crate::LIVE_COUNTERS`].
+const LIVE: &[u8] = crate::LIVE_COUNTERS.as_bytes();
 
 /// What getxattr(2) and listxattr(2) get.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +30,22 @@ impl Core {
         name: &[u8],
         size: u32,
     ) -> FsResult<XattrAnswer> {
+        if name == LIVE {
+            return sized(self.counters().into_bytes(), size);
+        }
         check_namespace(name)?;
         sized(self.backend.getxattr(cx, ino, name)?, size)
+    }
+
+    /// What this mount counts. Nobody has to be asked for it, so it is there in an outage too.
+    fn counters(&self) -> String {
+        let mut page = Page::brief();
+        let metrics = Metrics {
+            stats: self.stats.clone(),
+            backend: self.backend.clone(),
+        };
+        metrics.collect(&mut page);
+        page.into_text()
     }
 
     pub(crate) fn listxattr(

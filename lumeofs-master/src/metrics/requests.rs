@@ -12,10 +12,11 @@ use std::time::Duration;
 const QUERIES: usize = Query::NAMES.len();
 const MUTATIONS: usize = Mutation::NAMES.len();
 /// What is neither query nor mutation.
-const REST: [&str; 7] = [
+const REST: [&str; 8] = [
     "session",
     "opens",
     "map",
+    "lease",
     "raft_append",
     "raft_vote",
     "raft_snapshot",
@@ -53,9 +54,10 @@ impl Asked {
             Op::Session => 0,
             Op::Opens => 1,
             Op::Map => 2,
-            Op::RaftAppend => 3,
-            Op::RaftVote => 4,
-            Op::RaftSnapshot => 5,
+            Op::Lease => 3,
+            Op::RaftAppend => 4,
+            Op::RaftVote => 5,
+            Op::RaftSnapshot => 6,
             _ => REST.len() - 1,
         };
         Self {

@@ -4,8 +4,8 @@ use super::overlay::Overlay;
 use super::snapshot::SnapshotData;
 use bytes::Bytes;
 use lumeofs_base::{FsError, FsResult};
+use lumeofs_meta::change;
 use lumeofs_meta::controller::ControllerReply;
-use lumeofs_meta::op::Outcome;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -68,8 +68,8 @@ impl<'de> Deserialize<'de> for Payload {
 pub(crate) enum Applied {
     /// Nothing: an entry of openraft's own.
     Nothing,
-    /// Outcomes of a metadata batch, in order.
-    Metadata(Vec<Outcome>),
+    /// What became of the commands of a metadata batch, in order.
+    Metadata(Vec<change::Applied>),
     /// Replies of a controller batch, in order.
     Controller(Vec<ControllerReply>),
 }

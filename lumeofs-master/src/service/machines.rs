@@ -5,9 +5,10 @@ use super::placement::Placement;
 use crate::raft::{Applied, EntryOrigin, Machine, Overlay};
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::{Code, FsError, FsResult};
+use lumeofs_meta::change;
 use lumeofs_meta::controller::{self, ControllerBatch, ControllerCommand, ControllerReply};
 use lumeofs_meta::namespace;
-use lumeofs_meta::op::{Batch, Command, Outcome};
+use lumeofs_meta::op::{Batch, Command};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
@@ -51,7 +52,7 @@ pub(crate) struct MetadataMachine {
 
 impl Machine for MetadataMachine {
     type Command = Command;
-    type Reply = Outcome;
+    type Reply = change::Applied;
 
     fn seal(&self, commands: Vec<Command>) -> Vec<u8> {
         let batch = Batch {
@@ -64,18 +65,18 @@ impl Machine for MetadataMachine {
 
     fn apply(&self, tables: &mut Overlay, origin: EntryOrigin, batch: &[u8]) -> FsResult<Applied> {
         let batch: Batch = decode(batch)?;
-        let outcomes = namespace::apply(tables, origin.index, &batch);
+        let applied = namespace::apply(tables, origin.index, &batch);
         if origin.term.node == self.me {
             // Before anybody can see the outcomes: a file must not be purged between its creation
             // and the moment at which its creator is known to hold it open.
-            self.opens.observe(origin.term, &batch.commands, &outcomes);
+            self.opens.observe(origin.term, &batch.commands, &applied);
         }
-        Ok(Applied::Metadata(outcomes))
+        Ok(Applied::Metadata(applied))
     }
 
-    fn replies(&self, applied: Applied) -> Vec<Outcome> {
+    fn replies(&self, applied: Applied) -> Vec<change::Applied> {
         match applied {
-            Applied::Metadata(outcomes) => outcomes,
+            Applied::Metadata(applied) => applied,
             Applied::Nothing | Applied::Controller(_) => Vec::new(),
         }
     }

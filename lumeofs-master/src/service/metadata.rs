@@ -6,13 +6,16 @@ use super::sessions::{self, Sessions};
 use super::{fencing, placement, purge, reclaim};
 use crate::raft::{Group, Leadership, Proposed, Proposer};
 use crate::room::Room;
+use bytes::Bytes;
 use lumeofs_base::limits::{OPENS_MAX, OPENS_PER_REPORT_MAX, OPERATION_BYTES_MAX, SLOT_COUNT};
 use lumeofs_base::{Attr, ClusterId, Code, FsError, FsResult, InodeId, SessionId};
+use lumeofs_meta::change::Applied;
 use lumeofs_meta::controller;
 use lumeofs_meta::namespace;
 use lumeofs_meta::op::{Caller, Command, Internal, Mutation, NewNode, Outcome, Query, Reply};
 use lumeofs_proto::auth::Identity;
 use lumeofs_proto::meta::{MetaReply, MetaRequest, OpenReport, SessionReply, SessionRequest};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,9 +72,21 @@ impl MetadataService {
             let outcome = namespace::query(tables, &caller, &query);
             (outcome, namespace::era(tables))
         });
+        let reply = match outcome {
+            Ok(reply) => MetaReply {
+                reply: encode(&reply),
+                ..MetaReply::default()
+            },
+            Err(error) if request.want != 0 => MetaReply {
+                error: encode(&error),
+                ..MetaReply::default()
+            },
+            Err(error) => return Err(error),
+        };
         Ok(MetaReply {
+            index,
             era,
-            ..reply(index, outcome)?
+            ..reply
         })
     }
 
@@ -115,7 +130,23 @@ impl MetadataService {
             .proposer
             .propose(command, bytes_of(request) + COMMAND_OVERHEAD_BYTES)
             .await?;
-        reply(done.index, done.reply)
+        let Applied {
+            outcome,
+            changes,
+            repeated,
+        } = done.reply;
+        let reply = encode(&outcome?);
+        let changes = match repeated {
+            true => Bytes::new(),
+            false => encode(&changes),
+        };
+        // Without an era: an outcome may be older than the state that we have now.
+        Ok(MetaReply {
+            index: done.index,
+            reply,
+            changes,
+            ..MetaReply::default()
+        })
     }
 
     /// Opens, keeps alive or closes a session.
@@ -224,9 +255,14 @@ impl MetadataService {
             | Internal::SetChunkSize { .. }
             | Internal::BeginEra { .. } => 0,
         };
-        self.proposer
+        let done = self
+            .proposer
             .propose(Command::Internal(command), bytes + COMMAND_OVERHEAD_BYTES)
-            .await
+            .await?;
+        Ok(Proposed {
+            index: done.index,
+            reply: done.reply.outcome,
+        })
     }
 
     fn check_session(&self, session: SessionId) -> FsResult<()> {
@@ -344,14 +380,9 @@ fn caller(request: &MetaRequest) -> Caller {
     }
 }
 
-fn reply(index: u64, outcome: Outcome) -> FsResult<MetaReply> {
-    let reply = postcard::to_stdvec(&outcome?).expect("replies are plain data");
-    Ok(MetaReply {
-        index,
-        reply: reply.into(),
-        // An outcome may be older than the state that we have now.
-        era: 0,
-    })
+fn encode(message: &impl Serialize) -> Bytes {
+    let bytes = postcard::to_stdvec(message);
+    bytes.expect("messages are plain data").into()
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> FsResult<T> {

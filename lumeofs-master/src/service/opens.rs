@@ -9,7 +9,8 @@
 use crate::raft::Term;
 use lumeofs_base::limits::OPENS_MAX;
 use lumeofs_base::{FileKind, InodeId, SessionId};
-use lumeofs_meta::op::{Command, Internal, Mutation, NewNode, Outcome, Reply};
+use lumeofs_meta::change::Applied;
+use lumeofs_meta::op::{Command, Internal, Mutation, NewNode, Reply};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -45,13 +46,13 @@ struct Held {
 
 impl Opens {
     /// Learns from commands that were applied under a leadership of this master.
-    pub(crate) fn observe(&self, term: Term, commands: &[Command], outcomes: &[Outcome]) {
+    pub(crate) fn observe(&self, term: Term, commands: &[Command], applied: &[Applied]) {
         let mut table = self.0.lock();
         if !table.enter(term) {
             return;
         }
-        for (command, outcome) in commands.iter().zip(outcomes) {
-            match (command, outcome) {
+        for (command, applied) in commands.iter().zip(applied) {
+            match (command, &applied.outcome) {
                 (
                     Command::Mutate {
                         session,
@@ -272,6 +273,14 @@ mod tests {
 
     const LATER: Duration = Duration::from_secs(1);
 
+    fn done(reply: Reply) -> Applied {
+        Applied {
+            outcome: Ok(reply),
+            changes: Vec::new(),
+            repeated: false,
+        }
+    }
+
     /// What is condemned after enough time without a holder.
     fn condemned(opens: &Opens, term: Term, live: &[SessionId]) -> Vec<InodeId> {
         let at = Duration::from_secs(1000);
@@ -330,7 +339,7 @@ mod tests {
         assert!(opens.has_room(TERM, 3) && !opens.has_room(TERM, 4));
         let session = A;
         let close = Command::Internal(Internal::CloseSession { session });
-        opens.observe(TERM, &[close], &[Ok(Reply::Done)]);
+        opens.observe(TERM, &[close], &[done(Reply::Done)]);
         assert!(opens.has_room(TERM, OPENS_MAX - 1) && !opens.has_room(TERM, OPENS_MAX));
     }
 
@@ -353,12 +362,12 @@ mod tests {
             nonce: 1,
             description: String::new(),
         });
-        opens.observe(TERM, &[open], &[Ok(Reply::Session(A))]);
+        opens.observe(TERM, &[open], &[done(Reply::Session(A))]);
         assert!(opens.is_complete(TERM, A));
         opens.open(TERM, A, &[INO]).unwrap();
         assert_eq!(condemned(&opens, TERM, &[A]), []);
         let close = Command::Internal(Internal::CloseSession { session: A });
-        opens.observe(TERM, &[close], &[Ok(Reply::Done)]);
+        opens.observe(TERM, &[close], &[done(Reply::Done)]);
         assert_eq!(condemned(&opens, TERM, &[]), [INO]);
     }
 }

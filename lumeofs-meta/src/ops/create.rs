@@ -48,7 +48,7 @@ pub(super) fn create(
         ino: inode.attr.ino,
         kind: inode.attr.kind,
     };
-    directory::put(tx.tables, parent, position, dentry);
+    tx.put_name(parent, position, dentry);
     dir.attr.size += 1;
     tx.touch(&mut dir);
     tx.save(&mut dir);

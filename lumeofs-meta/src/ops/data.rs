@@ -1,12 +1,12 @@
 //! What a writer tells the namespace: allocation, published size, appends, a cleaned tail.
 
-use super::{resize, xattr};
+use super::{resize, set_attr, xattr};
 use crate::access;
 use crate::op::{Caller, Outcome, Reply};
 use crate::record::Inode;
 use crate::transaction::Tx;
 use lumeofs_base::limits::{CHUNKS_PER_ALLOCATION_MAX, FILE_SIZE_BYTES_MAX};
-use lumeofs_base::{ChunkIndex, Code, FsError, FsResult, InodeId};
+use lumeofs_base::{ChunkIndex, Code, FsError, FsResult, InodeId, Timestamp};
 use std::ops::Range;
 
 /// A regular file that the caller may write.
@@ -36,10 +36,16 @@ fn check_range(ino: InodeId, range: &Range<u64>, chunk_size: u64) -> FsResult<()
     Ok(())
 }
 
-fn written(tx: &mut Tx<'_>, inode: &mut Inode, clear_suid: bool) {
+fn written(
+    tx: &mut Tx<'_>,
+    inode: &mut Inode,
+    clear_suid: bool,
+    mtime: Timestamp,
+    ctime: Timestamp,
+) {
     xattr::drop_capabilities(tx, inode);
-    inode.attr.mtime = tx.now();
-    inode.attr.ctime = tx.now();
+    inode.attr.mtime = mtime;
+    inode.attr.ctime = ctime;
     if clear_suid {
         inode.attr.mode = access::without_suid(inode.attr.mode);
     }
@@ -69,25 +75,56 @@ pub(super) fn allocate(
     })
 }
 
-pub(super) fn publish(
+/// What a writer tells of its writes.
+pub(super) struct Written {
+    /// The first byte that was written; it may lie past the size.
+    pub(super) from: u64,
+    /// The file is at least so long.
+    pub(super) size: u64,
+    /// The inode's number when the writes were planned.
+    pub(super) truncations: u32,
+    pub(super) clear_suid: bool,
+}
+
+pub(super) fn publish(tx: &mut Tx<'_>, caller: &Caller, ino: InodeId, what: &Written) -> Outcome {
+    let mut inode = grown(tx, caller, ino, what)?;
+    let now = tx.now();
+    written(tx, &mut inode, what.clear_suid, now, now);
+    tx.save(&mut inode);
+    Ok(Reply::Attr(inode.attr))
+}
+
+pub(super) fn flush(
     tx: &mut Tx<'_>,
     caller: &Caller,
     ino: InodeId,
-    from: u64,
-    size: u64,
-    truncations: u32,
-    clear_suid: bool,
+    what: &Written,
+    time: Timestamp,
 ) -> Outcome {
-    let mut inode = writable(tx, caller, ino)?;
-    check_truncations(&inode, truncations)?;
-    resize::check(&inode, size)?;
-    if from > inode.attr.size && size > inode.attr.size {
-        resize::check_gap(tx, &inode)?;
+    if !caller.trusted {
+        return Err(access::not_permitted(
+            caller,
+            "only mounts say when they wrote",
+        ));
     }
-    inode.attr.size = inode.attr.size.max(size);
-    written(tx, &mut inode, clear_suid);
+    set_attr::check_time(time)?;
+    let mut inode = grown(tx, caller, ino, what)?;
+    let ctime = inode.attr.ctime.max(time);
+    written(tx, &mut inode, what.clear_suid, time, ctime);
     tx.save(&mut inode);
     Ok(Reply::Attr(inode.attr))
+}
+
+/// The file with the size that it has now. The caller saves it.
+fn grown(tx: &Tx<'_>, caller: &Caller, ino: InodeId, what: &Written) -> FsResult<Inode> {
+    let mut inode = writable(tx, caller, ino)?;
+    check_truncations(&inode, what.truncations)?;
+    resize::check(&inode, what.size)?;
+    if what.from > inode.attr.size && what.size > inode.attr.size {
+        resize::check_gap(tx, &inode)?;
+    }
+    inode.attr.size = inode.attr.size.max(what.size);
+    Ok(inode)
 }
 
 pub(super) fn append(
@@ -113,7 +150,8 @@ pub(super) fn append(
     check_range(ino, &range, chunk_size)?;
     let chunks = tx.allocate(&mut inode, range)?;
     inode.attr.size = end;
-    written(tx, &mut inode, clear_suid);
+    let now = tx.now();
+    written(tx, &mut inode, clear_suid, now, now);
     tx.save(&mut inode);
     Ok(Reply::Appended {
         offset,

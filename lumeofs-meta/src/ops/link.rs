@@ -43,7 +43,7 @@ pub(super) fn link(
         ino,
         kind: inode.attr.kind,
     };
-    directory::put(tx.tables, parent, position, dentry);
+    tx.put_name(parent, position, dentry);
     dir.attr.size += 1;
     tx.touch(&mut dir);
     tx.save(&mut dir);

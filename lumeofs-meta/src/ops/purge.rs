@@ -33,8 +33,9 @@ fn purge_one(tx: &mut Tx<'_>, ino: InodeId, budget: &mut usize) -> bool {
     *budget -= tx.free_chunks(&mut inode, 0, *budget);
     if inode.chunk_rows == 0 && inode.xattr_list_bytes > 0 {
         for key in xattr_keys(tx, ino, *budget) {
-            tx.tables.delete(&key);
-            inode.xattr_list_bytes -= keys::xattr_name(&key).len() as u32 + 1;
+            let name = keys::xattr_name(&key);
+            tx.remove_xattr(ino, name);
+            inode.xattr_list_bytes -= name.len() as u32 + 1;
             *budget -= 1;
         }
     }
@@ -44,9 +45,7 @@ fn purge_one(tx: &mut Tx<'_>, ino: InodeId, budget: &mut usize) -> bool {
     }
     // An inode without rows costs one too, or a long list of empty files would have no bound.
     *budget = budget.saturating_sub(1);
-    tx.state.inodes -= 1;
-    tx.state.bytes -= inode.attr.allocated;
-    tx.tables.delete(&keys::inode(ino));
+    tx.forget(&inode);
     tx.tables.delete(&keys::orphan(ino));
     true
 }

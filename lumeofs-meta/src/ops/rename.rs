@@ -212,16 +212,8 @@ impl Rename {
         let (old_parent, new_parent) = (self.old_dir.attr.ino, self.to_dir().attr.ino);
         let place = |tx: &mut Tx<'_>, parent, position, name: &[u8], inode: &Inode| {
             let (ino, kind) = (inode.attr.ino, inode.attr.kind);
-            directory::put(
-                tx.tables,
-                parent,
-                position,
-                Dentry {
-                    name: name.to_vec(),
-                    ino,
-                    kind,
-                },
-            );
+            let name = name.to_vec();
+            tx.put_name(parent, position, Dentry { name, ino, kind });
         };
 
         // The new entry first: its position was found while the old one was there.
@@ -242,7 +234,7 @@ impl Rename {
                 place(tx, old_parent, source_position, name, &target.inode);
             }
             (_, Some(whiteout)) => place(tx, old_parent, source_position, name, whiteout),
-            _ => directory::remove(tx.tables, old_parent, source_position),
+            _ => tx.remove_name(old_parent, source_position, name),
         }
 
         self.count_entries(whiteout.is_some());

@@ -69,7 +69,6 @@ fn check_values(inode: &Inode, set: &SetAttr) -> FsResult<()> {
             format!("mode of symlink {}", inode.attr.ino),
         ));
     }
-    let sane = |time: Timestamp| time.nanos < 1_000_000_000;
     let given = [set.atime, set.mtime]
         .into_iter()
         .flatten()
@@ -77,13 +76,19 @@ fn check_values(inode: &Inode, set: &SetAttr) -> FsResult<()> {
             SetTime::Now => None,
             SetTime::At(time) => Some(time),
         });
-    if !given.chain(set.ctime).all(sane) {
-        return Err(FsError::new(
-            Code::Invalid,
-            "a time stamp of 1e9 nanoseconds or more",
-        ));
-    }
+    given.chain(set.ctime).try_for_each(check_time)?;
     set.size.map_or(Ok(()), |size| resize::check(inode, size))
+}
+
+/// Whether a time stamp is one.
+pub(super) fn check_time(time: Timestamp) -> FsResult<()> {
+    if time.nanos < 1_000_000_000 {
+        return Ok(());
+    }
+    Err(FsError::new(
+        Code::Invalid,
+        "a time stamp of 1e9 nanoseconds or more",
+    ))
 }
 
 /// What a caller without privileges may do.

@@ -37,7 +37,7 @@ fn remove(
         (true, true) => dir.attr.nlink -= 1,
         (false, false) => {}
     }
-    directory::remove(tx.tables, parent, position);
+    tx.remove_name(parent, position, name);
     dir.attr.size -= 1;
     tx.touch(&mut dir);
     tx.save(&mut dir);

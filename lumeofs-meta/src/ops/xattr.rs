@@ -42,8 +42,7 @@ pub(super) fn set(
         }
         inode.xattr_list_bytes = list_bytes as u32;
     }
-    // No version byte: the value is the user's own bytes, and always will be.
-    tx.tables.put(&key, value.to_vec());
+    tx.put_xattr(ino, name, value);
     inode.attr.ctime = tx.now();
     tx.save(&mut inode);
     Ok(Reply::Done)
@@ -57,7 +56,7 @@ pub(super) fn remove(tx: &mut Tx<'_>, caller: &Caller, ino: InodeId, name: &[u8]
     if tx.tables.get(&key).is_none() {
         return Err(error(Code::NoData, name));
     }
-    tx.tables.delete(&key);
+    tx.remove_xattr(ino, name);
     inode.xattr_list_bytes -= name.len() as u32 + 1;
     inode.attr.ctime = tx.now();
     tx.save(&mut inode);
@@ -72,7 +71,7 @@ pub(super) fn drop_capabilities(tx: &mut Tx<'_>, inode: &mut Inode) {
     }
     let key = keys::xattr(inode.attr.ino, CAPABILITIES);
     if tx.tables.get(&key).is_some() {
-        tx.tables.delete(&key);
+        tx.remove_xattr(inode.attr.ino, CAPABILITIES);
         inode.xattr_list_bytes -= CAPABILITIES.len() as u32 + 1;
     }
 }

@@ -223,7 +223,7 @@ fn log_time_never_goes_back() {
         groups: Vec::new(),
         commands: vec![command],
     };
-    let outcome = namespace::apply(&mut fixture.tables, 100, &batch).remove(0);
-    assert_eq!(attr(outcome).mtime, before);
+    let applied = namespace::apply(&mut fixture.tables, 100, &batch).remove(0);
+    assert_eq!(attr(applied.outcome).mtime, before);
     assert_eq!(namespace::applied(&fixture.tables), 100);
 }

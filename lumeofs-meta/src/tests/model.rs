@@ -15,6 +15,8 @@ use lumeofs_base::{Attr, ChunkId, ChunkIndex, Code, FileKind, GroupId, InodeId, 
 use std::collections::BTreeMap;
 
 const CHUNK: u64 = 64 << 20;
+/// The attribute that goes when contents or owner change.
+pub(super) const CAPABILITIES: &[u8] = b"security.capability";
 
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -253,19 +255,8 @@ impl Model {
                 value,
                 mode,
             } => {
-                let node = self.nodes.get(ino).ok_or(Code::Stale)?;
-                let exists = node.xattrs.contains_key(name);
-                if !caller.trusted && caller.uid != 0 {
-                    match node.attr.kind {
-                        FileKind::Regular => {}
-                        FileKind::Directory if node.attr.mode & 0o1000 != 0 => {
-                            self.owns(caller, *ino)?;
-                        }
-                        FileKind::Directory => {}
-                        _ => return Err(Code::NotPermitted),
-                    }
-                }
-                self.may(caller, *ino, "w")?;
+                self.may_change_xattr(caller, *ino, name)?;
+                let exists = self.nodes[ino].xattrs.contains_key(name);
                 match mode {
                     XattrMode::Create if exists => return Err(Code::Exists),
                     XattrMode::Replace if !exists => return Err(Code::NoData),
@@ -277,8 +268,18 @@ impl Model {
                 node.attr.ctime = now;
                 Ok(Reply::Done)
             }
-            Mutation::RemoveXattr { .. } | Mutation::Extend { .. } | Mutation::CutTail { .. } => {
-                unreachable!("not drawn")
+            Mutation::RemoveXattr { ino, name } => {
+                self.may_change_xattr(caller, *ino, name)?;
+                let now = self.now;
+                let node = self.nodes.get_mut(ino).unwrap();
+                node.xattrs.remove(name).ok_or(Code::NoData)?;
+                node.attr.ctime = now;
+                Ok(Reply::Done)
+            }
+            Mutation::CutTail { ino } => {
+                // No session ever ends here.
+                self.writable(caller, *ino)?;
+                Ok(Reply::Attr(self.attr(*ino)))
             }
             Mutation::Allocate { ino, first, count } => {
                 self.writable(caller, *ino)?;
@@ -296,14 +297,34 @@ impl Model {
                 size,
                 truncations,
                 clear_suid,
+            }
+            | Mutation::Extend {
+                ino,
+                size,
+                truncations,
+                clear_suid,
+                ..
             } => {
-                self.writable(caller, *ino)?;
-                let attr = self.attr_mut(*ino);
-                if attr.truncations != *truncations || (*size > attr.size && attr.tail_unclean) {
-                    return Err(Code::StaleWrite);
-                }
-                attr.size = attr.size.max(*size);
+                self.grow(caller, *ino, *size, *truncations)?;
                 self.written(*ino, *clear_suid);
+                Ok(Reply::Attr(self.attr(*ino)))
+            }
+            Mutation::Flush {
+                ino,
+                size,
+                truncations,
+                clear_suid,
+                time,
+                ..
+            } => {
+                if !caller.trusted {
+                    return Err(Code::NotPermitted);
+                }
+                self.grow(caller, *ino, *size, *truncations)?;
+                let ctime = self.nodes[ino].attr.ctime;
+                self.written(*ino, *clear_suid);
+                let attr = self.attr_mut(*ino);
+                (attr.mtime, attr.ctime) = (*time, ctime.max(*time));
                 Ok(Reply::Attr(self.attr(*ino)))
             }
             Mutation::Append {
@@ -340,6 +361,43 @@ impl Model {
         }
     }
 
+    fn may_change_xattr(&self, caller: &Caller, ino: InodeId, name: &[u8]) -> Result<(), Code> {
+        let node = self.nodes.get(&ino).ok_or(Code::Stale)?;
+        if !caller.trusted && caller.uid != 0 {
+            match node.attr.kind {
+                _ if name == CAPABILITIES => return Err(Code::NotPermitted),
+                FileKind::Regular => {}
+                FileKind::Directory if node.attr.mode & 0o1000 != 0 => {
+                    self.owns(caller, ino)?;
+                }
+                FileKind::Directory => {}
+                _ => return Err(Code::NotPermitted),
+            }
+        }
+        self.may(caller, ino, "w")
+    }
+
+    fn drop_capabilities(&mut self, ino: InodeId) {
+        let node = self.nodes.get_mut(&ino).unwrap();
+        node.xattrs.remove(CAPABILITIES);
+    }
+
+    fn grow(
+        &mut self,
+        caller: &Caller,
+        ino: InodeId,
+        size: u64,
+        truncations: u32,
+    ) -> Result<(), Code> {
+        self.writable(caller, ino)?;
+        let attr = self.attr_mut(ino);
+        if attr.truncations != truncations || (size > attr.size && attr.tail_unclean) {
+            return Err(Code::StaleWrite);
+        }
+        attr.size = attr.size.max(size);
+        Ok(())
+    }
+
     fn writable(&self, caller: &Caller, ino: InodeId) -> Result<(), Code> {
         let node = self.nodes.get(&ino).ok_or(Code::Stale)?;
         if node.attr.kind != FileKind::Regular {
@@ -354,6 +412,7 @@ impl Model {
 
     fn written(&mut self, ino: InodeId, clear_suid: bool) {
         let now = self.now;
+        self.drop_capabilities(ino);
         let attr = self.attr_mut(ino);
         (attr.mtime, attr.ctime) = (now, now);
         if clear_suid {

@@ -1,6 +1,7 @@
 //! Random operations on the state machine and on the naive model beside it.
 
-use super::model::Model;
+use super::changes::Cache;
+use super::model::{CAPABILITIES, Model};
 use super::*;
 use crate::directory::narrow::HASH_COUNT;
 use crate::op::{SetAttr, SetTime, XattrMode};
@@ -164,7 +165,12 @@ impl Draw {
             }
             80..84 => {
                 let mode = self.pick(&[XattrMode::Set, XattrMode::Create, XattrMode::Replace]);
-                let name = self.pick(&[b"user.a".to_vec(), b"user.b".to_vec()]);
+                let name = self
+                    .pick(&[&b"user.a"[..], b"user.b", CAPABILITIES])
+                    .to_vec();
+                if self.0.percent(25) {
+                    return Mutation::RemoveXattr { ino, name };
+                }
                 Mutation::SetXattr {
                     ino,
                     name,
@@ -182,11 +188,28 @@ impl Draw {
             }
             88..93 => {
                 let (size, clear_suid) = (self.size(), self.0.percent(50));
-                Mutation::Publish {
-                    ino,
-                    size,
-                    truncations,
-                    clear_suid,
+                match self.0.below(3) {
+                    0 => Mutation::Publish {
+                        ino,
+                        size,
+                        truncations,
+                        clear_suid,
+                    },
+                    1 => Mutation::Extend {
+                        ino,
+                        from: self.size(),
+                        size,
+                        truncations,
+                        clear_suid,
+                    },
+                    _ => Mutation::Flush {
+                        ino,
+                        from: self.size(),
+                        size,
+                        truncations,
+                        clear_suid,
+                        time: seconds(self.0.below(200)),
+                    },
                 }
             }
             93..97 => {
@@ -197,6 +220,7 @@ impl Draw {
                     clear_suid,
                 }
             }
+            97 => Mutation::CutTail { ino },
             _ => Mutation::TailClean { ino, truncations },
         }
     }
@@ -255,6 +279,9 @@ fn compare(fixture: &Fixture, model: &Model, context: &str) {
             });
             assert_eq!(got, Ok(Reply::Bytes(value.clone())), "{context}");
         }
+        let names = node.xattrs.keys().cloned().collect();
+        let listed = query(&Query::ListXattr { ino });
+        assert_eq!(listed, Ok(Reply::Names(names)), "{context}");
     }
     assert_eq!(
         namespace::orphans_after(&fixture.tables, InodeId(0), usize::MAX),
@@ -280,7 +307,10 @@ fn run(seed: u64, hashes: u64) -> BTreeMap<&'static str, usize> {
     let mut fixture = Fixture::new();
     let mut model = Model::new(seconds(1), &fixture.groups);
     let mut met = BTreeMap::new();
+    // What was there before it is told of changes.
+    let mut cache = Cache::of(&fixture.tables);
     for step in 0..STEPS {
+        cache.learn(&fixture, &format!("seed {seed}, before step {step}"));
         model.now = seconds(fixture.log.len() as u64 + 1);
         if draw.0.percent(4) {
             let ino = draw.ino(&model);
@@ -322,10 +352,15 @@ fn run(seed: u64, hashes: u64) -> BTreeMap<&'static str, usize> {
         }
     }
     compare(&fixture, &model, &format!("seed {seed}, at the end"));
+    cache.learn(&fixture, &format!("seed {seed}, at the end"));
 
     let mut replayed = MemoryTables::default();
-    for (index, batch) in (1..).zip(&fixture.log) {
-        namespace::apply(&mut replayed, index, batch);
+    for ((index, batch), applied) in (1..).zip(&fixture.log).zip(&fixture.applied) {
+        let again = namespace::apply(&mut replayed, index, batch);
+        assert_eq!(
+            &again, applied,
+            "seed {seed}: the same log, the same changes"
+        );
     }
     assert_eq!(
         replayed, fixture.tables,

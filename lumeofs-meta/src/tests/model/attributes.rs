@@ -49,6 +49,9 @@ impl Model {
             }
         }
         let now = self.now;
+        if set.size.is_some() || set.uid.is_some() || set.gid.is_some() {
+            self.drop_capabilities(ino);
+        }
         if let Some(size) = set.size {
             self.resize(ino, size);
             if caller.uid != 0 {

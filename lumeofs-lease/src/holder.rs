@@ -1,0 +1,237 @@
+//! The client's side: its leases, what it remembers under them, and what it has to say to the leader.
+//!
+//! All answers, recalls and changes of its own carry numbers of one sequence. What is remembered of an inode is replaced only
+//! by what has a higher number; so it does not matter in which order they arrive. The driver holds the holder in one lock;
+//! file data is kept by the driver and only dropped on [`Act::DropData`].
+
+mod contents;
+mod polls;
+mod rights;
+
+pub use contents::{Cached, Learned, Listing, Touch};
+pub use rights::WriteRight;
+
+use crate::TERM_OF_HOLDER;
+use crate::wire::{Ack, Generation, Grant, Kind, Release};
+use contents::{Busy, Contents};
+use lumeofs_base::InodeId;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+/// Inodes without a lease of which it is remembered what would be too old.
+const FLOORS_MAX: usize = 4096;
+
+/// How much a holder remembers.
+#[derive(Clone, Copy, Debug)]
+pub struct HolderLimits {
+    /// Inodes with a lease.
+    pub inodes_max: usize,
+    /// Names and values, of all of them.
+    pub items_max: usize,
+}
+
+impl Default for HolderLimits {
+    /// About 100 MB when full.
+    fn default() -> Self {
+        Self {
+            inodes_max: 150_000,
+            items_max: 500_000,
+        }
+    }
+}
+
+/// What the driver must do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Forget the data of a file, and where it is.
+    DropData(InodeId),
+    /// Publish what was written to a file, then call [`Holder::gave_back`]: when [`Holder::is_in_use`] has become
+    /// false, which needs no lease of anybody.
+    GiveBack(InodeId),
+    /// The leader knows from now on, by the next poll, that the inode is open.
+    Reported(InodeId),
+    /// State all open files anew.
+    RestateOpens,
+}
+
+/// The leases of one session.
+#[derive(Debug, Default)]
+pub struct Holder {
+    limits: HolderLimits,
+    generation: Generation,
+    /// The write leases were asserted under the generation, and the answer has come.
+    takes_part: bool,
+    /// When the last poll that renewed the term was sent.
+    confirmed: Option<Duration>,
+    serial: u64,
+    seen: u64,
+    acks: Vec<Ack>,
+    released: Vec<Release>,
+    entries: HashMap<InodeId, Entry>,
+    /// What has these numbers or lower ones is too old, of inodes without an entry.
+    floors: HashMap<InodeId, u64>,
+    floor_of_all: u64,
+    busy: Busy,
+    /// In the order in which they are looked at when there is no room.
+    hand: VecDeque<InodeId>,
+    items: usize,
+    acts: Vec<Act>,
+}
+
+/// A lease and what is remembered under it.
+#[derive(Debug)]
+struct Entry {
+    kind: Kind,
+    /// Of the last grant.
+    number: u64,
+    /// When that came.
+    granted: Duration,
+    /// Answers with lower numbers are too old.
+    floor: u64,
+    contents: Contents,
+    /// Operations that write under it now.
+    in_use: usize,
+    giving_back: Option<GivingBack>,
+    /// The file is open, and the leader was not told.
+    open: bool,
+    /// Size and times are ahead of what is published.
+    local: bool,
+    /// It was used since the hand came by.
+    used: bool,
+}
+
+/// A recall of a write lease.
+#[derive(Clone, Copy, Debug)]
+struct GivingBack {
+    id: u64,
+    keeps_shared: bool,
+}
+
+impl Holder {
+    /// Without any lease.
+    pub fn new(limits: HolderLimits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
+    /// Whether the leases count at this time.
+    pub fn is_valid(&self, now: Duration) -> bool {
+        self.takes_part && self.confirmed.is_some_and(|at| now < at + TERM_OF_HOLDER)
+    }
+
+    /// What the driver must do, once.
+    pub fn take_acts(&mut self) -> Vec<Act> {
+        std::mem::take(&mut self.acts)
+    }
+
+    /// Inodes with a lease.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no lease.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Takes a grant. Says whether what came with it counts.
+    fn admit(&mut self, now: Duration, grant: &Grant) -> bool {
+        let ino = grant.ino;
+        if let Some(entry) = self.entries.get_mut(&ino) {
+            if grant.number <= entry.floor {
+                return false;
+            }
+            if grant.number > entry.number {
+                entry.number = grant.number;
+                entry.granted = now;
+                if grant.kind == Kind::Through && entry.kind != Kind::Through {
+                    self.items -= entry.contents.clear();
+                    self.acts.push(Act::DropData(ino));
+                }
+                entry.kind = grant.kind;
+            }
+            return true;
+        }
+        let floor = self.floors.get(&ino).copied().unwrap_or(0);
+        if grant.number <= floor.max(self.floor_of_all) {
+            // The table believes that it is held.
+            self.released.push(Release {
+                ino,
+                number: grant.number,
+            });
+            return false;
+        }
+        self.floors.remove(&ino);
+        let entry = Entry {
+            kind: grant.kind,
+            number: grant.number,
+            granted: now,
+            floor,
+            contents: Contents::default(),
+            in_use: 0,
+            giving_back: None,
+            open: false,
+            local: false,
+            used: true,
+        };
+        self.entries.insert(ino, entry);
+        self.hand.push_back(ino);
+        true
+    }
+
+    /// Forgets a lease. Nothing that was on its way is taken afterwards.
+    fn remove(&mut self, ino: InodeId) {
+        let Some(mut entry) = self.entries.remove(&ino) else {
+            return;
+        };
+        self.items -= entry.contents.clear();
+        self.acts.push(Act::DropData(ino));
+        self.raise_floor(ino, entry.floor.max(entry.number));
+    }
+
+    /// What is known of an inode up to a number is too old.
+    fn raise_floor(&mut self, ino: InodeId, number: u64) {
+        if let Some(entry) = self.entries.get_mut(&ino) {
+            entry.floor = entry.floor.max(number);
+            return;
+        }
+        let floor = self.floors.entry(ino).or_default();
+        *floor = number.max(*floor);
+        if self.floors.len() > FLOORS_MAX {
+            let highest = self.floors.drain().map(|(_, floor)| floor).max();
+            self.floor_of_all = self.floor_of_all.max(highest.unwrap_or(0));
+        }
+    }
+
+    /// Gives up leases that were not used for long while there are too many.
+    fn make_room(&mut self) {
+        let mut left = 2 * self.hand.len();
+        let is_full = |holder: &Self| {
+            holder.entries.len() > holder.limits.inodes_max
+                || holder.items > holder.limits.items_max
+        };
+        while left > 0 && is_full(self) {
+            left -= 1;
+            let Some(ino) = self.hand.pop_front() else {
+                return;
+            };
+            let Some(entry) = self.entries.get_mut(&ino) else {
+                continue;
+            };
+            let is_needed = entry.in_use > 0
+                || entry.giving_back.is_some()
+                || entry.open
+                || entry.local
+                || entry.kind == Kind::Through;
+            if is_needed || std::mem::take(&mut entry.used) {
+                self.hand.push_back(ino);
+                continue;
+            }
+            let number = entry.number;
+            self.released.push(Release { ino, number });
+            self.remove(ino);
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! What is remembered of an inode under its lease, and what may be answered from that.
+
+mod names;
+
+use super::{Act, Holder};
+use crate::wire::{Generation, Grant, Kind};
+use lumeofs_base::{Attr, FileKind, InodeId};
+use lumeofs_meta::change::Change;
+use lumeofs_meta::op::DirEntry;
+pub(super) use names::Names;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// An answer from memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cached<T> {
+    /// There is none.
+    Unknown,
+    /// There is no such thing.
+    Absent,
+    /// This.
+    Is(T),
+}
+
+/// A part of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// In the order of their cookies.
+    pub entries: Vec<DirEntry>,
+    /// Whether others follow.
+    pub more: bool,
+}
+
+/// What an answer of the leader says.
+#[derive(Clone, Copy, Debug)]
+pub enum Learned<'a> {
+    /// Attributes.
+    Attr(&'a Attr),
+    /// What a name means, with the attributes of that.
+    Name {
+        /// The directory.
+        parent: InodeId,
+        /// The name.
+        name: &'a [u8],
+        /// What it means, if anything.
+        attr: Option<&'a Attr>,
+    },
+    /// The entries of a directory after a cookie.
+    Entries {
+        /// The directory.
+        ino: InodeId,
+        /// 0 for the start.
+        after: u64,
+        /// In order.
+        entries: &'a [DirEntry],
+        /// Whether others follow.
+        more: bool,
+    },
+    /// The target of a symlink.
+    Target(InodeId, &'a [u8]),
+    /// The value of an extended attribute, if there is one.
+    Xattr(InodeId, &'a [u8], Option<&'a [u8]>),
+    /// The names of all extended attributes.
+    XattrNames(InodeId, &'a [Vec<u8>]),
+}
+
+/// What a mutation may touch.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Touch {
+    /// A name in a directory, and that.
+    Name(InodeId, Vec<u8>),
+    /// An inode.
+    Inode(InodeId),
+}
+
+/// What own mutations under way may touch.
+#[derive(Debug, Default)]
+pub(super) struct Busy {
+    names: HashMap<(InodeId, Vec<u8>), usize>,
+    inodes: HashMap<InodeId, usize>,
+}
+
+impl Busy {
+    fn count(&mut self, touch: &Touch, begins: bool) {
+        let ino = match touch {
+            Touch::Name(parent, name) => {
+                step(&mut self.names, (*parent, name.clone()), begins);
+                *parent
+            }
+            Touch::Inode(ino) => *ino,
+        };
+        step(&mut self.inodes, ino, begins);
+    }
+}
+
+fn step<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: K, begins: bool) {
+    use std::collections::hash_map::Entry;
+    match counts.entry(key) {
+        Entry::Vacant(_) if !begins => {}
+        Entry::Vacant(entry) => {
+            entry.insert(1);
+        }
+        Entry::Occupied(mut entry) if begins => *entry.get_mut() += 1,
+        Entry::Occupied(mut entry) => {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+/// Of one inode.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    attr: Option<Attr>,
+    /// Of the answer that it came with.
+    attr_number: u64,
+    /// It may be shown: nothing was missed since.
+    is_current: bool,
+    target: Option<Vec<u8>>,
+    xattrs: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    xattr_names: Option<Vec<Vec<u8>>>,
+    names: Option<Box<Names>>,
+}
+
+impl Contents {
+    /// Forgets all. Returns how many items that were.
+    pub(super) fn clear(&mut self) -> usize {
+        let count = self.forget_xattrs() + self.names.take().map_or(0, |names| names.len());
+        *self = Self::default();
+        count
+    }
+
+    /// Keeps only what a writer has not published.
+    pub(super) fn restamp(&mut self) {
+        let attr = self.attr.take();
+        *self = Self {
+            attr,
+            ..Self::default()
+        };
+    }
+
+    pub(super) fn attr_mut(&mut self) -> Option<&mut Attr> {
+        self.attr.as_mut()
+    }
+
+    /// Takes attributes unless newer ones are known. Says whether data that belongs to others may be different.
+    pub(super) fn set_attr(&mut self, number: u64, attr: Attr) -> bool {
+        if number <= self.attr_number {
+            return false;
+        }
+        let data = |attr: &Attr| (attr.size, attr.mtime, attr.truncations);
+        let differs = self.attr.as_ref().map(data) != Some(data(&attr));
+        self.attr = Some(attr);
+        self.attr_number = number;
+        self.is_current = true;
+        differs
+    }
+
+    /// Enters what a name means. Returns how many items more there are.
+    pub(super) fn set_name(&mut self, number: u64, name: &[u8], entry: Option<&DirEntry>) -> usize {
+        let names = self.names.get_or_insert_default();
+        names.change(number, name, entry)
+    }
+
+    /// Returns how many items were forgotten.
+    pub(super) fn forget_xattrs(&mut self) -> usize {
+        let names = self.xattr_names.take().map_or(0, |names| names.len());
+        let count = self.xattrs.len() + names;
+        self.xattrs.clear();
+        count
+    }
+}
+
+impl Holder {
+    /// Takes what an answer says.
+    pub fn learn(
+        &mut self,
+        now: Duration,
+        generation: Generation,
+        grants: &[Grant],
+        learned: Learned<'_>,
+    ) {
+        if generation != self.generation || !self.takes_part {
+            return;
+        }
+        for grant in grants {
+            if !self.admit(now, grant) {
+                continue;
+            }
+            let ino = grant.ino;
+            match learned {
+                Learned::Attr(attr) if attr.ino == ino => self.learn_attr(grant, attr),
+                Learned::Name { parent, name, attr } => {
+                    if let Some(attr) = attr.filter(|attr| attr.ino == ino) {
+                        self.learn_attr(grant, attr);
+                    }
+                    if parent == ino {
+                        let to = attr.map(|attr| attr.ino);
+                        self.with(grant, |contents| {
+                            let names = contents.names.get_or_insert_default();
+                            names.learn(grant.number, name, to)
+                        });
+                    }
+                }
+                Learned::Entries {
+                    ino: of,
+                    after,
+                    entries,
+                    more,
+                } if of == ino => self.with(grant, |contents| {
+                    let names = contents.names.get_or_insert_default();
+                    names.learn_page(grant.number, after, entries, more)
+                }),
+                Learned::Target(of, target) if of == ino => self.with(grant, |contents| {
+                    contents.target = Some(target.to_vec());
+                    0
+                }),
+                Learned::Xattr(of, name, value) if of == ino => self.with(grant, |contents| {
+                    let value = value.map(<[u8]>::to_vec);
+                    usize::from(contents.xattrs.insert(name.to_vec(), value).is_none())
+                }),
+                Learned::XattrNames(of, names) if of == ino => self.with(grant, |contents| {
+                    let before = contents.xattr_names.replace(names.to_vec());
+                    names.len() - before.map_or(0, |before| before.len())
+                }),
+                _ => {}
+            }
+        }
+        self.make_room();
+    }
+
+    fn learn_attr(&mut self, grant: &Grant, attr: &Attr) {
+        let Some(entry) = self.entries.get_mut(&grant.ino) else {
+            return;
+        };
+        if entry.kind == Kind::Through {
+            return;
+        }
+        let merged = match (entry.local, entry.contents.attr_mut()) {
+            (true, Some(local)) => super::polls::merge(attr, local),
+            _ => attr.clone(),
+        };
+        entry.contents.set_attr(grant.number, merged);
+    }
+
+    /// Has `learn` change the contents of what is granted; it returns how many items more there are.
+    fn with(&mut self, grant: &Grant, learn: impl FnOnce(&mut Contents) -> usize) {
+        let Some(entry) = self.entries.get_mut(&grant.ino) else {
+            return;
+        };
+        if entry.kind != Kind::Through {
+            self.items = self.items.wrapping_add(learn(&mut entry.contents));
+        }
+    }
+
+    /// Begins a mutation: what it may touch is not answered from memory until [`Holder::end_change`].
+    pub fn begin_change(&mut self, touches: &[Touch]) {
+        for touch in touches {
+            self.busy.count(touch, true);
+        }
+    }
+
+    /// A mutation has had no effect, or its effects were taken.
+    pub fn end_change(&mut self, touches: &[Touch]) {
+        for touch in touches {
+            self.busy.count(touch, false);
+        }
+    }
+
+    /// Takes what a mutation of this session did: before [`Holder::end_change`].
+    pub fn did(
+        &mut self,
+        now: Duration,
+        generation: Generation,
+        number: u64,
+        changes: &[Change],
+        grants: &[Grant],
+    ) {
+        if generation != self.generation || !self.takes_part {
+            // Numbers of another generation mean nothing here.
+            for change in changes {
+                self.forget(change.ino());
+            }
+            return;
+        }
+        for grant in grants {
+            let is_new = !self.entries.contains_key(&grant.ino);
+            let made = changes.iter().find_map(|change| match change {
+                Change::Attr(attr) if attr.ino == grant.ino => Some(attr),
+                _ => None,
+            });
+            if self.admit(now, grant)
+                && is_new
+                && made.is_some_and(|attr| attr.kind == FileKind::Directory)
+            {
+                // It was made just now.
+                self.with(grant, |contents| {
+                    let names = contents.names.get_or_insert_default();
+                    names.learn_page(grant.number, 0, &[], false)
+                });
+            }
+        }
+        for change in changes {
+            self.changed(number, change, true);
+        }
+        self.make_room();
+    }
+
+    /// Nothing that was heard of an inode counts any more, nor what is on its way: what a mutation did to it is not known.
+    pub fn doubt(&mut self, generation: Generation, number: u64, inodes: &[InodeId]) {
+        for ino in inodes {
+            if generation == self.generation {
+                self.raise_floor(*ino, number);
+            }
+            self.forget(*ino);
+        }
+    }
+
+    /// Forgets what is remembered of an inode, but not the lease.
+    fn forget(&mut self, ino: InodeId) {
+        if let Some(entry) = self.entries.get_mut(&ino) {
+            match entry.local {
+                true => entry.contents.restamp(),
+                false => self.items -= entry.contents.clear(),
+            }
+            if entry.kind == Kind::Shared {
+                self.acts.push(Act::DropData(ino));
+            }
+        }
+    }
+
+    /// The contents of an inode, if a lease lets them be shown now.
+    fn shown(&mut self, now: Duration, ino: InodeId) -> Option<&Contents> {
+        if !self.is_valid(now) || self.busy.inodes.contains_key(&ino) {
+            return None;
+        }
+        self.entry(ino)
+    }
+
+    fn entry(&mut self, ino: InodeId) -> Option<&Contents> {
+        let entry = self.entries.get_mut(&ino)?;
+        entry.used = true;
+        Some(&entry.contents)
+    }
+
+    /// What a name means.
+    pub fn lookup(&mut self, now: Duration, parent: InodeId, name: &[u8]) -> Cached<Attr> {
+        if !self.is_valid(now) || self.busy.has_name(parent, name) {
+            return Cached::Unknown;
+        }
+        let names = self.entry(parent).and_then(|dir| dir.names.as_ref());
+        match names.map_or(Cached::Unknown, |names| names.get(name)) {
+            Cached::Unknown => Cached::Unknown,
+            Cached::Absent => Cached::Absent,
+            Cached::Is(ino) => self.attr(now, ino),
+        }
+    }
+
+    /// Attributes of an inode.
+    pub fn attr(&mut self, now: Duration, ino: InodeId) -> Cached<Attr> {
+        let contents = self.shown(now, ino).filter(|contents| contents.is_current);
+        let attr = contents.and_then(|contents| contents.attr.clone());
+        attr.map_or(Cached::Unknown, Cached::Is)
+    }
+
+    /// Entries of a directory after a cookie.
+    pub fn listing(
+        &mut self,
+        now: Duration,
+        ino: InodeId,
+        after: u64,
+        count_max: usize,
+    ) -> Cached<Listing> {
+        let names = self.shown(now, ino).and_then(|dir| dir.names.as_ref());
+        let listing = names.and_then(|names| names.after(after, count_max));
+        listing.map_or(Cached::Unknown, Cached::Is)
+    }
+
+    /// Target of a symlink.
+    pub fn target(&mut self, now: Duration, ino: InodeId) -> Cached<Vec<u8>> {
+        let contents = self.shown(now, ino);
+        let target = contents.and_then(|contents| contents.target.clone());
+        target.map_or(Cached::Unknown, Cached::Is)
+    }
+
+    /// Value of an extended attribute.
+    pub fn xattr(&mut self, now: Duration, ino: InodeId, name: &[u8]) -> Cached<Vec<u8>> {
+        let Some(contents) = self.shown(now, ino) else {
+            return Cached::Unknown;
+        };
+        match contents.xattrs.get(name) {
+            Some(Some(value)) => Cached::Is(value.clone()),
+            Some(None) => Cached::Absent,
+            None => match &contents.xattr_names {
+                Some(names) if !names.iter().any(|other| other == name) => Cached::Absent,
+                _ => Cached::Unknown,
+            },
+        }
+    }
+
+    /// Names of all extended attributes.
+    pub fn xattr_names(&mut self, now: Duration, ino: InodeId) -> Cached<Vec<Vec<u8>>> {
+        let contents = self.shown(now, ino);
+        let names = contents.and_then(|contents| contents.xattr_names.clone());
+        names.map_or(Cached::Unknown, Cached::Is)
+    }
+}
+
+impl Busy {
+    fn has_name(&self, parent: InodeId, name: &[u8]) -> bool {
+        // Mostly there is none, and a key would have to be made.
+        !self.names.is_empty() && self.names.contains_key(&(parent, name.to_vec()))
+    }
+}

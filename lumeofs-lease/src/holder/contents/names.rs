@@ -1,0 +1,159 @@
+//! Names of one directory: those that were looked up, absences, and the listing as far as it was read.
+
+use super::{Cached, Listing};
+use lumeofs_base::{FileKind, InodeId};
+use lumeofs_meta::op::DirEntry;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+
+/// What is remembered of a directory's names.
+#[derive(Debug, Default)]
+pub(in crate::holder) struct Names {
+    names: HashMap<Vec<u8>, Name>,
+    /// Entries in the order of their cookies: all of them up to the end of the last page.
+    listed: BTreeMap<u64, (Vec<u8>, InodeId, FileKind)>,
+    /// The pages that were read, without gap: the last cookie of each, and the number of its answer.
+    pages: Vec<(u64, u64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Name {
+    /// Of the answer or change that it comes from.
+    number: u64,
+    /// What it means, if anything.
+    to: Option<InodeId>,
+    /// Its place in the listing.
+    cookie: Option<u64>,
+}
+
+impl Names {
+    pub(in crate::holder) fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    fn is_complete(&self) -> bool {
+        self.pages.last().is_some_and(|(end, _)| *end == u64::MAX)
+    }
+
+    /// The number of the page that holds a cookie, if that was read.
+    fn page_of(&self, cookie: u64) -> Option<u64> {
+        let at = self.pages.partition_point(|(end, _)| *end < cookie);
+        self.pages.get(at).map(|(_, number)| *number)
+    }
+
+    /// Takes a name out of the listing.
+    fn unlist(&mut self, cookie: u64, name: &[u8]) {
+        let there = self.listed.get(&cookie);
+        if there.is_some_and(|(other, ..)| other == name) {
+            self.listed.remove(&cookie);
+        }
+    }
+
+    pub(super) fn get(&self, name: &[u8]) -> Cached<InodeId> {
+        match self.names.get(name) {
+            Some(Name { to: Some(ino), .. }) => Cached::Is(*ino),
+            Some(Name { to: None, .. }) => Cached::Absent,
+            None if self.is_complete() => Cached::Absent,
+            None => Cached::Unknown,
+        }
+    }
+
+    /// Takes the answer to a lookup. Returns how many names more there are.
+    pub(super) fn learn(&mut self, number: u64, name: &[u8], to: Option<InodeId>) -> usize {
+        let known = self.names.get(name).copied();
+        if known.is_some_and(|known| number <= known.number) {
+            return 0;
+        }
+        if known.map(|known| known.to).unwrap_or_default() != to {
+            // There is something that the listing does not have, or the other way round.
+            self.pages.clear();
+        } else if known.is_none() && self.is_complete() {
+            return 0;
+        }
+        let cookie = known.and_then(|known| known.cookie);
+        let name_of = Name { number, to, cookie };
+        usize::from(self.names.insert(name.to_vec(), name_of).is_none())
+    }
+
+    /// Takes a change. Returns how many names more there are.
+    pub(super) fn change(&mut self, number: u64, name: &[u8], entry: Option<&DirEntry>) -> usize {
+        let known = self.names.get(name).copied();
+        let is_old = known.is_some_and(|known| number <= known.number);
+        let page = entry.and_then(|entry| self.page_of(entry.cookie));
+        if is_old || page.is_some_and(|page| number <= page) {
+            return 0;
+        }
+        if let Some(cookie) = known.and_then(|known| known.cookie) {
+            self.unlist(cookie, name);
+        }
+        let listed = entry.filter(|_| page.is_some());
+        if let Some(entry) = listed {
+            let value = (entry.name.clone(), entry.ino, entry.kind);
+            self.listed.insert(entry.cookie, value);
+        }
+        let name_of = Name {
+            number,
+            to: entry.map(|entry| entry.ino),
+            cookie: listed.map(|entry| entry.cookie),
+        };
+        usize::from(self.names.insert(name.to_vec(), name_of).is_none())
+    }
+
+    /// Takes the entries after a cookie. Returns how many names more there are.
+    pub(super) fn learn_page(
+        &mut self,
+        number: u64,
+        after: u64,
+        entries: &[DirEntry],
+        more: bool,
+    ) -> usize {
+        if after == 0 {
+            self.pages.clear();
+            self.listed.clear();
+        } else if self.pages.last().map(|(end, _)| *end) != Some(after) {
+            return 0;
+        }
+        let end = match (more, entries.last()) {
+            (true, Some(last)) => last.cookie,
+            (true, None) => return 0,
+            (false, _) => u64::MAX,
+        };
+        let before = self.names.len();
+        for entry in entries {
+            let known = self.names.get(&entry.name);
+            if known.is_some_and(|known| known.number > number) {
+                continue;
+            }
+            let value = (entry.name.clone(), entry.ino, entry.kind);
+            self.listed.insert(entry.cookie, value);
+            let name_of = Name {
+                number,
+                to: Some(entry.ino),
+                cookie: Some(entry.cookie),
+            };
+            self.names.insert(entry.name.clone(), name_of);
+        }
+        self.pages.push((end, number));
+        self.names.len() - before
+    }
+
+    /// At most `count_max` entries after a cookie, if they are all known.
+    pub(super) fn after(&self, after: u64, count_max: usize) -> Option<Listing> {
+        let end = self.pages.last()?.0;
+        let range = (Bound::Excluded(after), Bound::Unbounded);
+        let mut entries: Vec<DirEntry> = self
+            .listed
+            .range(range)
+            .take(count_max + 1)
+            .map(|(cookie, (name, ino, kind))| DirEntry {
+                cookie: *cookie,
+                name: name.clone(),
+                ino: *ino,
+                kind: *kind,
+            })
+            .collect();
+        let more = entries.len() > count_max;
+        entries.truncate(count_max);
+        (more || end == u64::MAX).then_some(Listing { entries, more })
+    }
+}

@@ -1,0 +1,210 @@
+//! What is said to the leader and heard from it, apart from answers to operations.
+
+use super::{Act, GivingBack, Holder};
+use crate::wire::{Ack, Held, Kind, Poll, PollAnswer, Recall, What};
+use lumeofs_base::{Attr, InodeId};
+use lumeofs_meta::change::Change;
+use std::time::Duration;
+
+/// How much is given up in one poll.
+const RELEASED_PER_POLL_MAX: usize = 32_768;
+
+impl Holder {
+    /// What is to be said next. If no answer comes, [`Holder::unheard`] must follow.
+    pub fn poll(&mut self) -> Poll {
+        self.serial += 1;
+        let asserts = (!self.takes_part).then(|| {
+            let held = self.entries.iter();
+            let mut held: Vec<Held> = held
+                .map(|(ino, entry)| Held {
+                    ino: *ino,
+                    kind: entry.kind,
+                })
+                .collect();
+            held.sort_by_key(|held| held.ino);
+            held
+        });
+        let later = self.released.len().min(RELEASED_PER_POLL_MAX);
+        let later = self.released.split_off(later);
+        Poll {
+            serial: self.serial,
+            generation: self.generation,
+            asserts,
+            seen: self.seen,
+            acks: std::mem::take(&mut self.acks),
+            released: std::mem::replace(&mut self.released, later),
+        }
+    }
+
+    /// Whether there is something to say at once.
+    pub fn has_acks(&self) -> bool {
+        !self.acks.is_empty()
+    }
+
+    /// A poll got no answer: what it said is said again.
+    pub fn unheard(&mut self, poll: Poll) {
+        if poll.generation == self.generation {
+            self.acks.extend(poll.acks);
+            self.released.extend(poll.released);
+        }
+    }
+
+    /// Takes the answer to a poll that was sent at `sent`. The recalls are done, or begun, when this returns.
+    pub fn heard(&mut self, sent: Duration, asserted: bool, answer: PollAnswer) {
+        if answer.restate {
+            self.begin(answer.generation);
+            return;
+        }
+        if answer.generation != self.generation {
+            return;
+        }
+        self.takes_part |= asserted;
+        if answer.renewed && self.takes_part {
+            self.confirmed = self.confirmed.max(Some(sent));
+        }
+        for recall in answer.recalls {
+            if recall.id > self.seen {
+                self.seen = recall.id;
+                self.recall(recall);
+            }
+        }
+    }
+
+    /// The session was replaced: all is void, and what was written and not published is lost.
+    pub fn reset(&mut self) {
+        let inodes: Vec<InodeId> = self.entries.keys().copied().collect();
+        for ino in inodes {
+            self.remove(ino);
+        }
+        self.begin(Default::default());
+        self.serial = 0;
+        self.confirmed = None;
+    }
+
+    /// Begins a generation: shared leases are void, write leases in use are kept to be asserted.
+    fn begin(&mut self, generation: crate::Generation) {
+        let is_kept = |entry: &super::Entry| match entry.kind {
+            Kind::Shared => false,
+            Kind::Exclusive => entry.local || entry.in_use > 0,
+            Kind::Through => entry.in_use > 0,
+        };
+        let void: Vec<InodeId> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| !is_kept(entry))
+            .map(|(ino, _)| *ino)
+            .collect();
+        for ino in void {
+            self.remove(ino);
+        }
+        for entry in self.entries.values_mut() {
+            entry.giving_back = None;
+            entry.floor = 0;
+            entry.number = 0;
+            entry.open = false;
+            entry.contents.restamp();
+        }
+        self.generation = generation;
+        self.takes_part = false;
+        self.seen = 0;
+        self.acks.clear();
+        self.released.clear();
+        self.floors.clear();
+        self.floor_of_all = 0;
+        self.acts.push(Act::RestateOpens);
+    }
+
+    fn recall(&mut self, recall: Recall) {
+        let Recall { id, ino, what } = recall;
+        let Some(entry) = self.entries.get_mut(&ino) else {
+            // The grant may still be on its way.
+            self.raise_floor(ino, id);
+            self.acks.push(Ack { id, open: false });
+            return;
+        };
+        match what {
+            What::Drop | What::Downgrade if entry.kind.writes() => {
+                let keeps_shared = what == What::Downgrade;
+                entry.giving_back = Some(GivingBack { id, keeps_shared });
+                self.acts.push(Act::GiveBack(ino));
+            }
+            What::Downgrade => self.acks.push(Ack { id, open: false }),
+            What::Drop => {
+                let open = entry.open;
+                self.acks.push(Ack { id, open });
+                self.drop_lease(ino, id);
+            }
+            What::Attr(attr) => {
+                let open = attr.nlink == 0 && entry.open;
+                if open {
+                    // From now on the leader remembers.
+                    entry.open = false;
+                    self.acts.push(Act::Reported(ino));
+                }
+                self.acks.push(Ack { id, open });
+                self.changed(id, &Change::Attr(attr), false);
+            }
+            What::Name { name, entry } => {
+                self.acks.push(Ack { id, open: false });
+                let parent = ino;
+                let change = Change::Name {
+                    parent,
+                    name,
+                    entry,
+                };
+                self.changed(id, &change, false);
+            }
+            What::Xattr => {
+                self.acks.push(Ack { id, open: false });
+                self.changed(id, &Change::Xattr { ino }, false);
+            }
+        }
+    }
+
+    /// A lease goes, by a recall.
+    pub(super) fn drop_lease(&mut self, ino: InodeId, id: u64) {
+        if self.entries.get(&ino).is_some_and(|entry| entry.open) {
+            self.acts.push(Act::Reported(ino));
+        }
+        self.remove(ino);
+        self.raise_floor(ino, id);
+    }
+
+    /// Applies a change, a foreign one or one of its own, with its number.
+    pub(super) fn changed(&mut self, number: u64, change: &Change, own: bool) {
+        let ino = change.ino();
+        self.raise_floor(ino, number);
+        let Some(entry) = self.entries.get_mut(&ino) else {
+            return;
+        };
+        match change {
+            Change::Attr(attr) => {
+                let merged = match (entry.local, entry.contents.attr_mut()) {
+                    (true, Some(local)) => merge(attr, local),
+                    _ => attr.clone(),
+                };
+                let differs = entry.contents.set_attr(number, merged);
+                if differs && !own && entry.kind == Kind::Shared {
+                    self.acts.push(Act::DropData(ino));
+                }
+            }
+            Change::Name {
+                name, entry: to, ..
+            } => {
+                self.items += entry.contents.set_name(number, name, to.as_ref());
+            }
+            Change::Xattr { .. } => self.items -= entry.contents.forget_xattrs(),
+            Change::Gone { .. } => self.remove(ino),
+        }
+    }
+}
+
+/// Attributes that others changed, with the size and times that a writer has not published yet.
+pub(super) fn merge(new: &Attr, local: &Attr) -> Attr {
+    Attr {
+        size: local.size,
+        mtime: local.mtime,
+        ctime: new.ctime.max(local.ctime),
+        ..new.clone()
+    }
+}

@@ -1,0 +1,150 @@
+//! Using leases: to write, to cache data, to open without a word.
+
+use super::Holder;
+use crate::wire::{Ack, Kind};
+use crate::{ASK_AGAIN, Generation};
+use lumeofs_base::{InodeId, Timestamp};
+use std::time::Duration;
+
+/// How a write goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteRight {
+    /// Into memory. [`Holder::end_write`] must follow.
+    Buffered,
+    /// To the datanodes. [`Holder::end_write`] must follow.
+    Through,
+    /// The leader must be asked for a lease first.
+    Ask,
+    /// The lease is being given back, or its term is over: try again soon.
+    Wait,
+}
+
+impl Holder {
+    /// Begins an operation that writes to a file.
+    pub fn begin_write(&mut self, now: Duration, ino: InodeId) -> WriteRight {
+        let is_valid = self.is_valid(now);
+        let Some(entry) = self.entries.get_mut(&ino) else {
+            return WriteRight::Ask;
+        };
+        if entry.giving_back.is_some() {
+            return WriteRight::Wait;
+        }
+        let right = match entry.kind {
+            Kind::Shared => return WriteRight::Ask,
+            Kind::Through if now >= entry.granted + ASK_AGAIN => return WriteRight::Ask,
+            Kind::Through => WriteRight::Through,
+            Kind::Exclusive => WriteRight::Buffered,
+        };
+        if !is_valid {
+            return WriteRight::Wait;
+        }
+        entry.in_use += 1;
+        entry.used = true;
+        right
+    }
+
+    /// Ends what [`Holder::begin_write`] began.
+    pub fn end_write(&mut self, ino: InodeId) {
+        if let Some(entry) = self.entries.get_mut(&ino) {
+            entry.in_use = entry.in_use.saturating_sub(1);
+        }
+    }
+
+    /// Whether an operation writes under the lease on an inode now.
+    pub fn is_in_use(&self, ino: InodeId) -> bool {
+        self.entries.get(&ino).is_some_and(|entry| entry.in_use > 0)
+    }
+
+    /// Which lease lets the data of a file be kept in memory, if one does.
+    pub fn caches_data(&mut self, now: Duration, ino: InodeId) -> Option<Kind> {
+        if !self.is_valid(now) {
+            return None;
+        }
+        let entry = self.entries.get_mut(&ino)?;
+        entry.used = true;
+        (entry.kind != Kind::Through).then_some(entry.kind)
+    }
+
+    /// Whether writes to a file may be in memory only, so that nobody else can answer for it.
+    pub fn is_writer(&self, ino: InodeId) -> bool {
+        let entry = self.entries.get(&ino);
+        entry.is_some_and(|entry| entry.kind == Kind::Exclusive)
+    }
+
+    /// Enters that a file is as long now and was modified at that time: under [`WriteRight::Buffered`].
+    pub fn wrote(&mut self, ino: InodeId, size: u64, time: Timestamp) {
+        let Some(entry) = self.entries.get_mut(&ino) else {
+            return;
+        };
+        entry.local = true;
+        if let Some(attr) = entry.contents.attr_mut() {
+            attr.size = size;
+            attr.mtime = time;
+            attr.ctime = attr.ctime.max(time);
+        }
+    }
+
+    /// Enters that this size and time were published. Says whether that is all that was to be.
+    pub fn published(&mut self, ino: InodeId, size: u64, time: Timestamp) -> bool {
+        let Some(entry) = self.entries.get_mut(&ino) else {
+            return true;
+        };
+        let attr = entry.contents.attr_mut();
+        if attr.is_none_or(|attr| attr.size == size && attr.mtime == time) {
+            entry.local = false;
+        }
+        !entry.local
+    }
+
+    /// What was written to a file and not published is given up.
+    pub fn abandoned(&mut self, ino: InodeId) {
+        if let Some(entry) = self.entries.get_mut(&ino) {
+            entry.local = false;
+            self.items -= entry.contents.clear();
+        }
+    }
+
+    /// Opens a file without telling the leader, if a lease lets that be heard of which would end it.
+    pub fn open(&mut self, now: Duration, ino: InodeId) -> bool {
+        let is_valid = self.is_valid(now);
+        match self.entries.get_mut(&ino) {
+            Some(entry) if is_valid => {
+                entry.open = true;
+                entry.used = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The last open of a file has ended.
+    pub fn close(&mut self, ino: InodeId) {
+        if let Some(entry) = self.entries.get_mut(&ino) {
+            entry.open = false;
+        }
+    }
+
+    /// What was asked for by [`super::Act::GiveBack`] is done.
+    pub fn gave_back(&mut self, generation: Generation, ino: InodeId) {
+        let is_current = generation == self.generation;
+        let Some(entry) = self.entries.get_mut(&ino).filter(|_| is_current) else {
+            return;
+        };
+        let Some(giving) = entry.giving_back.take() else {
+            return;
+        };
+        assert!(entry.in_use == 0, "{ino} is given back while it is written");
+        let (id, open) = (giving.id, entry.open && !giving.keeps_shared);
+        self.acks.push(Ack { id, open });
+        if giving.keeps_shared {
+            entry.kind = Kind::Shared;
+            return;
+        }
+        self.drop_lease(ino, giving.id);
+    }
+
+    /// The generation, to name it in [`Holder::gave_back`].
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+}

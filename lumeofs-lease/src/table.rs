@@ -1,0 +1,354 @@
+//! The leader's side: who has which right, and what must be heard before a change may be seen.
+//!
+//! Soft state of one leadership. The driver calls [`Table::read`] in the same critical section in which it reads the
+//! answer, and [`Table::changed`] in that in which it applies a change; so every grant is before or after every change, and
+//! numbers order them. Whoever gets [`Blocked`] tries again after the next call that changed something, or at
+//! [`Table::deadline`].
+
+mod change;
+mod recalls;
+mod sessions;
+mod window;
+
+pub use change::Changed;
+pub use sessions::Heard;
+
+use crate::wire::{Generation, Grant, Kind, Recall, What};
+use crate::{CONTENTION, WRITER_ACTIVE};
+use lumeofs_base::{FileKind, InodeId, SessionId};
+use sessions::Standing;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+use window::{Recent, Window};
+
+/// Leases of one session; without room there are no further shared ones.
+const LEASES_PER_SESSION_MAX: usize = 200_000;
+/// Leases of all sessions, the same.
+const LEASES_MAX: usize = 1_000_000;
+
+/// Something must happen first: recalls were made, or are not acknowledged yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocked;
+
+/// What a session wants besides an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Nothing.
+    Nothing,
+    /// To cache what it is told.
+    Shared,
+    /// To write to this inode.
+    Write(InodeId),
+}
+
+/// What the driver must do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// End the session and shut it out at the datanodes: it has, or may have, a write lease and does not answer.
+    End(SessionId),
+    /// An inode without a name counts as open by the session until that states its open files anew.
+    Open(SessionId, InodeId),
+}
+
+/// The leases of a metadata group.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// The leadership; 0 before the first.
+    term: u64,
+    /// The last number given out: of grants, recalls and generations.
+    last: u64,
+    sessions: BTreeMap<SessionId, Standing>,
+    inodes: HashMap<InodeId, Leases>,
+    /// Those that were not acknowledged.
+    recalls: BTreeMap<u64, Pending>,
+    window: Option<Window>,
+    recent: Recent,
+    /// Of all sessions.
+    count: usize,
+    /// Inodes on which nobody had a lease any more; some may have one again.
+    emptied: VecDeque<InodeId>,
+}
+
+/// The rights on one inode.
+#[derive(Debug, Default)]
+struct Leases {
+    held: Vec<Lease>,
+    /// Recalls of it that were not acknowledged.
+    recalls: Vec<u64>,
+    /// Who wrote last, and when it asked for that.
+    writer: Option<(SessionId, Duration)>,
+    /// Until then writers share the right.
+    contended_until: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Lease {
+    session: SessionId,
+    kind: Kind,
+    number: u64,
+    /// When it was asked for last.
+    asked: Duration,
+}
+
+#[derive(Debug)]
+struct Pending {
+    session: SessionId,
+    recall: Recall,
+    made: Duration,
+}
+
+impl Leases {
+    fn of(&self, session: SessionId) -> Option<&Lease> {
+        self.held.iter().find(|lease| lease.session == session)
+    }
+
+    fn exclusive_of_another(&self, session: SessionId) -> Option<SessionId> {
+        let is_other = |lease: &&Lease| lease.kind == Kind::Exclusive && lease.session != session;
+        self.held.iter().find(is_other).map(|lease| lease.session)
+    }
+
+    fn is_unused(&self, now: Duration) -> bool {
+        let remembers = self
+            .writer
+            .is_some_and(|(_, asked)| now < asked + CONTENTION);
+        self.held.is_empty() && self.recalls.is_empty() && !remembers && now >= self.contended_until
+    }
+}
+
+impl Table {
+    /// Whether a session may be told about `shown` now; with which rights then.
+    ///
+    /// # Errors
+    /// [`Blocked`] while another one's unpublished writes would be missing, or while someone has not heard yet of what
+    /// would be shown.
+    pub fn read(
+        &mut self,
+        now: Duration,
+        session: SessionId,
+        shown: &[(InodeId, FileKind)],
+        want: Want,
+    ) -> Result<Vec<Grant>, Blocked> {
+        self.check_window(shown, want)?;
+        let mut blocked = false;
+        for (ino, _) in shown {
+            let for_writing = want == Want::Write(*ino);
+            blocked |= self.is_unheard(*ino);
+            let leases = self.inodes.get(ino);
+            if let Some(other) = leases.and_then(|leases| leases.exclusive_of_another(session)) {
+                let what = if for_writing {
+                    What::Drop
+                } else {
+                    What::Downgrade
+                };
+                self.recall_once(now, other, *ino, what);
+                blocked = true;
+            }
+        }
+        let gives_back = |table: &Self, ino| table.gives_back(session, ino);
+        if let Want::Write(ino) = want
+            && !gives_back(self, ino)
+        {
+            blocked |= self.make_way(now, session, ino);
+        }
+        if blocked {
+            return Err(Blocked);
+        }
+        if want == Want::Nothing {
+            return Ok(Vec::new());
+        }
+        let grants = shown.iter().filter_map(|(ino, kind)| {
+            // What is being given back stays as it is: its holder asks anew afterwards.
+            let for_writing = want == Want::Write(*ino) && *kind == FileKind::Regular;
+            match for_writing && !gives_back(self, *ino) {
+                true => self.grant_write(now, session, *ino),
+                false => self.grant_shared(now, session, *ino),
+            }
+        });
+        Ok(grants.collect())
+    }
+
+    /// Whether a mutation that names these inodes may be proposed.
+    ///
+    /// # Errors
+    /// [`Blocked`] while another session has unpublished writes to one of them, or in the first time of a leadership.
+    pub fn before_change(
+        &mut self,
+        now: Duration,
+        session: SessionId,
+        named: &[InodeId],
+    ) -> Result<(), Blocked> {
+        let mut blocked = self.window.is_some() || self.term == 0;
+        for ino in named {
+            let leases = self.inodes.get(ino);
+            if let Some(other) = leases.and_then(|leases| leases.exclusive_of_another(session)) {
+                self.recall_once(now, other, *ino, What::Downgrade);
+                blocked = true;
+            }
+        }
+        match blocked {
+            true => Err(Blocked),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether a session has been asked for its lease. Then its queries must not wait for those of others who were
+    /// asked too: each may be part of a write that has to end first.
+    fn gives_back(&self, session: SessionId, ino: InodeId) -> bool {
+        let recalls = self.inodes.get(&ino).map(|leases| &leases.recalls);
+        recalls.into_iter().flatten().any(|id| {
+            let pending = &self.recalls[id];
+            pending.session == session && pending.recall.what.takes()
+        })
+    }
+
+    /// Recalls what stands in the way of a writer. Says whether there was something.
+    fn make_way(&mut self, now: Duration, session: SessionId, ino: InodeId) -> bool {
+        let Some(leases) = self.inodes.get_mut(&ino) else {
+            return false;
+        };
+        if let Some((writer, asked)) = leases.writer
+            && writer != session
+            && now < asked + CONTENTION
+        {
+            leases.contended_until = now + WRITER_ACTIVE;
+        }
+        leases.writer = Some((session, now));
+        let stale = |lease: &Lease| match lease.kind {
+            Kind::Shared => true,
+            Kind::Through => now >= lease.asked + WRITER_ACTIVE,
+            // Recalled by the caller.
+            Kind::Exclusive => false,
+        };
+        let others: Vec<SessionId> = leases
+            .held
+            .iter()
+            .filter(|lease| lease.session != session && stale(lease))
+            .map(|lease| lease.session)
+            .collect();
+        for other in &others {
+            self.recall_once(now, *other, ino, What::Drop);
+        }
+        !others.is_empty()
+    }
+
+    /// A right to write, where nothing stands in the way of it.
+    fn grant_write(&mut self, now: Duration, session: SessionId, ino: InodeId) -> Option<Grant> {
+        if !self.takes_part(session) {
+            return None;
+        }
+        let leases = self.inodes.entry(ino).or_default();
+        let others = leases.held.iter().any(|lease| lease.session != session);
+        if others {
+            leases.contended_until = now + WRITER_ACTIVE;
+        }
+        let shared = others || now < leases.contended_until;
+        let kind = match leases.of(session).map(|own| own.kind) {
+            // Nobody else asked meanwhile, or it would be gone.
+            Some(Kind::Exclusive) => Kind::Exclusive,
+            Some(Kind::Through | Kind::Shared) | None if shared => Kind::Through,
+            Some(Kind::Through | Kind::Shared) | None => Kind::Exclusive,
+        };
+        leases.writer = Some((session, now));
+        Some(self.enter(now, session, ino, kind))
+    }
+
+    /// A right to cache, if there is room and nobody writes through.
+    fn grant_shared(&mut self, now: Duration, session: SessionId, ino: InodeId) -> Option<Grant> {
+        if !self.takes_part(session) {
+            return None;
+        }
+        let mut has_through = Vec::new();
+        if let Some(leases) = self.inodes.get(&ino) {
+            if let Some(own) = leases.of(session) {
+                let kind = own.kind;
+                return Some(self.enter(now, session, ino, kind));
+            }
+            for lease in &leases.held {
+                if lease.kind == Kind::Through {
+                    has_through.push((lease.session, now >= lease.asked + WRITER_ACTIVE));
+                }
+            }
+        }
+        if !has_through.is_empty() {
+            for (writer, is_idle) in has_through {
+                if is_idle {
+                    self.recall_once(now, writer, ino, What::Drop);
+                }
+            }
+            return None;
+        }
+        let has = self.sessions[&session].inodes.len();
+        let room = has < LEASES_PER_SESSION_MAX && self.count < LEASES_MAX;
+        room.then(|| self.enter(now, session, ino, Kind::Shared))
+    }
+
+    /// Enters a right, in place of what the session has on the inode.
+    fn enter(&mut self, now: Duration, session: SessionId, ino: InodeId, kind: Kind) -> Grant {
+        self.last += 1;
+        let lease = Lease {
+            session,
+            kind,
+            number: self.last,
+            asked: now,
+        };
+        let leases = self.inodes.entry(ino).or_default();
+        match leases.held.iter_mut().find(|own| own.session == session) {
+            Some(own) => *own = lease,
+            None => {
+                leases.held.push(lease);
+                self.count += 1;
+                if let Some(standing) = self.sessions.get_mut(&session) {
+                    standing.inodes.insert(ino);
+                }
+            }
+        }
+        Grant {
+            ino,
+            kind,
+            number: self.last,
+        }
+    }
+
+    /// Takes a right away.
+    fn remove(&mut self, session: SessionId, ino: InodeId) {
+        if let Some(leases) = self.inodes.get_mut(&ino) {
+            let before = leases.held.len();
+            leases.held.retain(|lease| lease.session != session);
+            self.count -= before - leases.held.len();
+            if leases.held.is_empty() {
+                self.emptied.push_back(ino);
+            }
+        }
+        if let Some(standing) = self.sessions.get_mut(&session) {
+            standing.inodes.remove(&ino);
+        }
+    }
+
+    /// The generation of a session, if its leases count.
+    pub fn generation(&self, session: SessionId) -> Option<Generation> {
+        let standing = self.sessions.get(&session)?;
+        standing.takes_part.then_some(standing.generation)
+    }
+
+    fn takes_part(&self, session: SessionId) -> bool {
+        self.generation(session).is_some()
+    }
+
+    /// Leases by kind: shared, exclusive, through. Looks at all of them.
+    pub fn counts(&self) -> [usize; 3] {
+        let mut counts = [0; 3];
+        for lease in self.inodes.values().flat_map(|leases| &leases.held) {
+            counts[match lease.kind {
+                Kind::Shared => 0,
+                Kind::Exclusive => 1,
+                Kind::Through => 2,
+            }] += 1;
+        }
+        counts
+    }
+
+    /// Recalls that were not acknowledged.
+    pub fn unacknowledged(&self) -> usize {
+        self.recalls.len()
+    }
+}

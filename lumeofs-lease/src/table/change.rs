@@ -1,0 +1,84 @@
+//! Changes that were applied: who must hear of them.
+
+use super::Table;
+use crate::wire::{Grant, Kind, What};
+use lumeofs_base::{Attr, FileKind, InodeId, SessionId};
+use lumeofs_meta::change::Change;
+use std::time::Duration;
+
+/// What a change led to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Its reply waits until these are settled: see [`Table::is_settled`].
+    pub recalls: Vec<u64>,
+    /// A number for the reply, among those of grants and recalls.
+    pub number: u64,
+    /// What the reply grants.
+    pub grants: Vec<Grant>,
+}
+
+impl Table {
+    /// Takes a command of this leadership that is being applied: what it changed, and what it made, if anything.
+    pub fn changed(
+        &mut self,
+        now: Duration,
+        session: SessionId,
+        changes: &[Change],
+        created: Option<&Attr>,
+    ) -> Changed {
+        let mut recalls = Vec::new();
+        for change in changes {
+            self.recall_change(now, session, change, &mut recalls);
+        }
+        self.last += 1;
+        let number = self.last;
+        let grant = created.and_then(|attr| match attr.kind {
+            FileKind::Regular => self.grant_created(now, session, attr.ino),
+            _ => self.grant_shared(now, session, attr.ino),
+        });
+        Changed {
+            recalls,
+            number,
+            grants: grant.into_iter().collect(),
+        }
+    }
+
+    fn recall_change(
+        &mut self,
+        now: Duration,
+        changer: SessionId,
+        change: &Change,
+        made: &mut Vec<u64>,
+    ) {
+        let ino = change.ino();
+        let Some(leases) = self.inodes.get(&ino) else {
+            return;
+        };
+        let others: Vec<(SessionId, Kind)> = leases
+            .held
+            .iter()
+            .filter(|lease| lease.session != changer)
+            .map(|lease| (lease.session, lease.kind))
+            .collect();
+        for (session, kind) in others {
+            let what = match change {
+                // Who writes through keeps no attributes, but may have the file open.
+                Change::Attr(attr) if kind == Kind::Through && attr.nlink > 0 => continue,
+                Change::Attr(attr) => What::Attr(attr.clone()),
+                Change::Name { name, entry, .. } => What::Name {
+                    name: name.clone(),
+                    entry: entry.clone(),
+                },
+                Change::Xattr { .. } => What::Xattr,
+                Change::Gone { .. } => What::Drop,
+            };
+            made.push(self.recall(now, session, ino, what));
+        }
+    }
+
+    /// A right on a file that nobody else can know yet.
+    fn grant_created(&mut self, now: Duration, session: SessionId, ino: InodeId) -> Option<Grant> {
+        self.generation(session)?;
+        Some(self.enter(now, session, ino, Kind::Exclusive))
+    }
+}

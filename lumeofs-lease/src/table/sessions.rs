@@ -1,0 +1,181 @@
+//! Sessions that take part, and their polls.
+
+use super::Table;
+use crate::wire::{Generation, Held, Poll, PollAnswer};
+use crate::{GIVE_BACK_MAX, TERM};
+use lumeofs_base::{InodeId, SessionId};
+use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
+
+/// How many recalls one answer carries.
+const RECALLS_PER_ANSWER_MAX: usize = 4096;
+
+/// A session that has polled.
+#[derive(Debug)]
+pub(super) struct Standing {
+    pub(super) generation: Generation,
+    /// It has adopted the generation and asserted its write leases.
+    pub(super) takes_part: bool,
+    /// Of its last poll.
+    pub(super) serial: u64,
+    /// When its last poll that renews the term was received.
+    pub(super) heard: Duration,
+    /// On what it has a lease.
+    pub(super) inodes: HashSet<InodeId>,
+    /// Recalls that it has not acknowledged.
+    pub(super) recalls: BTreeSet<u64>,
+    /// When the driver was told to end it.
+    pub(super) end_asked: Option<Duration>,
+}
+
+impl Standing {
+    /// It has polled for the first time.
+    fn is_unnamed(&self) -> bool {
+        self.generation == Generation::default()
+    }
+}
+
+/// What a poll led to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// For the holder. If it says nothing new, the driver may hold it back for [`crate::POLL_WAIT`] and then ask
+    /// [`Table::news`] for another.
+    pub answer: PollAnswer,
+    /// Inodes that the session has open, or may have until it states its open files anew. To be entered before the
+    /// next purge.
+    pub opened: Vec<InodeId>,
+}
+
+impl Table {
+    /// Takes a poll that was received at `now` by a leader that was confirmed afterwards. `None`: a later one has
+    /// arrived before it.
+    pub fn poll(&mut self, now: Duration, session: SessionId, poll: &Poll) -> Option<Heard> {
+        let standing = self.sessions.entry(session).or_insert_with(|| Standing {
+            generation: Generation::default(),
+            takes_part: false,
+            serial: 0,
+            heard: now,
+            inodes: HashSet::new(),
+            recalls: BTreeSet::new(),
+            end_asked: None,
+        });
+        if poll.serial <= standing.serial {
+            return None;
+        }
+        standing.serial = poll.serial;
+        let is_current =
+            standing.generation == poll.generation && poll.generation != Generation::default();
+        let takes_part = standing.takes_part;
+        let mut opened = Vec::new();
+        for ack in &poll.acks {
+            opened.extend(self.acknowledge(session, *ack));
+        }
+        match &poll.asserts {
+            Some(asserts) if is_current && !takes_part => self.take_part(now, session, asserts),
+            _ if is_current && takes_part => {}
+            _ => {
+                // A generation that its holder does not know of is as good as a new one.
+                if is_current || takes_part || self.sessions[&session].is_unnamed() {
+                    opened.extend(self.begin_generation(session));
+                }
+                let answer = self.news(session, u64::MAX);
+                return Some(Heard { answer, opened });
+            }
+        }
+        for release in &poll.released {
+            let leases = self.inodes.get(&release.ino);
+            let own = leases.and_then(|leases| leases.of(session));
+            if own.is_some_and(|own| own.number <= release.number) {
+                self.remove(session, release.ino);
+            }
+        }
+        let renewed = !self.is_overdue(now, session);
+        if renewed {
+            let standing = self.sessions.get_mut(&session).expect("it was entered");
+            standing.heard = now;
+        }
+        let mut answer = self.news(session, poll.seen);
+        answer.renewed = renewed;
+        Some(Heard { answer, opened })
+    }
+
+    /// What a session has not seen yet.
+    pub fn news(&self, session: SessionId, seen: u64) -> PollAnswer {
+        let Some(standing) = self.sessions.get(&session) else {
+            return PollAnswer::default();
+        };
+        let from = seen.saturating_add(1);
+        let recalls = standing.recalls.range(from..).take(RECALLS_PER_ANSWER_MAX);
+        PollAnswer {
+            generation: standing.generation,
+            restate: !standing.takes_part,
+            renewed: false,
+            recalls: recalls.map(|id| self.recalls[id].recall.clone()).collect(),
+        }
+    }
+
+    /// Makes the shared leases of a session void; its write leases are to be asserted. Returns inodes without a name
+    /// that count as open there.
+    pub(super) fn begin_generation(&mut self, session: SessionId) -> Vec<InodeId> {
+        self.last += 1;
+        let generation = Generation {
+            term: self.term,
+            number: self.last,
+        };
+        if let Some(standing) = self.sessions.get_mut(&session) {
+            standing.generation = generation;
+            standing.takes_part = false;
+        }
+        self.withdraw_shared(session)
+    }
+
+    /// A holder has begun a generation with these write leases and no other.
+    fn take_part(&mut self, now: Duration, session: SessionId, asserts: &[Held]) {
+        let inodes: Vec<InodeId> = self.sessions[&session].inodes.iter().copied().collect();
+        let asserted: HashSet<InodeId> = asserts.iter().map(|held| held.ino).collect();
+        for ino in inodes.into_iter().filter(|ino| !asserted.contains(ino)) {
+            self.remove(session, ino);
+        }
+        for held in asserts.iter().filter(|held| held.kind.writes()) {
+            self.enter(now, session, held.ino, held.kind);
+        }
+        let standing = self.sessions.get_mut(&session).expect("it was entered");
+        standing.takes_part = true;
+        let moot: Vec<u64> = standing.recalls.iter().copied().collect();
+        for id in moot {
+            if !self.has_write_lease(session, self.recalls[&id].recall.ino) {
+                self.settle(id);
+            }
+        }
+        self.spoken(session);
+    }
+
+    /// Whether a session polls but leaves something unacknowledged that takes no time: then its term runs out.
+    fn is_overdue(&self, now: Duration, session: SessionId) -> bool {
+        let mut recalls = self.sessions[&session].recalls.iter();
+        recalls.any(|id| {
+            let pending = &self.recalls[id];
+            let limit = match self.has_write_lease(session, pending.recall.ino) {
+                true => GIVE_BACK_MAX,
+                false => TERM,
+            };
+            now >= pending.made + limit
+        })
+    }
+
+    /// A session is no more: it was closed, or it has ended and is shut out everywhere.
+    pub fn session_closed(&mut self, session: SessionId) {
+        if let Some(standing) = self.sessions.get(&session) {
+            let recalls: Vec<u64> = standing.recalls.iter().copied().collect();
+            let inodes: Vec<InodeId> = standing.inodes.iter().copied().collect();
+            for id in recalls {
+                self.settle(id);
+            }
+            for ino in inodes {
+                self.remove(session, ino);
+            }
+            self.sessions.remove(&session);
+        }
+        self.spoken(session);
+    }
+}

@@ -1,0 +1,165 @@
+//! The first time of a leadership, in which it is not known who has which lease: rule L6.
+
+use super::{Blocked, Effect, Table, Want};
+use crate::{CONTENTION, TERM};
+use lumeofs_base::{FileKind, InodeId, SessionId};
+use lumeofs_meta::change::Change;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+/// Inodes whose last change is remembered.
+const RECENT_MAX: usize = 65_536;
+/// How long: what was applied earlier has been heard by everyone, or the former leader has waited their terms out.
+const RECENT: Duration = Duration::from_secs(TERM.as_secs() + 1);
+/// How many unused entries one tick removes.
+const SWEEP_MAX: usize = 1024;
+
+/// Sessions of which this leadership has not heard.
+#[derive(Debug)]
+pub(super) struct Window {
+    /// Until then they may rely on leases of the former leadership.
+    until: Duration,
+    awaited: BTreeSet<SessionId>,
+    /// When the driver was told to end them.
+    end_asked: Option<Duration>,
+    /// What had changed shortly before this leadership.
+    since: Duration,
+}
+
+/// When inodes changed last, as this master applied it: of a leader and of those who may become one.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    at: HashMap<InodeId, Duration>,
+    order: VecDeque<(Duration, InodeId)>,
+    /// Up to then anything may have changed.
+    anything_until: Option<Duration>,
+}
+
+impl Recent {
+    fn note(&mut self, now: Duration, ino: InodeId) {
+        if self.at.insert(ino, now) != Some(now) {
+            self.order.push_back((now, ino));
+        }
+        while let Some((at, ino)) = self.order.front().copied() {
+            let is_old = now >= at + RECENT;
+            if !is_old && self.order.len() <= RECENT_MAX {
+                break;
+            }
+            self.order.pop_front();
+            if self.at.get(&ino) == Some(&at) {
+                self.at.remove(&ino);
+                if !is_old {
+                    self.anything_until = Some(at);
+                }
+            }
+        }
+    }
+
+    fn has(&self, ino: InodeId, since: Duration) -> bool {
+        let changed = self.at.get(&ino).copied();
+        changed
+            .max(self.anything_until)
+            .is_some_and(|at| at >= since)
+    }
+}
+
+impl Table {
+    /// Begins a leadership, once everything of the former ones is applied here. `live`: the sessions that are not closed.
+    pub fn lead(&mut self, now: Duration, term: u64, live: impl IntoIterator<Item = SessionId>) {
+        let recent = std::mem::take(&mut self.recent);
+        let awaited: BTreeSet<SessionId> = live.into_iter().collect();
+        let window = Window {
+            until: now + TERM,
+            awaited,
+            end_asked: None,
+            since: now.saturating_sub(RECENT),
+        };
+        *self = Self {
+            term,
+            recent,
+            window: (!window.awaited.is_empty()).then_some(window),
+            ..Self::default()
+        };
+    }
+
+    /// The leadership that the table is of; 0 before the first.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// Notes what was applied here, under whichever leadership.
+    pub fn note(&mut self, now: Duration, changes: &[Change]) {
+        for change in changes {
+            self.recent.note(now, change.ino());
+        }
+    }
+
+    /// Sessions of which nothing has been heard since the leadership began.
+    pub fn awaited(&self) -> usize {
+        self.window
+            .as_ref()
+            .map_or(0, |window| window.awaited.len())
+    }
+
+    /// A session has said what it has, or is no more.
+    pub(super) fn spoken(&mut self, session: SessionId) {
+        if let Some(window) = &mut self.window {
+            window.awaited.remove(&session);
+            if window.awaited.is_empty() {
+                self.window = None;
+            }
+        }
+    }
+
+    /// What may be shown although it is not known who has which lease: what nobody can have in its memory, nor in
+    /// another form than it was shown for long.
+    pub(super) fn check_window(
+        &self,
+        shown: &[(InodeId, FileKind)],
+        want: Want,
+    ) -> Result<(), Blocked> {
+        if self.term == 0 {
+            return Err(Blocked);
+        }
+        let Some(window) = &self.window else {
+            return Ok(());
+        };
+        let may_differ = |(ino, kind): &(InodeId, FileKind)| {
+            *kind == FileKind::Regular || self.recent.has(*ino, window.since)
+        };
+        match matches!(want, Want::Write(_)) || shown.iter().any(may_differ) {
+            true => Err(Blocked),
+            false => Ok(()),
+        }
+    }
+
+    /// Has those ended who did not speak in time: they may have a write lease.
+    pub(super) fn close_window(&mut self, now: Duration) -> Vec<Effect> {
+        let Some(window) = &mut self.window else {
+            return Vec::new();
+        };
+        let asked_lately = window.end_asked.is_some_and(|at| now < at + CONTENTION);
+        if now < window.until || asked_lately {
+            return Vec::new();
+        }
+        window.end_asked = Some(now);
+        window.awaited.iter().copied().map(Effect::End).collect()
+    }
+
+    /// Forgets inodes on which nobody has anything.
+    pub(super) fn sweep(&mut self, now: Duration) {
+        let unused: Vec<InodeId> = self
+            .emptied
+            .drain(..self.emptied.len().min(SWEEP_MAX))
+            .collect();
+        for ino in unused {
+            match self.inodes.get(&ino) {
+                Some(leases) if leases.is_unused(now) => {
+                    self.inodes.remove(&ino);
+                }
+                Some(leases) if leases.held.is_empty() => self.emptied.push_back(ino),
+                _ => {}
+            }
+        }
+    }
+}
