@@ -18,7 +18,7 @@ pub(crate) use answers::{Answer, Want};
 pub(crate) use changes::Changing;
 pub(crate) use finish::Unfinished;
 pub(crate) use rights::{Right, Writing};
-pub use stats::{CacheStats, GiveBacks, Lookups, Polls};
+pub use stats::{LeaseStats, GiveBacks, Lookups, Polls};
 
 use crate::link::Link;
 use crate::wait::now;

@@ -15,6 +15,7 @@ mod masters;
 mod meta;
 mod namespace;
 mod opens;
+mod pages;
 mod pool;
 mod ranges;
 mod report;
@@ -26,5 +27,6 @@ mod wait;
 mod window;
 
 pub use client::{Client, ClientOptions, Context, OnOutage, Range, Usage, Written};
-pub use leases::{CacheStats, GiveBacks, Lookups, Polls};
+pub use leases::{GiveBacks, LeaseStats, Lookups, Polls};
+pub use pages::{CACHE_BYTES_DEFAULT, CACHE_BYTES_MIN, CacheStats};
 pub use report::{ChunkReport, ReplicaReport, ReplicaState};

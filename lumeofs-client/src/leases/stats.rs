@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// How often the leases spared a question, and what keeping them took.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CacheStats {
+pub struct LeaseStats {
     /// Inodes with a lease now.
     pub leases: u64,
     /// They count now: the leader was heard of lately.
@@ -164,7 +164,7 @@ impl Counters {
 }
 
 impl Leases {
-    fn stats(&self) -> CacheStats {
+    fn stats(&self) -> LeaseStats {
         let (leases, is_valid) = {
             let holder = &self.state.lock().holder;
             (holder.len() as u64, holder.is_valid(now()))
@@ -176,7 +176,7 @@ impl Leases {
             from_memory: seen(&counters.from_memory[at]),
             asked: seen(&counters.asked[at]),
         });
-        CacheStats {
+        LeaseStats {
             leases,
             is_valid,
             lapses: seen(&counters.lapses),
@@ -205,7 +205,7 @@ impl Leases {
     }
 }
 
-impl CacheStats {
+impl LeaseStats {
     /// Questions of one kind.
     pub fn of(&self, kind: &str) -> Lookups {
         let mut all = self.queries.iter().chain([&self.opens]);
@@ -216,7 +216,7 @@ impl CacheStats {
 
 impl Client {
     /// Counters of the leases and of what was answered from memory, since the client began.
-    pub fn cache_stats(&self) -> CacheStats {
+    pub fn lease_stats(&self) -> LeaseStats {
         self.link.leases.stats()
     }
 }

@@ -212,6 +212,16 @@ impl Cluster {
     }
 
     pub(super) fn client_with(&self, on_outage: OnOutage) -> Arc<Client> {
+        self.client_of(on_outage, crate::CACHE_BYTES_DEFAULT)
+    }
+
+    /// A client with little memory.
+    pub(super) fn client_with_cache(&self, cache_bytes: usize) -> Arc<Client> {
+        let on_outage = OnOutage::Block(Some(std::time::Duration::from_secs(20)));
+        self.client_of(on_outage, cache_bytes)
+    }
+
+    fn client_of(&self, on_outage: OnOutage, cache_bytes: usize) -> Arc<Client> {
         let masters: Vec<_> = self
             .masters
             .iter()
@@ -220,6 +230,7 @@ impl Cluster {
         let options = ClientOptions {
             on_outage,
             description: "test".into(),
+            cache_bytes,
         };
         Client::connect(&masters, self.credentials.clone(), options).unwrap()
     }

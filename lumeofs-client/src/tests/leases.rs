@@ -15,7 +15,7 @@ const ROOT: InodeId = InodeId::ROOT;
 /// A client that takes part in leases.
 fn client(cluster: &Cluster) -> Arc<Client> {
     let client = cluster.client();
-    until("leases count", || client.cache_stats().is_valid);
+    until("leases count", || client.lease_stats().is_valid);
     client
 }
 
@@ -44,7 +44,7 @@ fn names(client: &Client, ino: InodeId) -> Vec<Vec<u8>> {
 
 /// How many questions the leader was asked.
 fn asked(client: &Client) -> u64 {
-    let stats = client.cache_stats();
+    let stats = client.lease_stats();
     stats.queries.iter().map(|lookups| lookups.asked).sum()
 }
 
@@ -85,7 +85,7 @@ fn what_was_asked_once_is_answered_from_memory() {
     assert!(before > 0);
     look();
     assert_eq!(asked(&b), before);
-    assert!(b.cache_stats().of("lookup").from_memory >= 2);
+    assert!(b.lease_stats().of("lookup").from_memory >= 2);
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn what_one_client_changes_the_other_sees_at_once() {
         change();
         assert!(is_seen(), "{what}");
     }
-    let polls = b.cache_stats().polls;
+    let polls = b.lease_stats().polls;
     assert!(polls.attributes > 0 && polls.names > 0 && polls.xattrs > 0);
 }
 
@@ -287,11 +287,11 @@ fn who_hears_nothing_of_its_polls_answers_nothing_from_memory_in_time() {
     let ino = file.ino;
     cluster.world.mutate(Mutation::SetAttr { ino, set }).unwrap();
     assert!(crate::wait::now() - start < TERM_OF_HOLDER * 2);
-    assert!(!a.cache_stats().is_valid);
+    assert!(!a.lease_stats().is_valid);
     assert_eq!(a.getattr(cx(), file.ino).unwrap().mode, 0o600);
-    assert_eq!(a.cache_stats().lapses, 1);
+    assert_eq!(a.lease_stats().lapses, 1);
     cluster.world.state.lock().is_mute = false;
-    until("leases count again", || a.cache_stats().is_valid);
+    until("leases count again", || a.lease_stats().is_valid);
     a.getattr(cx(), file.ino).unwrap();
     let before = asked(&a);
     a.getattr(cx(), file.ino).unwrap();
@@ -302,7 +302,7 @@ fn who_hears_nothing_of_its_polls_answers_nothing_from_memory_in_time() {
 fn a_mutation_whose_caller_gave_up_goes_on_and_what_it_made_is_released() {
     let cluster = Cluster::start(1);
     let a = cluster.client_with(OnOutage::Block(None));
-    until("leases count", || a.cache_stats().is_valid);
+    until("leases count", || a.lease_stats().is_valid);
     assert!(is_absent(&a, b"f"));
     let hit = Arc::new(AtomicBool::new(false));
     let told = hit.clone();
@@ -317,7 +317,7 @@ fn a_mutation_whose_caller_gave_up_goes_on_and_what_it_made_is_released() {
     };
     let made = a.create(given_up, ROOT, b"f", NewNode::Regular, 0o644, true);
     assert_eq!(made.unwrap_err().code, Code::Interrupted);
-    assert_eq!(a.cache_stats().finished_later, 1);
+    assert_eq!(a.lease_stats().finished_later, 1);
     until("the file is there", || !is_absent(&a, b"f"));
     let state = cluster.world.state.lock();
     let sequences: Vec<u64> = state.mutations.iter().map(|(sequence, _)| *sequence).collect();
@@ -344,7 +344,7 @@ fn a_file_that_is_open_under_a_lease_is_named_when_it_loses_its_last_name() {
     let before = reports();
     b.open(cx(), file.ino, false).unwrap();
     assert_eq!(reports(), before);
-    assert_eq!(b.cache_stats().opens.from_memory, 1);
+    assert_eq!(b.lease_stats().opens.from_memory, 1);
     a.unlink(cx(), ROOT, b"f").unwrap();
     assert!(cluster.world.state.lock().found_open.contains(&file.ino));
     // The leader knows, so it is told of the release.
@@ -405,7 +405,7 @@ fn nothing_of_a_session_that_has_ended_is_in_memory() {
     a.getattr(cx(), file.ino).unwrap();
     super::meta::end_sessions(&cluster.world);
     until("the session is replaced", || a.lost_sessions() > 0);
-    until("leases count again", || a.cache_stats().is_valid);
+    until("leases count again", || a.lease_stats().is_valid);
     let before = asked(&a);
     a.getattr(cx(), file.ino).unwrap();
     assert_eq!(asked(&a), before + 1);
