@@ -1,13 +1,6 @@
 //! File data: which requests go to which datanodes, and how they are sent together.
 
 mod ahead;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "for holders of leases, which are not built in yet"
-    )
-)]
 mod behind;
 #[cfg_attr(
     not(test),

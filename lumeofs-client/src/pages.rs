@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     queue: Mutex<Queue<Arc<File>>>,
     /// There may be work.
     work: Condvar,
-    /// Writers that wait for room.
+    /// Who cannot wait until it is time to send: writers without room, and the end of the client.
     waiting: AtomicUsize,
     writers: Mutex<()>,
     room: Condvar,
@@ -319,7 +319,16 @@ impl Shared {
     }
 
     pub(crate) fn push_aging(&self, file: Arc<File>, now: Duration) {
-        self.queue.lock().push_aging(file, now);
+        let is_first = self.queue.lock().push_aging(file, now);
+        if is_first || self.is_pressed() {
+            self.work.notify_one();
+        }
+    }
+
+    /// From now on nothing waits for its time: the client is about to end.
+    pub(crate) fn settle_all(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.wake_workers();
     }
 
     pub(crate) fn wake_workers(&self) {
@@ -333,12 +342,16 @@ impl Shared {
         if halt.is_halted() {
             return Work::Wait(Duration::ZERO);
         }
-        let work = queue.next(now(), self.is_pressed());
-        let Work::Wait(time) = work else {
-            return work;
-        };
-        self.work.wait_for(&mut queue, time);
-        queue.next(now(), self.is_pressed())
+        let mut work = queue.next(now(), self.is_pressed());
+        if let Work::Wait(time) = work {
+            self.work.wait_for(&mut queue, time);
+            work = queue.next(now(), self.is_pressed());
+        }
+        // Who is busy does not look after what comes next.
+        if !matches!(work, Work::Wait(_)) && !queue.is_empty() {
+            self.work.notify_one();
+        }
+        work
     }
 }
 

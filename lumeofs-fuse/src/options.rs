@@ -356,7 +356,17 @@ mod tests {
             parse_options("on-outage=eio").unwrap().on_outage,
             Some(OnOutage::Eio)
         );
-        for given in ["on-outage=maybe", "on-outage=block:x", "secretfile="] {
+        assert_eq!(parse_options("cache=64M").unwrap().cache_bytes, 64 << 20);
+        let bad = [
+            "on-outage=maybe",
+            "on-outage=block:x",
+            "secretfile=",
+            "cache=",
+            "cache=1",
+            "cache=12Q",
+            "cache=99999999T",
+        ];
+        for given in bad {
             assert!(
                 matches!(parse_options(given), Err(OptionError::Value { .. })),
                 "{given}"
@@ -376,6 +386,7 @@ mod tests {
     #[test]
     fn what_a_mount_keeps_is_known() {
         assert_eq!(kept("secretfile=/x"), Some("secretfile="));
+        assert_eq!(kept("cache=1G"), Some("cache="));
         assert_eq!(kept("allow_other"), Some("allow_other"));
         for changes in [
             "ro", "noexec", "user", "user=me", "noatime", "_netdev", "x-y=log=",

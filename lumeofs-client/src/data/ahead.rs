@@ -62,7 +62,10 @@ impl Link {
             return;
         };
         let ahead = whole_blocks(&ahead, size);
-        let drops = file.look(|state| state.drops);
+        let (drops, is_there) = file.look(|state| (state.drops, state.has(&ahead)));
+        if is_there {
+            return;
+        }
         let mut start = ahead.start;
         while start < ahead.end {
             let end = (start / JOB_BYTES * JOB_BYTES + JOB_BYTES).min(ahead.end);
@@ -85,7 +88,7 @@ impl Link {
                 return;
             }
             let (id, ranges) = job.file.change(|state| match state.drops == job.drops {
-                true => state.begin_fill(&[job.range.clone()], true),
+                true => state.begin_fill(std::slice::from_ref(&job.range), true),
                 false => (0, Vec::new()),
             });
             if ranges.is_empty() {

@@ -96,6 +96,13 @@ impl Link {
         inode.take_error().map_or(Ok(()), Err)
     }
 
+    /// Who sends what is in the cache now: with the right of who wrote it, and under the session of that time alone.
+    fn sender<'a>(&self, asker: &Asker<'a>) -> Asker<'a> {
+        let sender = asker.trusted();
+        sender.bound.set(Some(self.pages.shared.session()));
+        sender
+    }
+
     /// Sends until everything asked for is with the primaries.
     fn send_dirty(
         &self,
@@ -138,8 +145,7 @@ impl Link {
         range: &Range<u64>,
         is_last_try: bool,
     ) -> FsResult<()> {
-        // Who wrote had the right to; this claim is bound to one session, the next one may be to another.
-        let asker = asker.trusted();
+        let asker = self.sender(asker);
         let error = match self.send_held(&asker, inode, file, id, range) {
             Ok(bytes) => {
                 count(&self.pages.shared.counters.written_bytes, bytes);
@@ -183,7 +189,6 @@ impl Link {
         range: &Range<u64>,
     ) -> FsResult<u64> {
         let _held = inode.ranges.own(range.clone(), &asker.patience)?;
-        asker.bound.set(Some(self.pages.shared.session()));
         let Some(parts) = file.look(|state| state.claimed(id)) else {
             return Ok(0);
         };
@@ -248,8 +253,7 @@ impl Link {
     ) -> FsResult<bool> {
         let ino = file.ino;
         let _publishing = asker.patience.lock(&inode.publishing)?;
-        let asker = asker.trusted();
-        asker.bound.set(Some(self.pages.shared.session()));
+        let asker = self.sender(asker);
         let publication = file.look(|state| {
             let local = state.local.as_ref()?;
             local.publication(state.sent_until())
@@ -312,14 +316,15 @@ impl Link {
                     .truncations
             }
         };
-        let mutation = Mutation::Extend {
+        let flush = Mutation::Flush {
             ino,
             from: publication.from,
             size: publication.size,
             truncations,
             clear_suid: publication.clear_suid,
+            time: publication.time,
         };
-        self.mutate_attr(asker, ino, &mutation)
+        self.mutate_attr(asker, ino, &flush)
     }
 
     /// Before a write that begins past the end: has the file grown to there, while nothing of this client is on its way
@@ -338,12 +343,13 @@ impl Link {
             if !self.publish_local(asker, inode, file, false)? {
                 return Ok(None);
             }
+            let sender = self.sender(asker);
             let before = inode.truncations();
-            let grown = self.publish_size(&asker.trusted(), ino, inode, size);
+            let grown = self.publish_size(&sender, ino, inode, size);
             if inode.truncations() != before {
                 file.change(State::send_tail_again);
             }
-            match grown {
+            match self.told(&sender, inode, grown) {
                 Err(error) if error.code == Code::StaleWrite => return Ok(None),
                 grown => grown?,
             }
@@ -420,6 +426,7 @@ impl Link {
 
     /// Sends and publishes everything while there still is a session, as long as it gets on. What is left is lost.
     pub(crate) fn flush_before_close(&self) {
+        self.pages.shared.settle_all();
         for file in self.pages.all() {
             if !file.look(State::is_changed) {
                 continue;

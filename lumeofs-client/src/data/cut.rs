@@ -36,21 +36,25 @@ impl Link {
         let Some(inode) = self.inodes.find(ino) else {
             return self.mutate_attr(asker, ino, &mutation);
         };
-        self.overtake_mtime(asker, ino, &inode, &mutation)
+        self.overtake_mtime(asker, ino, &inode, &mutation, &mut |_| {})
     }
 
-    fn overtake_mtime(
+    /// Sets an mtime, and calls `told` with the attributes before another one can be published.
+    pub(crate) fn overtake_mtime(
         &self,
         asker: &Asker<'_>,
         ino: InodeId,
         inode: &Inode,
         mutation: &Mutation,
+        told: &mut dyn FnMut(&Attr),
     ) -> FsResult<Attr> {
         let _publishing = asker.patience.lock(&inode.publishing)?;
         let dirty = self.inodes.take_dirty(ino, inode);
         let result = self.mutate_attr(asker, ino, mutation);
-        if dirty && result.is_err() {
-            self.inodes.mark_dirty(ino, inode);
+        match &result {
+            Ok(attr) => told(attr),
+            Err(_) if dirty => self.inodes.mark_dirty(ino, inode),
+            Err(_) => {}
         }
         result
     }
@@ -76,7 +80,7 @@ impl Link {
         }
         let mutation = Mutation::SetAttr { ino, set };
         let attr = again(asker, ino, || {
-            match self.overtake_mtime(asker, ino, inode, &mutation) {
+            match self.overtake_mtime(asker, ino, inode, &mutation, &mut |_| {}) {
                 Ok(attr) => Ok(Some(attr)),
                 // It grows, and past its end there may be something.
                 Err(error) if error.code == Code::StaleWrite => {

@@ -4,12 +4,13 @@
 //! then the cache forgets the range that it concerned. The caller holds `Exclusive`.
 
 use crate::client::{Context, Range as Change};
+use crate::data::cached::gave_up;
 use crate::data::chunks::checked_range;
 use crate::inodes::Inode;
 use crate::link::{Asker, Link};
 use crate::pages::local::Local;
 use lumeofs_base::{Attr, FsResult, InodeId};
-use lumeofs_meta::op::{Query, SetAttr};
+use lumeofs_meta::op::{Mutation, Query, SetAttr};
 use std::ops::Range;
 
 impl Link {
@@ -21,15 +22,33 @@ impl Link {
         set: SetAttr,
     ) -> FsResult<Attr> {
         let Some(size) = set.size else {
-            // A time that is set must not be overtaken by that of an earlier write.
-            self.flush_data(asker, ino)?;
-            let attr = self.set_attr(asker, ino, set)?;
-            self.adopt_attr(&attr);
-            return Ok(attr);
+            return self.set_cached_times(asker, ino, set);
         };
         self.change_cached(asker, ino, size..u64::MAX, size, |inode| {
             self.resize_held(asker, ino, inode, size, set)
         })
+    }
+
+    /// Sets attributes but the size. What is not sent yet stays so: its publication carries the time that is set here.
+    fn set_cached_times(&self, asker: &Asker<'_>, ino: InodeId, set: SetAttr) -> FsResult<Attr> {
+        let (file, inode) = (self.pages.file(ino), self.inodes.get(ino));
+        let sets_mtime = set.mtime.is_some();
+        let mutation = Mutation::SetAttr { ino, set };
+        let mut adopt = |attr: &Attr| {
+            file.change(|state| match &mut state.local {
+                Some(local) if sets_mtime => local.set_mtime(attr),
+                Some(local) => local.adopt(attr),
+                none => *none = Some(Local::new(attr.clone())),
+            });
+        };
+        if sets_mtime {
+            self.overtake_mtime(asker, ino, &inode, &mutation, &mut adopt)?;
+        } else {
+            let _publishing = asker.patience.lock(&inode.publishing)?;
+            adopt(&self.mutate_attr(asker, ino, &mutation)?);
+        }
+        let attr = file.look(|state| state.local.as_ref().map(Local::attr));
+        attr.ok_or_else(|| gave_up(ino))
     }
 
     /// fallocate(2) of a cached file.

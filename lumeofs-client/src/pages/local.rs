@@ -19,6 +19,8 @@ pub(crate) struct Local {
     size: u64,
     mtime: Timestamp,
     clears_suid: bool,
+    /// That is to be published.
+    publishes_suid: bool,
     /// Changes of size and time so far, and how many of them are published.
     changes: u64,
     published: u64,
@@ -74,6 +76,7 @@ impl Local {
             mtime: attr.mtime,
             attr,
             clears_suid: false,
+            publishes_suid: false,
             changes: 0,
             published: 0,
         }
@@ -112,6 +115,7 @@ impl Local {
         self.size = self.size.max(end);
         self.mtime = now.max(self.attr.ctime).max(self.mtime);
         self.clears_suid |= clear_suid;
+        self.publishes_suid |= clear_suid;
         self.changes += 1;
     }
 
@@ -128,8 +132,14 @@ impl Local {
             return;
         }
         self.size = self.size.max(attr.size);
-        self.mtime = self.mtime.max(attr.ctime);
+        self.mtime = self.mtime.max(attr.mtime);
         self.attr = attr.clone();
+    }
+
+    /// As [`Local::adopt`], where a caller has set the mtime.
+    pub(crate) fn set_mtime(&mut self, attr: &Attr) {
+        self.adopt(attr);
+        self.mtime = attr.mtime;
     }
 
     /// What was written from here on is given up. Not below what is published.
@@ -144,7 +154,7 @@ impl Local {
         (grows || !self.is_published()).then_some(Publication {
             from: self.attr.size,
             size: if grows { size } else { 0 },
-            clear_suid: self.clears_suid,
+            clear_suid: self.publishes_suid,
             time: self.mtime,
             changes: if size >= self.size {
                 self.changes
@@ -157,9 +167,9 @@ impl Local {
     /// That was published, and these are the attributes since.
     pub(crate) fn published(&mut self, publication: &Publication, attr: &Attr) {
         self.published = self.published.max(publication.changes);
+        self.publishes_suid &= self.published != self.changes;
         self.attr = attr.clone();
         self.size = self.size.max(attr.size);
-        self.mtime = self.mtime.max(attr.mtime);
     }
 }
 

@@ -185,6 +185,11 @@ impl State {
         missing
     }
 
+    /// Whether all of a range is there.
+    pub(crate) fn has(&self, range: &Range<u64>) -> bool {
+        self.gaps(range).is_empty()
+    }
+
     fn gaps(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let mut gaps: Vec<Range<u64>> = Vec::new();
         for (index, within) in split(range) {

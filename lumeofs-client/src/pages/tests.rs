@@ -1,4 +1,8 @@
 //! The core of the cache against a simple model: the servers' bytes and what a reader must see, in two arrays.
+#![allow(
+    clippy::single_range_in_vec_init,
+    reason = "a list of one range is meant"
+)]
 
 use super::local::Local;
 use super::state::State;
@@ -70,7 +74,7 @@ impl Model {
     fn begin_fill(&mut self, range: &Range<u64>) {
         let (id, ranges) = self
             .state
-            .begin_fill(&[range.clone()], self.random.0.is_multiple_of(2));
+            .begin_fill(std::slice::from_ref(range), self.random.0.is_multiple_of(2));
         if ranges.is_empty() {
             return;
         }

@@ -2,7 +2,7 @@
 
 use super::cluster::{Answer, CHUNK, Cluster, cx};
 use super::files::{file, get, put, truncate};
-use crate::client::{Client, Range as Change};
+use crate::client::{Client, Context, OnOutage, Range as Change};
 use crate::data::write::How;
 use crate::pages::testing::Random;
 use lumeofs_base::{Code, FsError, FsResult, InodeId};
@@ -74,9 +74,8 @@ fn requests(cluster: &Cluster, op: Op) -> Arc<AtomicUsize> {
 
 fn publications(cluster: &Cluster) -> usize {
     let mutations = &cluster.world.state.lock().mutations;
-    let publish = |mutation: &Mutation| {
-        matches!(mutation, Mutation::Publish { .. } | Mutation::Extend { .. })
-    };
+    let publish =
+        |mutation: &Mutation| matches!(mutation, Mutation::Flush { .. } | Mutation::Extend { .. });
     mutations
         .iter()
         .filter(|(_, mutation)| publish(mutation))
@@ -174,7 +173,9 @@ fn a_flush_sends_large_requests_and_publishes_once() {
         (1, 1)
     );
     assert_eq!(client.link.dirty_bytes(), 0);
-    assert!(client.link.local_attr(ino).unwrap().mtime >= shown);
+    // What was shown is what others see.
+    assert_eq!(client.link.local_attr(ino).unwrap().mtime, shown);
+    assert_eq!(client.getattr(cx(), ino).unwrap().mtime, shown);
     // Nothing is left to do, and what was written is still there.
     flush(&client, ino);
     let reads = requests(&cluster, Op::Read);
@@ -441,6 +442,9 @@ fn a_truncation_discards_what_was_not_sent_and_times_that_are_set_stay() {
     };
     let link = &client.link;
     link.cached_set_attr(&link.asker(&cx()), ino, set).unwrap();
+    // It did not have to be sent for that.
+    assert!(writes.load(Ordering::SeqCst) == 0 && link.dirty_bytes() == 5);
+    assert_eq!(link.local_attr(ino).unwrap().mtime, mtime);
     assert_eq!(link.cached_seek(&cx(), ino, 1, false).unwrap(), 1);
     assert_eq!(link.cached_seek(&cx(), ino, 1, true).unwrap(), 5);
     flush(&client, ino);
@@ -497,4 +501,88 @@ fn threads_that_read_and_write_one_file_see_whole_writes() {
     let got = read(&client, ino, 0, 6 * CHUNK as usize);
     flush(&client, ino);
     assert!(get(&cluster.client(), ino, 0, 6 * CHUNK as usize) == got);
+}
+
+#[test]
+fn an_outage_delays_what_was_written_and_an_interrupted_flush_leaves_it_dirty() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client();
+    let ino = file(&client, "f");
+    put(&client, ino, 0, b"old");
+    for node in &cluster.nodes {
+        node.hook(|frame, _| (frame.fixed.op == Op::Write).then_some(Answer::Drop));
+    }
+    write(&client, ino, 0, b"new");
+    let interrupted = Context {
+        interrupted: &|| true,
+        ..cx()
+    };
+    let flushed = client
+        .link
+        .flush_data(&client.link.asker(&interrupted), ino);
+    assert_eq!(flushed.unwrap_err().code, Code::Interrupted);
+    assert_eq!(client.link.dirty_bytes(), 3);
+    std::thread::scope(|scope| {
+        let flushing = scope.spawn(|| sync(&client, ino));
+        assert_eq!(read(&client, ino, 0, 10), b"new");
+        for node in &cluster.nodes {
+            node.hook(|_, _| None);
+        }
+        flushing.join().unwrap().unwrap();
+    });
+    assert_eq!(get(&cluster.client(), ino, 0, 10), b"new");
+}
+
+#[test]
+fn an_outage_longer_than_the_mount_waits_costs_what_was_not_sent() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client_with(OnOutage::Block(Some(Duration::from_millis(300))));
+    let ino = file(&client, "f");
+    put(&client, ino, 0, b"old");
+    for node in &cluster.nodes {
+        node.hook(|frame, _| (frame.fixed.op == Op::Write).then_some(Answer::Drop));
+    }
+    write(&client, ino, 0, b"new");
+    let until = crate::wait::now() + Duration::from_secs(20);
+    while client.link.dirty_bytes() > 0 {
+        assert!(crate::wait::now() < until);
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    let told = write_at(&client, ino, Some(0), b"not");
+    assert_eq!(told.unwrap_err().code, Code::Unavailable);
+    for node in &cluster.nodes {
+        node.hook(|_, _| None);
+    }
+    assert_eq!(read(&client, ino, 0, 10), b"old");
+    sync(&client, ino).unwrap();
+}
+
+#[test]
+fn attributes_that_came_with_the_lease_are_not_asked_for_and_others_do_not_shrink_what_was_written()
+{
+    let cluster = Cluster::start(1);
+    let client = cluster.client();
+    let ino = file(&client, "f");
+    let asker = client.link.asker(&cx());
+    client.link.adopt_attr(&client.getattr(cx(), ino).unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    cluster.masters[0].hook(move |frame, _| {
+        count.fetch_add(usize::from(frame.fixed.op == Op::Query), Ordering::SeqCst);
+        None
+    });
+    write(&client, ino, 0, &[1; 1000]);
+    assert_eq!(read(&client, ino, 500, 1000), [1; 500]);
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    // The metadata group still thinks that it is empty.
+    let set = SetAttr {
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    let attr = client.link.cached_set_attr(&asker, ino, set).unwrap();
+    assert_eq!((attr.size, attr.mode), (1000, 0o600));
+    assert_eq!(read(&client, ino, 0, 2000).len(), 1000);
+    flush(&client, ino);
+    let attr = cluster.client().getattr(cx(), ino).unwrap();
+    assert_eq!((attr.size, attr.mode), (1000, 0o600));
 }

@@ -148,7 +148,7 @@ impl State {
                 && !claimed
                     .iter()
                     .any(|other| touch(other, &(last.end..part.start)))
-                && self.gaps(&(last.end..part.start)).is_empty()
+                && self.has(&(last.end..part.start))
             {
                 last.end = part.end;
                 continue;
