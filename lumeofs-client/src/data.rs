@@ -2,28 +2,15 @@
 
 mod ahead;
 mod behind;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "for holders of leases, which are not built in yet"
-    )
-)]
 mod cached;
 pub(crate) mod chunks;
 mod cut;
 mod fetch;
+mod leased;
 mod primaries;
 mod publish;
 mod read;
 mod reserve;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "for holders of leases, which are not built in yet"
-    )
-)]
 mod resized;
 mod round;
 mod seek;
@@ -31,4 +18,5 @@ mod sync;
 pub(crate) mod write;
 
 pub(crate) use ahead::Ahead;
+pub(crate) use leased::Reading;
 pub(crate) use primaries::Generations;

@@ -1,9 +1,7 @@
 //! Open files and their data, as the caller sees them.
 
 use crate::client::{Client, Context, Range, Written};
-use crate::data::chunks::checked_range;
 use crate::data::write::How;
-use crate::leases::Right;
 use crate::link::{Asker, Link};
 use crate::opens::Entered;
 use lumeofs_base::{Attr, FsResult, InodeId};
@@ -46,7 +44,7 @@ impl Client {
             size: Some(0),
             ..SetAttr::default()
         };
-        let result = self.link.set_attr(&asker, ino, set);
+        let result = self.link.set_attr_leased(&asker, ino, set);
         if result.is_err() {
             self.release(ino);
         }
@@ -68,7 +66,8 @@ impl Client {
         offset: u64,
         buf: &mut [u8],
     ) -> FsResult<usize> {
-        self.link.read(&self.link.asker(&cx), ino, offset, buf)
+        self.link
+            .read_leased(&self.link.asker(&cx), ino, offset, buf)
     }
 
     /// Writes all of `data` at `offset`, or with `append` at the end. With `durable` it is on the
@@ -89,17 +88,8 @@ impl Client {
             durable,
             clear_suid,
         };
-        // An append asks for a place of its own, wherever that is.
-        let at = if append { 0 } else { offset };
-        let range = checked_range(at, data.len() as u64)?;
-        let writing = self.link.begin_write(&asker, ino, &range)?;
-        match (writing.right, append) {
-            // Nothing is kept in memory yet.
-            (Right::Buffered | Right::Through, true) => self.link.append(&asker, ino, data, how),
-            (Right::Buffered | Right::Through, false) => {
-                self.link.write(&asker, ino, offset, data, how)
-            }
-        }
+        let offset = (!append).then_some(offset);
+        self.link.write_leased(&asker, ino, offset, data, how)
     }
 
     /// Whether [`Client::flush`] has nothing to do. Never waits.
@@ -119,7 +109,7 @@ impl Client {
     /// # Errors
     /// `Io` once if a replica group lost writes that had been acknowledged but not synced.
     pub fn fsync(&self, cx: Context<'_>, ino: InodeId, data_only: bool) -> FsResult<()> {
-        self.link.fsync(&cx, ino, data_only)
+        self.link.fsync_leased(&cx, ino, data_only)
     }
 
     /// `fallocate(2)`.
@@ -131,11 +121,11 @@ impl Client {
         len: u64,
         range: Range,
     ) -> FsResult<()> {
-        self.link.allocate(&cx, ino, offset, len, range)
+        self.link.allocate_leased(&cx, ino, offset, len, range)
     }
 
     /// `SEEK_DATA`, or `SEEK_HOLE` with `hole`; `NoSuchOffset` past the end.
     pub fn seek(&self, cx: Context<'_>, ino: InodeId, offset: u64, hole: bool) -> FsResult<u64> {
-        self.link.seek(&cx, ino, offset, hole)
+        self.link.seek_leased(&cx, ino, offset, hole)
     }
 }

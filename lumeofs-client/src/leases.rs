@@ -17,8 +17,8 @@ mod stats;
 pub(crate) use answers::{Answer, Want};
 pub(crate) use changes::Changing;
 pub(crate) use finish::Unfinished;
-pub(crate) use rights::{Right, Writing};
-pub use stats::{LeaseStats, GiveBacks, Lookups, Polls};
+pub(crate) use rights::Right;
+pub use stats::{GiveBacks, LeaseStats, Lookups, Polls};
 
 use crate::link::Link;
 use crate::wait::now;
@@ -96,11 +96,7 @@ impl Link {
 
     fn act(&self, state: &mut State, act: Act) {
         match act {
-            Act::DropData(ino) => {
-                if let Some(inode) = self.inodes.find(ino) {
-                    inode.unlearn();
-                }
-            }
+            Act::DropData(ino) => self.drop_data(ino),
             Act::GiveBack(ino) => state.give_back.push_back(Due {
                 ino,
                 generation: state.holder.generation(),
@@ -124,6 +120,8 @@ impl Link {
             state.give_back.clear();
             state.was_valid = false;
             state.holder.reset();
+            // Who replaces the session drops all data, after counting what is lost, and states all opens.
+            state.holder.take_acts();
         });
         self.leases.changed.notify_all();
     }

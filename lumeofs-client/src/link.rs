@@ -120,6 +120,7 @@ impl Link {
         link.begin()
             .map_err(|error| link.explain_no_beginning(masters, error))?;
         link.pages.shared.begin_session(link.window.session());
+        link.restart_leases(Some(link.window.session()));
         link.start("lumeofs-session", Self::keep_session)?;
         link.start("lumeofs-publish", Self::keep_publishing)?;
         link.start("lumeofs-lease", Self::keep_polling)?;

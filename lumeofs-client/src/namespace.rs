@@ -31,7 +31,7 @@ impl Client {
 
     /// Sets attributes. A new size also cuts the last chunk before this returns.
     pub fn setattr(&self, cx: Context<'_>, ino: InodeId, set: SetAttr) -> FsResult<Attr> {
-        self.link.set_attr(&self.link.asker(&cx), ino, set)
+        self.link.set_attr_leased(&self.link.asker(&cx), ino, set)
     }
 
     /// Makes an object and says whether it was made by this call. A regular file counts as one

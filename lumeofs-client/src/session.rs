@@ -123,9 +123,7 @@ impl Link {
                 ..Default::default()
             })?;
         self.session.term.store(reply.term, Ordering::SeqCst);
-        let session = SessionId(reply.session);
-        self.window.restart(session);
-        self.restart_leases(Some(session));
+        self.window.restart(SessionId(reply.session));
         Ok(())
     }
 
@@ -138,6 +136,7 @@ impl Link {
             self.restart_leases(None);
             self.open_session(patience)?;
             self.session_was_lost(lost);
+            self.restart_leases(Some(self.window.session()));
             self.session.restate_soon();
         }
         Ok(())

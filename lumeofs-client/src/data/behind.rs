@@ -251,6 +251,18 @@ impl Link {
         file: &Arc<File>,
         is_last_try: bool,
     ) -> FsResult<bool> {
+        let result = self.publish_sent(asker, inode, file, is_last_try);
+        self.note_local(file.ino);
+        result
+    }
+
+    fn publish_sent(
+        &self,
+        asker: &Asker<'_>,
+        inode: &Inode,
+        file: &Arc<File>,
+        is_last_try: bool,
+    ) -> FsResult<bool> {
         let ino = file.ino;
         let _publishing = asker.patience.lock(&inode.publishing)?;
         let asker = self.sender(asker);

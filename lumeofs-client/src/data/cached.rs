@@ -33,21 +33,33 @@ impl Link {
         offset: u64,
         buf: &mut [u8],
     ) -> FsResult<usize> {
+        let file = self.pages.file(ino);
+        self.read_file(asker, &file, inode, offset, buf)
+    }
+
+    /// The same, of what is cached of a file under a lease that may end meanwhile: it is no part of the cache then.
+    pub(crate) fn read_file(
+        &self,
+        asker: &Asker<'_>,
+        file: &Arc<File>,
+        inode: &Inode,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> FsResult<usize> {
         let len = (buf.len() as u64).min(FILE_SIZE_BYTES_MAX.saturating_sub(offset));
         if len == 0 {
             return Ok(0);
         }
-        let file = self.pages.file(ino);
         let _held = file.io.share(offset..offset + len, &asker.patience)?;
-        let size = self.local_size(asker, ino, inode, &file)?;
+        let size = self.local_size(asker, file.ino, inode, file)?;
         if offset >= size {
             return Ok(0);
         }
         let range = offset..size.min(offset + len);
         let count = (range.end - range.start) as usize;
         // Ahead first: what this read fetches itself is under way beside it.
-        self.read_ahead(&file, &range, size);
-        self.read_through(asker, inode, &file, &range, size, &mut buf[..count])?;
+        self.read_ahead(file, &range, size);
+        self.read_through(asker, inode, file, &range, size, &mut buf[..count])?;
         Ok(count)
     }
 
@@ -215,6 +227,7 @@ impl Link {
             }
             state.local.as_ref().map(Local::attr)
         });
+        self.note_local(ino);
         match attr {
             Some(attr) => Ok(Written { offset, attr }),
             // The session ended meanwhile.

@@ -89,7 +89,11 @@ impl Link {
     }
 
     /// Fails if the cluster does not answer.
-    pub(crate) fn publish_in_background(&self, ino: InodeId, limit: Option<Duration>) -> FsResult<()> {
+    pub(crate) fn publish_in_background(
+        &self,
+        ino: InodeId,
+        limit: Option<Duration>,
+    ) -> FsResult<()> {
         let asker = Asker::background(Patience::background(&self.halt, limit));
         let Err(error) = self.publish(&asker, ino) else {
             return Ok(());

@@ -96,6 +96,8 @@ impl Link {
         self.flush_below(asker, ino, keep)?;
         // What is still dirty must not be sent between the change and its drop.
         let _held = inode.ranges.own(0..u64::MAX, &asker.patience)?;
+        // What is left unpublished does not count any more, unless the change fails.
+        self.forget_local(ino);
         let attr = change(&inode)?;
         file.change(|state| {
             state.drop_range(range);

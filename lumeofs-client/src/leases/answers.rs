@@ -111,11 +111,6 @@ impl Link {
         });
         self.leases.changed.notify_all();
     }
-
-    /// Adds to attributes that the leader told what this client has written and not published.
-    pub(crate) fn with_own_writes(&self, attr: Attr) -> Attr {
-        self.leases.state.lock().holder.with_own_writes(attr)
-    }
 }
 
 impl State {

@@ -1,7 +1,7 @@
 //! Giving write leases back: who writes under one finishes, what is not published is, then the leader hears.
 
-use crate::link::Link;
-use crate::wait::{SLICE, now};
+use crate::link::{Asker, Link};
+use crate::wait::{Patience, SLICE, now};
 use lumeofs_base::InodeId;
 use lumeofs_lease::Generation;
 use std::time::Duration;
@@ -20,9 +20,12 @@ impl Link {
     /// A background thread.
     pub(crate) fn keep_giving_back(&self) {
         while let Some(due) = self.next_due() {
-            if self.wait_until_unused(due) {
-                self.publish_in_full(due.ino);
-                self.give_back(due);
+            while self.wait_until_unused(due) {
+                if self.publish_in_full(due.ino) {
+                    self.give_back(due);
+                    break;
+                }
+                self.halt.sleep(SLICE);
             }
         }
     }
@@ -55,12 +58,21 @@ impl Link {
         }
     }
 
-    /// Makes all that was written under a lease known to the leader. What cannot be is told at the next flush or fsync.
-    fn publish_in_full(&self, ino: InodeId) {
-        self.publish_in_background(ino, None).ok();
+    /// Has all that was written under a lease with the datanodes, and known to the leader. What cannot be is told at the
+    /// next flush or fsync. False at the client's end.
+    fn publish_in_full(&self, ino: InodeId) -> bool {
+        let asker = Asker::background(Patience::background(&self.halt, None));
+        let flushed = self.flush_data(&asker, ino);
+        if let Err(error) = &flushed {
+            tracing::warn!(%ino, %error, "a file is wanted by others");
+        }
+        flushed
+            .and_then(|()| self.publish_in_background(ino, None))
+            .is_ok()
     }
 
     fn give_back(&self, due: Due) {
+        self.note_local(due.ino);
         self.with_leases(|state| state.holder.gave_back(due.generation, due.ino));
         self.leases
             .counters

@@ -160,9 +160,14 @@ impl Link {
             body: body.clone().into(),
             wait_ms: sent.wait.as_millis() as u32,
         };
-        let reply: LeaseReply =
-            self.masters
-                .ask(host, patience, Op::Lease, sent.wait + ANSWER_LIMIT, sent.wait, &mut make)?;
+        let reply: LeaseReply = self.masters.ask(
+            host,
+            patience,
+            Op::Lease,
+            sent.wait + ANSWER_LIMIT,
+            sent.wait,
+            &mut make,
+        )?;
         postcard::from_bytes(&reply.body)
             .map_err(|error| FsError::new(Code::Io, format!("the answer to a poll: {error}")))
     }

@@ -1,10 +1,11 @@
 //! The right to write to a file, held for one operation.
 
 use super::answers::Want;
+use crate::data::Reading;
 use crate::link::{Asker, Link};
 use crate::wait::now;
-use lumeofs_base::{FsResult, InodeId};
-use lumeofs_lease::{Kind, WriteRight};
+use lumeofs_base::{FsResult, InodeId, Timestamp};
+use lumeofs_lease::WriteRight;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -72,14 +73,48 @@ impl Link {
         }
     }
 
-    fn wait_for_leases(&self, asker: &Asker<'_>) -> FsResult<()> {
+    pub(crate) fn wait_for_leases(&self, asker: &Asker<'_>) -> FsResult<()> {
         let mut state = self.leases.state.lock();
         asker.patience.wait(&self.leases.changed, &mut state)
     }
 
-    /// Which lease lets the data of a file be kept in memory, if one does.
-    pub(crate) fn caches_data(&self, ino: InodeId) -> Option<Kind> {
-        self.with_leases(|state| state.holder.caches_data(now(), ino))
+    /// How a file may be read.
+    pub(crate) fn reading(&self, ino: InodeId) -> Reading {
+        self.with_leases(|state| match state.holder.caches_data(now(), ino) {
+            // With the lease at hand, so that its end finds the file.
+            Some(_) => Reading::Cached(self.pages.file(ino)),
+            None if state.holder.is_writer(ino) => Reading::Wait,
+            None => Reading::Through,
+        })
+    }
+
+    /// Whether there may be writes to a file in memory.
+    pub(crate) fn is_writer(&self, ino: InodeId) -> bool {
+        self.leases.state.lock().holder.is_writer(ino)
+    }
+
+    /// Enters how far what was written under a lease is published: its size and times are shown, and as long as they
+    /// are not published the lease is neither given up nor forgotten when another leader comes.
+    pub(crate) fn note_local(&self, ino: InodeId) {
+        self.with_leases(|state| {
+            let holder = &mut state.holder;
+            let is_settled = match self.local_state(ino) {
+                Some((attr, false)) => {
+                    holder.wrote(ino, attr.size, attr.mtime);
+                    true
+                }
+                Some((attr, true)) => holder.published(ino, attr.size, attr.mtime),
+                None => holder.published(ino, u64::MAX, Timestamp::default()),
+            };
+            if !is_settled {
+                holder.abandoned(ino);
+            }
+        });
+    }
+
+    /// What was written and is not published is not shown any more.
+    pub(crate) fn forget_local(&self, ino: InodeId) {
+        self.with_leases(|state| state.holder.abandoned(ino));
     }
 }
 

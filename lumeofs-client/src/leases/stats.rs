@@ -239,6 +239,12 @@ mod tests {
         let stats = leases.stats();
         assert_eq!(stats.of("parent").from_memory, 1);
         assert_eq!(stats.of("get_attr").asked, 1);
-        assert_eq!(stats.of("lookup"), Lookups { kind: "lookup", ..Lookups::default() });
+        assert_eq!(
+            stats.of("lookup"),
+            Lookups {
+                kind: "lookup",
+                ..Lookups::default()
+            }
+        );
     }
 }

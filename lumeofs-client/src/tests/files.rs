@@ -1,6 +1,6 @@
-//! Data through its faults.
+//! Data through its faults, on its way to and from the datanodes without a cache.
 
-use super::cluster::{Answer, CHUNK, Cluster, cx};
+use super::cluster::{Answer, CHUNK, Cluster, direct as cx};
 use crate::client::{Client, Range};
 use lumeofs_base::{Code, FsError, InodeId};
 use lumeofs_meta::op::{Command, Internal, Mutation, NewNode, SetAttr};

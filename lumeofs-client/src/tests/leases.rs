@@ -154,11 +154,9 @@ fn what_one_client_changes_the_other_sees_at_once() {
             &|| a.unlink(cx(), dir.ino, b"in").unwrap(),
             &|| names(&b, dir.ino).is_empty(),
         ),
-        (
-            "rmdir",
-            &|| a.rmdir(cx(), ROOT, b"dir").unwrap(),
-            &|| is_absent(&b, b"dir"),
-        ),
+        ("rmdir", &|| a.rmdir(cx(), ROOT, b"dir").unwrap(), &|| {
+            is_absent(&b, b"dir")
+        }),
         (
             "mode",
             &|| {
@@ -285,7 +283,10 @@ fn who_hears_nothing_of_its_polls_answers_nothing_from_memory_in_time() {
         ..SetAttr::default()
     };
     let ino = file.ino;
-    cluster.world.mutate(Mutation::SetAttr { ino, set }).unwrap();
+    cluster
+        .world
+        .mutate(Mutation::SetAttr { ino, set })
+        .unwrap();
     assert!(crate::wait::now() - start < TERM_OF_HOLDER * 2);
     assert!(!a.lease_stats().is_valid);
     assert_eq!(a.getattr(cx(), file.ino).unwrap().mode, 0o600);
@@ -320,7 +321,11 @@ fn a_mutation_whose_caller_gave_up_goes_on_and_what_it_made_is_released() {
     assert_eq!(a.lease_stats().finished_later, 1);
     until("the file is there", || !is_absent(&a, b"f"));
     let state = cluster.world.state.lock();
-    let sequences: Vec<u64> = state.mutations.iter().map(|(sequence, _)| *sequence).collect();
+    let sequences: Vec<u64> = state
+        .mutations
+        .iter()
+        .map(|(sequence, _)| *sequence)
+        .collect();
     assert_eq!(sequences, [1]);
     drop(state);
     until("the open that nobody has is taken back", || {

@@ -98,10 +98,6 @@ impl Contents {
         self.attr.is_some() && self.is_current
     }
 
-    pub(super) fn attr(&self) -> Option<&Attr> {
-        self.attr.as_ref()
-    }
-
     pub(super) fn attr_mut(&mut self) -> Option<&mut Attr> {
         self.attr.as_mut()
     }

@@ -3,7 +3,7 @@
 use super::Holder;
 use crate::wire::{Ack, Kind};
 use crate::{ASK_AGAIN, Generation};
-use lumeofs_base::{Attr, InodeId, Timestamp};
+use lumeofs_base::{InodeId, Timestamp};
 use std::time::Duration;
 
 /// How a write goes.
@@ -91,15 +91,6 @@ impl Holder {
             attr.size = size;
             attr.mtime = time;
             attr.ctime = attr.ctime.max(time);
-        }
-    }
-
-    /// Attributes as the leader told them, with what was written here and not published.
-    pub fn with_own_writes(&self, attr: Attr) -> Attr {
-        let entry = self.entries.get(&attr.ino).filter(|entry| entry.local);
-        match entry.and_then(|entry| entry.contents.attr()) {
-            Some(local) => super::polls::merge(&attr, local),
-            None => attr,
         }
     }
 

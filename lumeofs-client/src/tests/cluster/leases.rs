@@ -89,7 +89,9 @@ impl State {
             Ok(Reply::Created { attr, created, .. }) if *created && !applied.repeated => Some(attr),
             _ => None,
         };
-        let changed = self.table.changed(now(), session, &applied.changes, created);
+        let changed = self
+            .table
+            .changed(now(), session, &applied.changes, created);
         self.found_open.extend(&changed.opened);
         (applied, changed)
     }
