@@ -5,3 +5,4 @@ mod cached;
 mod cluster;
 mod files;
 mod meta;
+mod unsent;
