@@ -178,9 +178,15 @@ impl Shared {
         self.dirty_max() / 4
     }
 
-    /// How far it may be read ahead: less if memory is short.
+    /// How far it may be read ahead: not so far that what was read ahead is evicted before anybody comes to it.
     pub(crate) fn ahead_max(&self) -> u64 {
-        (self.memory_max as u64 / 16).min(stream::WINDOW_MAX)
+        let stats = self.stats();
+        let unused = stats
+            .ahead_bytes
+            .saturating_sub(stats.ahead_used_bytes + stats.ahead_wasted_bytes);
+        let memory = self.memory_max as u64;
+        let room = (memory / 4).saturating_sub(unused);
+        (memory / 16).min(room).min(stream::WINDOW_MAX)
     }
 
     /// The session under which everything that is dirty was written.

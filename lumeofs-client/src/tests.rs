@@ -6,6 +6,7 @@ mod cluster;
 mod files;
 mod leases;
 mod meta;
+mod unsent;
 
 use std::time::Duration;
 

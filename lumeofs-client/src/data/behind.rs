@@ -37,6 +37,14 @@ struct Until {
     below: u64,
 }
 
+impl Until {
+    /// All that has been written.
+    const fn written(number: u64) -> Self {
+        let below = u64::MAX;
+        Self { number, below }
+    }
+}
+
 impl Link {
     /// Sends all data of an inode that is dirty now, and publishes size and time with one mutation. What cannot be
     /// written for good is dropped, and the next write, fsync or close tells. The caller holds `Exclusive`.
@@ -55,7 +63,7 @@ impl Link {
         let inode = self.inodes.get(ino);
         again(asker, ino, || {
             let number = file.look(State::last_number);
-            self.send_dirty(asker, &inode, &file, Until { number, below }, false)?;
+            self.send_dirty(asker, &inode, &file, Until { number, below })?;
             let published = self.publish_local(asker, &inode, &file, false)?;
             Ok(published.then_some(()))
         })
@@ -76,22 +84,18 @@ impl Link {
         let Some(file) = self.pages.find(ino) else {
             return self.sync(asker, ino, inode, &mut || Ok(()));
         };
-        let number = file.look(State::last_number);
-        let all = Until {
-            number,
-            below: u64::MAX,
-        };
-        self.send_dirty(asker, inode, &file, all, false)?;
-        let grew = file.look(|state| state.unpublished() > 0);
-        self.sync(asker, ino, inode, &mut || match data_only && !grew {
-            true => Ok(()),
-            false => again(asker, ino, || {
-                if self.publish_local(asker, inode, &file, false)? {
-                    return Ok(Some(()));
+        again(asker, ino, || {
+            let number = file.look(State::last_number);
+            self.send_dirty(asker, inode, &file, Until::written(number))?;
+            let publishes = !data_only || file.look(|state| state.unpublished() > 0);
+            let mut is_whole = true;
+            self.sync(asker, ino, inode, &mut || {
+                if publishes {
+                    is_whole = self.publish_local(asker, inode, &file, false)?;
                 }
-                self.send_dirty(asker, inode, &file, all, false)?;
-                Ok(None)
-            }),
+                Ok(())
+            })?;
+            Ok(is_whole.then_some(()))
         })?;
         inode.take_error().map_or(Ok(()), Err)
     }
@@ -110,13 +114,12 @@ impl Link {
         inode: &Inode,
         file: &Arc<File>,
         until: Until,
-        is_last_try: bool,
     ) -> FsResult<()> {
         loop {
             let seen = file.events();
             match self.claim(file, until, true) {
                 Claimed::Some(id, range) => {
-                    self.send_claim(asker, inode, file, id, &range, is_last_try)?;
+                    self.send_claim(asker, inode, file, id, &range, false)?;
                 }
                 Claimed::UnderWay => file.wait(seen, &asker.patience)?,
                 Claimed::None => return Ok(()),
@@ -264,6 +267,7 @@ impl Link {
         is_last_try: bool,
     ) -> FsResult<bool> {
         let ino = file.ino;
+        let _order = asker.patience.lock(&file.publishing)?;
         let _publishing = asker.patience.lock(&inode.publishing)?;
         let asker = self.sender(asker);
         let publication = file.look(|state| {
@@ -399,10 +403,7 @@ impl Link {
             state.is_ready = false;
             state.last_number()
         });
-        let all = Until {
-            number,
-            below: u64::MAX,
-        };
+        let all = Until::written(number);
         if let Claimed::Some(id, range) = self.claim(file, all, false) {
             self.send_claim(asker, inode, file, id, &range, true)?;
         }
@@ -418,10 +419,7 @@ impl Link {
             state.is_aging = false;
             state.last_number()
         });
-        let all = Until {
-            number,
-            below: u64::MAX,
-        };
+        let all = Until::written(number);
         loop {
             let seen = file.events();
             match self.claim(file, all, true) {

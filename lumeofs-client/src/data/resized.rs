@@ -94,8 +94,9 @@ impl Link {
         let inode = self.inodes.get(ino);
         let _closed = file.io.own(0..u64::MAX, &asker.patience)?;
         self.flush_below(asker, ino, keep)?;
-        // What is still dirty must not be sent between the change and its drop.
+        // What is still there must be neither sent nor published between the change and its drop.
         let _held = inode.ranges.own(0..u64::MAX, &asker.patience)?;
+        let _order = asker.patience.lock(&file.publishing)?;
         // What is left unpublished does not count any more, unless the change fails.
         self.forget_local(ino);
         let attr = change(&inode)?;

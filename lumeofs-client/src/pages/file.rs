@@ -24,6 +24,9 @@ pub(crate) struct File {
     /// Held while chunks are looked up or allocated and the tail is cut for what is sent: a cut must not come after
     /// what another thread sent.
     pub(crate) placing: Mutex<()>,
+    /// Held while size and time are published, and over a change that sets them otherwise: what is published must not be
+    /// older than that.
+    pub(crate) publishing: Mutex<()>,
     /// Who reads it in sequence.
     pub(crate) streams: Mutex<Streams>,
     shared: Arc<Shared>,
@@ -39,6 +42,7 @@ impl File {
             ino,
             io: Ranges::default(),
             placing: Mutex::default(),
+            publishing: Mutex::default(),
             streams: Mutex::default(),
             shared,
             state: RwLock::default(),

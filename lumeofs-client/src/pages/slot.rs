@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 /// Bytes of a file that one slot covers.
 pub(crate) const SLOT_BYTES: u64 = 64 << 10;
 /// What a slot costs besides its bytes.
-const SLOT_OVERHEAD_BYTES: usize = 160;
+const SLOT_OVERHEAD_BYTES: usize = 64;
 /// What a further run costs besides its bytes.
 const RUN_OVERHEAD_BYTES: usize = 48;
 

@@ -15,6 +15,8 @@ use lumeofs_base::Timestamp;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+/// What a file costs that has any data.
+const FILE_OVERHEAD_BYTES: usize = 1024;
 /// What one range of dirty bytes costs to remember.
 const RANGE_OVERHEAD_BYTES: usize = 64;
 
@@ -112,11 +114,20 @@ impl State {
         let claimed = self.claims.iter().flat_map(|claim| &claim.parts);
         let claimed: u64 = claimed.map(|part| part.end - part.start).sum();
         Load {
-            memory: self.memory + self.dirty.count() * RANGE_OVERHEAD_BYTES,
+            memory: self.memory + self.overhead(),
             dirty: self.dirty.bytes() + claimed,
             slots: self.slots.len(),
             ahead: self.ahead,
         }
+    }
+
+    fn overhead(&self) -> usize {
+        let file = if self.slots.is_empty() {
+            0
+        } else {
+            FILE_OVERHEAD_BYTES
+        };
+        file + self.dirty.count() * RANGE_OVERHEAD_BYTES
     }
 
     /// Slots that came into being since this was asked last, with their tags.

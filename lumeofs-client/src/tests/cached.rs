@@ -2,11 +2,11 @@
 
 use super::cluster::{Answer, CHUNK, Cluster, cx};
 use super::files::{file, get, put, truncate};
-use crate::client::{Client, Context, OnOutage, Range as Change};
+use crate::client::{Client, Range as Change};
 use crate::data::write::How;
 use crate::pages::testing::Random;
 use lumeofs_base::{Code, FsError, FsResult, InodeId};
-use lumeofs_meta::op::{Command, Internal, Mutation, SetAttr, SetTime};
+use lumeofs_meta::op::{Mutation, SetAttr, SetTime};
 use lumeofs_proto::data::ChunkRequest;
 use lumeofs_proto::frame::Op;
 use parking_lot::Mutex;
@@ -19,7 +19,12 @@ const HOW: How = How {
     clear_suid: false,
 };
 
-fn write_at(client: &Client, ino: InodeId, offset: Option<u64>, data: &[u8]) -> FsResult<u64> {
+pub(super) fn write_at(
+    client: &Client,
+    ino: InodeId,
+    offset: Option<u64>,
+    data: &[u8],
+) -> FsResult<u64> {
     let (link, cx) = (&client.link, cx());
     let inode = link.inodes.get(ino);
     let written = link.buffered_write(&link.asker(&cx), ino, &inode, offset, data, HOW)?;
@@ -27,11 +32,11 @@ fn write_at(client: &Client, ino: InodeId, offset: Option<u64>, data: &[u8]) -> 
     Ok(written.offset)
 }
 
-fn write(client: &Client, ino: InodeId, offset: u64, data: &[u8]) {
+pub(super) fn write(client: &Client, ino: InodeId, offset: u64, data: &[u8]) {
     write_at(client, ino, Some(offset), data).unwrap();
 }
 
-fn read(client: &Client, ino: InodeId, offset: u64, len: usize) -> Vec<u8> {
+pub(super) fn read(client: &Client, ino: InodeId, offset: u64, len: usize) -> Vec<u8> {
     let (link, cx) = (&client.link, cx());
     let mut buf = vec![0xEE; len];
     let inode = link.inodes.get(ino);
@@ -40,19 +45,19 @@ fn read(client: &Client, ino: InodeId, offset: u64, len: usize) -> Vec<u8> {
     buf
 }
 
-fn flush(client: &Client, ino: InodeId) {
+pub(super) fn flush(client: &Client, ino: InodeId) {
     client
         .link
         .flush_data(&client.link.asker(&cx()), ino)
         .unwrap();
 }
 
-fn sync(client: &Client, ino: InodeId) -> FsResult<()> {
+pub(super) fn sync(client: &Client, ino: InodeId) -> FsResult<()> {
     let link = &client.link;
     link.sync_data(&link.asker(&cx()), ino, &link.inodes.get(ino), false)
 }
 
-fn resize(client: &Client, ino: InodeId, size: u64) {
+pub(super) fn resize(client: &Client, ino: InodeId, size: u64) {
     let attr = client
         .link
         .cached_set_attr(&client.link.asker(&cx()), ino, truncate(size));
@@ -60,7 +65,7 @@ fn resize(client: &Client, ino: InodeId, size: u64) {
 }
 
 /// How many requests of a kind the datanodes get from now on.
-fn requests(cluster: &Cluster, op: Op) -> Arc<AtomicUsize> {
+pub(super) fn requests(cluster: &Cluster, op: Op) -> Arc<AtomicUsize> {
     let count = Arc::new(AtomicUsize::new(0));
     for node in &cluster.nodes {
         let count = count.clone();
@@ -72,7 +77,7 @@ fn requests(cluster: &Cluster, op: Op) -> Arc<AtomicUsize> {
     count
 }
 
-fn publications(cluster: &Cluster) -> usize {
+pub(super) fn publications(cluster: &Cluster) -> usize {
     let mutations = &cluster.world.state.lock().mutations;
     let publish =
         |mutation: &Mutation| matches!(mutation, Mutation::Flush { .. } | Mutation::Extend { .. });
@@ -206,46 +211,6 @@ fn what_was_written_is_sent_by_itself_after_a_second() {
 }
 
 #[test]
-fn a_client_that_closes_sends_what_it_has() {
-    let cluster = Cluster::start(1);
-    let (client, other) = (cluster.client(), cluster.client());
-    let ino = file(&client, "f");
-    write(&client, ino, 0, b"data");
-    client.close();
-    assert_eq!(get(&other, ino, 0, 10), b"data");
-}
-
-#[test]
-fn a_writer_waits_while_too_much_is_dirty_and_goes_on_when_it_was_sent() {
-    let cluster = Cluster::start(1);
-    let client = cluster.client_with_cache(1 << 20);
-    let ino = file(&client, "f");
-    let most = Arc::new(AtomicUsize::new(0));
-    for node in &cluster.nodes {
-        node.hook(|frame, world| {
-            let answer = (frame.fixed.op == Op::Write).then(|| world.answer(frame).unwrap())?;
-            Some(Answer::Later(Box::new(move |_| {
-                std::thread::park_timeout(Duration::from_millis(2));
-                answer
-            })))
-        });
-    }
-    for at in 0..64 {
-        write(&client, ino, at * 65_536, &[at as u8; 65_536]);
-        most.fetch_max(client.link.dirty_bytes() as usize, Ordering::SeqCst);
-    }
-    assert!(most.load(Ordering::SeqCst) <= 256 << 10);
-    flush(&client, ino);
-    let stored = get(&cluster.client(), ino, 0, 5 << 20);
-    assert!(
-        stored
-            .chunks(65_536)
-            .zip(0..)
-            .all(|(part, at)| part == [at; 65_536])
-    );
-}
-
-#[test]
 fn a_sequential_reader_finds_its_data_and_nothing_is_fetched_twice() {
     let cluster = Cluster::start(1);
     let (client, writer) = (cluster.client(), cluster.client());
@@ -304,121 +269,6 @@ fn a_failed_fetch_is_told_to_its_reader_and_tried_again_by_the_next() {
         node.hook(|_, _| None);
     }
     assert_eq!(read(&client, ino, 0, 10), [5; 10]);
-}
-
-#[test]
-fn what_cannot_be_stored_is_told_once_and_dropped() {
-    let cluster = Cluster::start(1);
-    let client = cluster.client();
-    let ino = file(&client, "f");
-    put(&client, ino, 0, &[1; 100]);
-    for node in &cluster.nodes {
-        node.hook(|frame, _| {
-            (frame.fixed.op == Op::Write).then(|| Answer::Fail(Code::NoSpace.into()))
-        });
-    }
-    write(&client, ino, 50, &[2; 100]);
-    assert_eq!(sync(&client, ino).unwrap_err().code, Code::NoSpace);
-    sync(&client, ino).unwrap();
-    assert_eq!(client.link.dirty_bytes(), 0);
-    for node in &cluster.nodes {
-        node.hook(|_, _| None);
-    }
-    assert_eq!(read(&client, ino, 0, 1000), [1; 100]);
-    // The next write is told as well, if it is the next.
-    for node in &cluster.nodes {
-        node.hook(|frame, _| {
-            (frame.fixed.op == Op::Write).then(|| Answer::Fail(Code::NoSpace.into()))
-        });
-    }
-    write(&client, ino, 0, &[3; 10]);
-    flush(&client, ino);
-    assert!(!client.is_flushed(ino));
-    let told = write_at(&client, ino, Some(0), &[4; 10]);
-    assert_eq!(told.unwrap_err().code, Code::NoSpace);
-    for node in &cluster.nodes {
-        node.hook(|_, _| None);
-    }
-    write(&client, ino, 0, &[5; 10]);
-    sync(&client, ino).unwrap();
-    assert_eq!(
-        get(&cluster.client(), ino, 0, 11),
-        [&[5; 10][..], &[1]].concat()
-    );
-}
-
-#[test]
-fn a_session_that_ends_takes_unsent_data_along_and_its_files_say_so_once() {
-    let cluster = Cluster::start(1);
-    let client = cluster.client();
-    let (ino, clean) = (file(&client, "f"), file(&client, "g"));
-    put(&client, ino, 0, b"before");
-    sync(&client, ino).unwrap();
-    client.fsync(cx(), ino, false).unwrap();
-    assert_eq!(read(&client, clean, 0, 10), b"");
-    write(&client, ino, 0, b"after!");
-    let session = client.link.window.session();
-    let close = Internal::CloseSession { session };
-    cluster.world.command(Command::Internal(close)).unwrap();
-    let asker = crate::wait::Patience::background(&client.link.halt, None);
-    client.link.renew_session(session, &asker).unwrap();
-    assert_eq!(client.link.dirty_bytes(), 0);
-    assert_eq!(sync(&client, ino).unwrap_err().code, Code::Io);
-    sync(&client, ino).unwrap();
-    write(&client, clean, 0, b"new");
-    assert_eq!(read(&client, ino, 0, 10), b"before");
-    write(&client, ino, 6, b"...");
-    sync(&client, ino).unwrap();
-    assert_eq!(get(&cluster.client(), ino, 0, 20), b"before...");
-}
-
-#[test]
-fn a_gap_does_not_show_what_a_lost_writer_left_there() {
-    let cluster = Cluster::start(1);
-    let (client, doomed) = (cluster.client(), cluster.client());
-    let ino = file(&client, "f");
-    put(&client, ino, 0, &[7; 100]);
-    cluster.masters[0].once(Op::Mutate, |_, _| Answer::Fail(Code::Io.into()));
-    let lost = doomed.write(cx(), ino, 50, &[9; 500], false, false, false);
-    assert_eq!(lost.unwrap_err().code, Code::Io);
-    let session = doomed.link.window.session();
-    let close = Internal::CloseSession { session };
-    cluster.world.command(Command::Internal(close)).unwrap();
-    // Some of what is new is dirty when the gap is made, some was sent.
-    write(&client, ino, 100, &[1; 20]);
-    write(&client, ino, 400, b"x");
-    write(&client, ino, 401, b"y");
-    let got = read(&client, ino, 0, 1000);
-    flush(&client, ino);
-    let stored = get(&cluster.client(), ino, 0, 1000);
-    assert!(got == stored);
-    assert_eq!(stored.len(), 402);
-    assert_eq!(stored[100..120], [1; 20]);
-    assert!(stored[120..400].iter().all(|byte| *byte == 0));
-    assert_eq!(&stored[400..], b"xy");
-}
-
-#[test]
-fn what_the_servers_cut_off_before_it_was_published_is_sent_again() {
-    let cluster = Cluster::start(1);
-    let client = cluster.client();
-    let ino = file(&client, "f");
-    write(&client, ino, 0, &[1; 100]);
-    flush(&client, ino);
-    write(&client, ino, 100, &[2; 100]);
-    cluster.masters[0].once(Op::Mutate, move |frame, world| {
-        // Somebody cut the tail between the data and its publication.
-        world
-            .mutate(Mutation::SetAttr {
-                ino,
-                set: truncate(100),
-            })
-            .unwrap();
-        world.answer(frame).unwrap_or_else(Answer::Fail)
-    });
-    flush(&client, ino);
-    let stored = get(&cluster.client(), ino, 0, 1000);
-    assert_eq!(stored, [[1; 100], [2; 100]].concat());
 }
 
 #[test]
@@ -501,60 +351,6 @@ fn threads_that_read_and_write_one_file_see_whole_writes() {
     let got = read(&client, ino, 0, 6 * CHUNK as usize);
     flush(&client, ino);
     assert!(get(&cluster.client(), ino, 0, 6 * CHUNK as usize) == got);
-}
-
-#[test]
-fn an_outage_delays_what_was_written_and_an_interrupted_flush_leaves_it_dirty() {
-    let cluster = Cluster::start(1);
-    let client = cluster.client();
-    let ino = file(&client, "f");
-    put(&client, ino, 0, b"old");
-    for node in &cluster.nodes {
-        node.hook(|frame, _| (frame.fixed.op == Op::Write).then_some(Answer::Drop));
-    }
-    write(&client, ino, 0, b"new");
-    let interrupted = Context {
-        interrupted: &|| true,
-        ..cx()
-    };
-    let flushed = client
-        .link
-        .flush_data(&client.link.asker(&interrupted), ino);
-    assert_eq!(flushed.unwrap_err().code, Code::Interrupted);
-    assert_eq!(client.link.dirty_bytes(), 3);
-    std::thread::scope(|scope| {
-        let flushing = scope.spawn(|| sync(&client, ino));
-        assert_eq!(read(&client, ino, 0, 10), b"new");
-        for node in &cluster.nodes {
-            node.hook(|_, _| None);
-        }
-        flushing.join().unwrap().unwrap();
-    });
-    assert_eq!(get(&cluster.client(), ino, 0, 10), b"new");
-}
-
-#[test]
-fn an_outage_longer_than_the_mount_waits_costs_what_was_not_sent() {
-    let cluster = Cluster::start(1);
-    let client = cluster.client_with(OnOutage::Block(Some(Duration::from_millis(300))));
-    let ino = file(&client, "f");
-    put(&client, ino, 0, b"old");
-    for node in &cluster.nodes {
-        node.hook(|frame, _| (frame.fixed.op == Op::Write).then_some(Answer::Drop));
-    }
-    write(&client, ino, 0, b"new");
-    let until = crate::wait::now() + Duration::from_secs(20);
-    while client.link.dirty_bytes() > 0 {
-        assert!(crate::wait::now() < until);
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
-    let told = write_at(&client, ino, Some(0), b"not");
-    assert_eq!(told.unwrap_err().code, Code::Unavailable);
-    for node in &cluster.nodes {
-        node.hook(|_, _| None);
-    }
-    assert_eq!(read(&client, ino, 0, 10), b"old");
-    sync(&client, ino).unwrap();
 }
 
 #[test]
