@@ -48,6 +48,8 @@ struct State {
     /// A poll is under way, so acknowledgements that become ready do not go with the next one.
     is_polling: bool,
     give_back: VecDeque<Due>,
+    /// How many of those who give back wait for writers.
+    waiting: usize,
     unfinished: VecDeque<Unfinished>,
     /// The leases counted when that was looked at last.
     was_valid: bool,
@@ -62,6 +64,7 @@ impl Leases {
             epoch: 0,
             is_polling: false,
             give_back: VecDeque::new(),
+            waiting: 0,
             unfinished: VecDeque::new(),
             was_valid: false,
         };

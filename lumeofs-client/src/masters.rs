@@ -237,7 +237,7 @@ impl Masters {
     /// A leader that is silent for long may have been replaced: has that looked into, and ends the
     /// wait when another one is known.
     fn check_leads(&self, host: &Arc<Host>, waited: Duration, silence: Duration) -> FsResult<()> {
-        if waited < SUSPICIOUS.min(silence + SLICE) {
+        if waited < SUSPICIOUS.max(silence + SLICE) {
             return Ok(());
         }
         let leader = self.state.lock().leader.clone();

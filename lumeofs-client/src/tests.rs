@@ -3,6 +3,7 @@
 
 mod cached;
 mod cluster;
+mod coherence;
 mod files;
 mod leases;
 mod meta;

@@ -15,6 +15,7 @@ use crate::pages::{count, without};
 use crate::ranges::Held;
 use lumeofs_base::clock::{Clock, SystemClock};
 use lumeofs_base::limits::{BLOCK_SIZE, FILE_SIZE_BYTES_MAX};
+use lumeofs_meta::op::{Query, Reply};
 use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId};
 use std::ops::Range;
 use std::sync::Arc;
@@ -270,9 +271,12 @@ impl Link {
         if let Some(size) = file.look(|state| Some(state.local.as_ref()?.size())) {
             return Ok(size);
         }
-        let known = self.chunks(asker, ino, inode, &(0..1))?;
+        let attr = match self.remembered(&Query::GetAttr { ino }) {
+            Some(Ok(Reply::Attr(attr))) => attr,
+            _ => self.chunks(asker, ino, inode, &(0..1))?.attr,
+        };
         let size = file.change(|state| {
-            let local = state.local.get_or_insert_with(|| Local::new(known.attr));
+            let local = state.local.get_or_insert_with(|| Local::new(attr));
             local.size()
         });
         Ok(size)

@@ -109,7 +109,6 @@ impl Link {
                 state.holder.learn(now(), generation, grants, learned);
             }
         });
-        self.leases.changed.notify_all();
     }
 }
 

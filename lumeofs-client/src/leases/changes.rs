@@ -54,7 +54,6 @@ impl<'a> Changing<'a> {
                 None => holder.doubt(generation, number, &self.inodes()),
             }
         });
-        self.link.leases.changed.notify_all();
     }
 
     fn inodes(&self) -> Vec<InodeId> {

@@ -54,7 +54,9 @@ impl Link {
             if !state.holder.is_in_use(due.ino) {
                 return true;
             }
+            state.waiting += 1;
             self.leases.changed.wait_for(&mut state, SLICE);
+            state.waiting -= 1;
         }
     }
 

@@ -120,13 +120,13 @@ impl Link {
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
-        let is_due = self.link.with_leases(|state| {
+        let is_awaited = self.link.with_leases(|state| {
             if state.epoch == self.epoch {
                 state.holder.end_write(self.ino);
             }
-            !state.give_back.is_empty() || !state.holder.is_in_use(self.ino)
+            state.waiting > 0
         });
-        if is_due {
+        if is_awaited {
             self.link.leases.changed.notify_all();
         }
     }

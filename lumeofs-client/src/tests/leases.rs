@@ -7,6 +7,7 @@ use lumeofs_base::{Attr, Code, InodeId, Timestamp};
 use lumeofs_lease::TERM_OF_HOLDER;
 use lumeofs_meta::op::{Caller, Mutation, NewNode, RenameMode, SetAttr, SetTime, XattrMode};
 use lumeofs_proto::frame::Op;
+use lumeofs_proto::meta::OpenReport;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -375,7 +376,8 @@ fn who_takes_the_last_name_of_a_file_that_it_has_open_is_known_to() {
     assert!(cluster.world.state.lock().found_open.contains(&open));
     let released = |ino: InodeId| {
         let state = cluster.world.state.lock();
-        let mut released = state.reports.iter().flat_map(|report| &report.released);
+        let own = |report: &&OpenReport| report.session == b.link.window.session().get();
+        let mut released = state.reports.iter().filter(own).flat_map(|report| &report.released);
         released.any(|other| *other == ino.get())
     };
     until("what is not open is said not to be", || released(closed));

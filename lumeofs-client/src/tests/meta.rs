@@ -220,6 +220,9 @@ fn a_long_list_of_open_files_is_stated_in_parts_to_one_leader() {
     let count = OPENS_PER_REPORT_MAX as u64 * 2 + 10;
     let halt = Halt::default();
     let patience = Patience::background(&halt, None);
+    until("the opens are stated as leases begin", || {
+        client.lease_stats().is_valid && !cluster.world.state.lock().reports.is_empty()
+    });
     let seen = client.link.opens.restatements(&patience).unwrap();
     for ino in 1..=count {
         assert!(client.link.opens.created(InodeId(ino << 40), seen));

@@ -1,7 +1,7 @@
 //! What becomes of written data that is still in the cache when something goes wrong.
 
 use super::cached::{flush, read, sync, write, write_at};
-use super::cluster::{Answer, Cluster, cx};
+use super::cluster::{Answer, Cluster, cx, direct};
 use super::files::{file, get, put, truncate};
 use crate::client::{Context, OnOutage};
 use lumeofs_base::Code;
@@ -124,7 +124,7 @@ fn a_gap_does_not_show_what_a_lost_writer_left_there() {
     let ino = file(&client, "f");
     put(&client, ino, 0, &[7; 100]);
     cluster.masters[0].once(Op::Mutate, |_, _| Answer::Fail(Code::Io.into()));
-    let lost = doomed.write(cx(), ino, 50, &[9; 500], false, false, false);
+    let lost = doomed.write(direct(), ino, 50, &[9; 500], false, false, false);
     assert_eq!(lost.unwrap_err().code, Code::Io);
     let session = doomed.link.window.session();
     let close = Internal::CloseSession { session };
