@@ -55,9 +55,9 @@ impl Link {
                 self.renew_session(session, &patience).ok();
             }
             let since = *failing_since.get_or_insert_with(now);
-            // The leader refuses a poll that was overtaken; it leads all the same.
             let next = match error.code {
-                Code::Invalid => Next::Pause,
+                // It leads all the same: the poll was overtaken, or the session has ended.
+                Code::Invalid | Code::SessionExpired => Next::Pause,
                 _ => self.masters.move_on(&host, &error, &mut hinted),
             };
             if next == Next::Pause {
