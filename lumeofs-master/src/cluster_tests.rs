@@ -1,6 +1,7 @@
 //! Whole masters in this process, over loopback: what clients see of crashes, elections and restarts.
 
 mod harness;
+mod leases;
 mod masters;
 mod measure;
 mod truth;

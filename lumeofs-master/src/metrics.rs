@@ -45,7 +45,9 @@ impl Metrics {
         }
         of_disk(page, &metadata);
         of_sessions(page, &metadata);
-        metadata.leases.collect(page);
+        let leadership = metadata.group.leadership();
+        let term = leadership.map(|leadership| leadership.term);
+        metadata.leases.collect(page, term);
         cluster::collect(page, &controller);
     }
 }

@@ -13,7 +13,8 @@ pub enum WriteRight {
     Buffered,
     /// To the datanodes. [`Holder::end_write`] must follow.
     Through,
-    /// The leader must be asked for a lease first.
+    /// The leader must be asked for a lease first. If the answer brings none, a recall is on its way: ask again soon, but
+    /// not at once.
     Ask,
     /// The lease is being given back, or its term is over: try again soon.
     Wait,

@@ -2,8 +2,10 @@
 
 mod client;
 mod datanodes;
+mod mount;
 
 pub(super) use client::Client;
+pub(super) use mount::Mount;
 
 use crate::config::MasterConfig;
 use crate::raft::cut;

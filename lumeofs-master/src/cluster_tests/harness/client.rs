@@ -44,6 +44,16 @@ impl Client {
         sequence: u64,
         mutation: Mutation,
     ) -> FsResult<Reply> {
+        let reply = self.mutate_fully(sequence, mutation)?;
+        Ok(postcard::from_bytes(&reply.reply).unwrap())
+    }
+
+    /// With all that the answer says.
+    pub(in crate::cluster_tests) fn mutate_fully(
+        &mut self,
+        sequence: u64,
+        mutation: Mutation,
+    ) -> FsResult<MetaReply> {
         let request = MetaRequest {
             session: self.session,
             sequence,
@@ -55,8 +65,31 @@ impl Client {
         if sequence.is_multiple_of(10) {
             self.learn_masters();
         }
-        let reply: MetaReply = self.ask(Op::Mutate, &request)?;
-        Ok(postcard::from_bytes(&reply.reply).unwrap())
+        self.ask(Op::Mutate, &request)
+    }
+
+    /// A query with the lease that is wanted with it.
+    pub(in crate::cluster_tests) fn query_wanting(
+        &mut self,
+        query: Query,
+        want: u32,
+    ) -> FsResult<MetaReply> {
+        let request = MetaRequest {
+            want,
+            ..self.query_request(query)
+        };
+        self.ask(Op::Query, &request)
+    }
+
+    /// Another connection of the same session.
+    pub(in crate::cluster_tests) fn twin(&self) -> Self {
+        Self {
+            identity: self.identity.clone(),
+            addresses: self.addresses.clone(),
+            conn: None,
+            session: self.session,
+            term: self.term,
+        }
     }
 
     pub(in crate::cluster_tests) fn query(&mut self, query: Query) -> FsResult<Reply> {
@@ -105,7 +138,7 @@ impl Client {
         )
     }
 
-    fn ask<R: prost::Message + Default>(
+    pub(super) fn ask<R: prost::Message + Default>(
         &mut self,
         op: Op,
         request: &impl prost::Message,
@@ -138,7 +171,7 @@ impl Client {
         };
         let failed = |error: std::io::Error| FsError::from_net(&error, "ask a master");
         conn.sender
-            .request(op, 0, 2000, 1, request, &[])
+            .request(op, 0, 3000, 1, request, &[])
             .map_err(failed)?;
         let frame = conn.receiver.receive().map_err(failed)?;
         self.conn = Some((master, conn));

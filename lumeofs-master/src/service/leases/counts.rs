@@ -2,6 +2,7 @@
 
 use super::Leases;
 use super::wait::WAITING;
+use crate::raft::Term;
 use lumeofs_base::metrics::{Histogram, Kind, Page};
 use lumeofs_lease::What;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,11 +44,15 @@ impl Counts {
 }
 
 impl Leases {
-    /// Writes all of it to `page`.
-    pub(crate) fn collect(&self, page: &mut Page) {
+    /// Writes all of it to `page`. `term`: the leadership of this master, if it leads.
+    pub(crate) fn collect(&self, page: &mut Page, term: Option<Term>) {
         let (kinds, pending, awaited) = {
             let table = self.table.lock();
-            (table.counts(), table.unacknowledged(), table.awaited())
+            // Otherwise what is in the table means nothing any more.
+            match term.is_some_and(|term| term.to_wire() == table.term()) {
+                true => (table.counts(), table.unacknowledged(), table.awaited()),
+                false => Default::default(),
+            }
         };
         let name = "lumeofs_master_leases";
         page.family(Kind::Gauge, name, "Leases of sessions, at the leader");

@@ -6,6 +6,7 @@ use crate::raft::Term;
 use lumeofs_base::SessionId;
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_lease::Effect;
+use lumeofs_meta::namespace;
 use lumeofs_meta::op::Internal;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,11 @@ pub(crate) async fn watch_leases(service: Arc<MetadataService>) {
 
 /// Ends a session; its fence is seen to elsewhere.
 async fn end(service: Arc<MetadataService>, session: SessionId) {
+    let is_live = |tables: &_| namespace::has_session(tables, session);
+    if !service.group.store().read(is_live) {
+        // Its fence is not up everywhere yet.
+        return;
+    }
     tracing::warn!(%session, "session does not give back what others wait for, ending it");
     let end = Internal::EndSession { session };
     match service.propose_internal(end).await {

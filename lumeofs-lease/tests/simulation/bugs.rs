@@ -1,0 +1,32 @@
+//! Drivers that break a rule, to see that the simulation would notice.
+
+/// What is done wrong. The cores stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// A change is acknowledged before everyone has heard of it.
+    RecallsNotAwaited,
+    /// The holder's term counts from the answer to a poll, not from its sending.
+    TermFromTheAnswer,
+    /// A grant that was overtaken by a recall is taken for a newer one.
+    OldGrantsCount,
+    /// A write lease is given back with what was written still in memory.
+    DirtyDataGivenBack,
+    /// What own changes touch is answered from memory meanwhile.
+    OwnChangesNotBusy,
+    /// A holder whose leases are void goes on with them.
+    VoidNotHeeded,
+    /// A new leader does not wait until it has heard of every session.
+    NoWindow,
+    /// A release takes away whatever right there is.
+    ReleaseOfLaterGrants,
+    /// A session is closed while the datanodes still take its writes.
+    NoFence,
+    /// The answer is read first, and the right to cache it is given later.
+    GrantAfterReading,
+    /// A repeated command is answered with its old outcome at once.
+    RepetitionNotAwaited,
+    /// What an own change did is not entered in memory.
+    OwnChangesForgotten,
+    /// A query shows what a writer has not published.
+    WritersNotAsked,
+}

@@ -1,0 +1,540 @@
+//! The metadata group: one log, three masters that apply it, and the driver of the leader's table.
+
+use crate::bugs::Bug;
+use crate::calls::{Ask, From, Tell};
+use crate::history::caller;
+use crate::queries;
+use crate::world::{Event, World};
+use lumeofs_base::{GroupId, InodeId, SessionId};
+use lumeofs_lease::{Effect, POLL_WAIT, PollAnswer, Table, Want};
+use lumeofs_meta::change::Applied;
+use lumeofs_meta::namespace;
+use lumeofs_meta::op::{Batch, Command, Internal, Mutation, Outcome, Query, Reply};
+use lumeofs_meta::tables::MemoryTables;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+pub(crate) const MASTERS: usize = 3;
+
+#[derive(Default)]
+pub(crate) struct Group {
+    pub(crate) log: Vec<Batch>,
+    pub(crate) leader: Option<usize>,
+    pub(crate) term: u64,
+    pub(crate) pending: VecDeque<Proposal>,
+    next_proposal: u64,
+    /// What all masters will have applied.
+    pub(crate) tables: MemoryTables,
+}
+
+pub(crate) struct Proposal {
+    id: u64,
+    command: Command,
+    named: Vec<InodeId>,
+    from: Option<From>,
+}
+
+#[derive(Default)]
+pub(crate) struct Master {
+    pub(crate) tables: MemoryTables,
+    applied: usize,
+    pub(crate) table: Table,
+    pub(crate) waiting: Vec<Waiting>,
+    held: Vec<Held>,
+}
+
+/// A request that cannot be answered yet.
+#[derive(Debug)]
+pub(crate) enum Waiting {
+    Query {
+        from: From,
+        session: SessionId,
+        query: Query,
+        want: Want,
+        early: Option<Outcome>,
+    },
+    Mutation {
+        from: From,
+        session: SessionId,
+        command: Command,
+        named: Vec<InodeId>,
+    },
+    Reply {
+        from: From,
+        recalls: Vec<u64>,
+        tell: Tell,
+    },
+}
+
+/// A poll that is held back.
+struct Held {
+    from: From,
+    session: SessionId,
+    seen: u64,
+    renewed: bool,
+    until: Duration,
+}
+
+/// The inodes that a mutation names.
+fn named(mutation: &Mutation) -> Vec<InodeId> {
+    match mutation {
+        Mutation::SetAttr { ino, .. }
+        | Mutation::Link { ino, .. }
+        | Mutation::Flush { ino, .. } => {
+            vec![*ino]
+        }
+        _ => Vec::new(),
+    }
+}
+
+impl World {
+    pub(crate) fn on_ask(&mut self, at: usize, from: From, ask: Ask) {
+        if self.group.leader != Some(at) {
+            return self.tell(from, Tell::NotLeader);
+        }
+        let session_of = |ask: &Ask| match ask {
+            Ask::Query { session, .. }
+            | Ask::Mutate { session, .. }
+            | Ask::Poll { session, .. } => Some(*session),
+            _ => None,
+        };
+        if let Some(session) = session_of(&ask)
+            && !namespace::has_session(&self.masters[at].tables, session)
+        {
+            return self.tell(from, Tell::Expired);
+        }
+        match ask {
+            Ask::Open { nonce } => {
+                let description = String::new();
+                let open = Internal::OpenSession { nonce, description };
+                self.propose(Command::Internal(open), Vec::new(), Some(from));
+            }
+            Ask::Query {
+                session,
+                query,
+                want,
+            } => {
+                let early = (self.bug == Some(Bug::GrantAfterReading))
+                    .then(|| namespace::query(&self.masters[at].tables, &caller(), &query));
+                self.masters[at].waiting.push(Waiting::Query {
+                    from,
+                    session,
+                    query,
+                    want,
+                    early,
+                });
+            }
+            Ask::Mutate {
+                session,
+                sequence,
+                acked_below,
+                mutation,
+            } => self.masters[at].waiting.push(Waiting::Mutation {
+                from,
+                session,
+                named: named(&mutation),
+                command: Command::Mutate {
+                    session,
+                    sequence,
+                    acked_below,
+                    caller: caller(),
+                    mutation,
+                },
+            }),
+            Ask::Poll { .. } => {
+                let received = self.master_clock(at);
+                let term = self.group.term;
+                let late = if self.rng.percent(2) { 300_000 } else { 2_000 };
+                let event = Event::Confirm {
+                    at,
+                    term,
+                    received,
+                    from,
+                    ask,
+                };
+                self.after(10, late, event);
+            }
+            Ask::Read { .. } | Ask::Write { .. } => panic!("that is for a datanode"),
+        }
+        self.pump(at);
+    }
+
+    /// A poll counts: the leader was one still after it had arrived.
+    pub(crate) fn on_confirm(
+        &mut self,
+        at: usize,
+        term: u64,
+        received: Duration,
+        from: From,
+        ask: Ask,
+    ) {
+        let Ask::Poll {
+            session,
+            poll,
+            long,
+        } = ask
+        else {
+            return;
+        };
+        if (self.group.leader, self.group.term) != (Some(at), term) {
+            return self.tell(from, Tell::NotLeader);
+        }
+        let now = self.master_clock(at);
+        let master = &mut self.masters[at];
+        if !namespace::has_session(&master.tables, session) {
+            return self.tell(from, Tell::Expired);
+        }
+        let mut poll = poll;
+        if self.bug == Some(Bug::ReleaseOfLaterGrants) {
+            poll.released
+                .iter_mut()
+                .for_each(|release| release.number = u64::MAX);
+        }
+        let Some(heard) = master.table.poll(received, session, &poll) else {
+            return self.tell(from, Tell::Overtaken);
+        };
+        let answer = heard.answer;
+        if long && !answer.restate && answer.recalls.is_empty() {
+            master.held.push(Held {
+                from,
+                session,
+                seen: poll.seen,
+                renewed: answer.renewed,
+                until: now + POLL_WAIT,
+            });
+        } else {
+            self.tell(from, Tell::Polled(answer));
+        }
+        self.pump(at);
+    }
+
+    /// Tries again what waits.
+    pub(crate) fn pump(&mut self, at: usize) {
+        let is_leader = self.group.leader == Some(at);
+        for waiting in std::mem::take(&mut self.masters[at].waiting) {
+            if let Some(waiting) = self.try_again(at, is_leader, waiting) {
+                self.masters[at].waiting.push(waiting);
+            }
+        }
+        if !is_leader {
+            return;
+        }
+        let now = self.master_clock(at);
+        for held in std::mem::take(&mut self.masters[at].held) {
+            let news = self.masters[at].table.news(held.session, held.seen);
+            if news.restate || !news.recalls.is_empty() || now >= held.until {
+                let answer = PollAnswer {
+                    renewed: held.renewed && !news.restate,
+                    ..news
+                };
+                self.tell(held.from, Tell::Polled(answer));
+            } else {
+                self.masters[at].held.push(held);
+            }
+        }
+    }
+
+    fn try_again(&mut self, at: usize, is_leader: bool, waiting: Waiting) -> Option<Waiting> {
+        let now = self.master_clock(at);
+        let skips_readers = self.bug == Some(Bug::WritersNotAsked);
+        let master = &mut self.masters[at];
+        match waiting {
+            Waiting::Reply {
+                recalls,
+                from,
+                tell,
+            } => {
+                let ignored = self.bug == Some(Bug::RecallsNotAwaited);
+                if ignored || master.table.is_settled(&recalls) {
+                    self.tell(from, tell);
+                    return None;
+                }
+                Some(Waiting::Reply {
+                    from,
+                    recalls,
+                    tell,
+                })
+            }
+            Waiting::Query { from, .. } | Waiting::Mutation { from, .. } if !is_leader => {
+                self.tell(from, Tell::NotLeader);
+                None
+            }
+            Waiting::Query {
+                from,
+                session,
+                ref query,
+                want,
+                ref early,
+            } => {
+                if !namespace::has_session(&master.tables, session) {
+                    self.tell(from, Tell::Expired);
+                    return None;
+                }
+                let outcome = match early {
+                    Some(outcome) => outcome.clone(),
+                    None => namespace::query(&master.tables, &caller(), query),
+                };
+                let mut shown = queries::shown(&master.tables, query, &outcome);
+                if skips_readers && want != Want::Nothing && !matches!(want, Want::Write(_)) {
+                    shown.retain(|(_, kind)| *kind != lumeofs_base::FileKind::Regular);
+                }
+                let Ok(grants) = master.table.read(now, session, &shown, want) else {
+                    self.counts.blocked += 1;
+                    return Some(waiting);
+                };
+                let generation = master.table.generation(session).unwrap_or_default();
+                let query = query.clone();
+                let tell = Tell::Answer {
+                    query,
+                    outcome,
+                    generation,
+                    grants,
+                };
+                self.tell(from, tell);
+                None
+            }
+            Waiting::Mutation {
+                from,
+                session,
+                ref named,
+                ref command,
+            } => {
+                if !namespace::has_session(&master.tables, session) {
+                    self.tell(from, Tell::Expired);
+                    return None;
+                }
+                if master.table.before_change(now, session, named).is_err() {
+                    return Some(waiting);
+                }
+                let (command, named) = (command.clone(), named.clone());
+                self.propose(command, named, Some(from));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn propose(&mut self, command: Command, named: Vec<InodeId>, from: Option<From>) {
+        self.group.next_proposal += 1;
+        let id = self.group.next_proposal;
+        self.group.pending.push_back(Proposal {
+            id,
+            command,
+            named,
+            from,
+        });
+        let late = if self.rng.percent(3) { 300_000 } else { 6_000 };
+        let term = self.group.term;
+        self.after(500, late, Event::Commit { term, proposal: id });
+    }
+
+    pub(crate) fn on_commit(&mut self, term: u64, id: u64) {
+        let Some(leader) = self.group.leader.filter(|_| self.group.term == term) else {
+            return;
+        };
+        while self
+            .group
+            .pending
+            .front()
+            .is_some_and(|first| first.id <= id)
+        {
+            let proposal = self.group.pending.pop_front().expect("just seen");
+            self.commit(&proposal.command);
+            let applied = self.apply_next(leader);
+            self.applied_by_leader(leader, proposal, applied);
+        }
+        self.pump(leader);
+    }
+
+    /// Puts a command into the log for good.
+    fn commit(&mut self, command: &Command) -> Applied {
+        let batch = Batch {
+            now: self.unique_time(),
+            groups: vec![GroupId(1)],
+            commands: vec![command.clone()],
+        };
+        let index = self.group.log.len() as u64 + 1;
+        let applied = namespace::apply(&mut self.group.tables, index, &batch).remove(0);
+        self.group.log.push(batch);
+        let by = match command {
+            Command::Mutate {
+                session, sequence, ..
+            } if !applied.repeated => Some((*session, *sequence)),
+            _ => None,
+        };
+        self.trace(|| format!("{index}: {command:?} -> {:?}", applied.changes));
+        self.history
+            .applied(&self.group.tables, by, &applied.changes);
+        for change in &applied.changes {
+            if let lumeofs_meta::change::Change::Attr(attr) = change {
+                self.inodes.insert(attr.ino, attr.kind);
+            }
+        }
+        for at in 0..MASTERS {
+            let up_to = self.group.log.len();
+            self.after(1_000, 200_000, Event::Apply { at, up_to });
+        }
+        applied
+    }
+
+    fn apply_next(&mut self, at: usize) -> Applied {
+        let now = self.master_clock(at);
+        let master = &mut self.masters[at];
+        let batch = &self.group.log[master.applied];
+        master.applied += 1;
+        let applied = namespace::apply(&mut master.tables, master.applied as u64, batch).remove(0);
+        master.table.note(now, &applied.changes);
+        applied
+    }
+
+    pub(crate) fn on_apply(&mut self, at: usize, up_to: usize) {
+        while self.masters[at].applied < up_to {
+            self.apply_next(at);
+        }
+    }
+
+    fn applied_by_leader(&mut self, at: usize, proposal: Proposal, applied: Applied) {
+        let now = self.master_clock(at);
+        let table = &mut self.masters[at].table;
+        match &proposal.command {
+            Command::Mutate { session, .. } => {
+                let created = match &applied.outcome {
+                    Ok(Reply::Created {
+                        attr,
+                        created: true,
+                        ..
+                    }) if !applied.repeated => Some(attr),
+                    _ => None,
+                };
+                let changed = table.changed(now, *session, &applied.changes, created);
+                table.change_over(*session, &proposal.named);
+                let recalls = match applied.repeated && self.bug != Some(Bug::RepetitionNotAwaited)
+                {
+                    true => table.unheard(),
+                    false => changed.recalls,
+                };
+                self.counts.recalls += recalls.len();
+                let generation = table.generation(*session).unwrap_or_default();
+                let is_expired = matches!(&applied.outcome, Err(error)
+                    if error.code == lumeofs_base::Code::SessionExpired);
+                let tell = match is_expired {
+                    true => Tell::Expired,
+                    false => Tell::Done {
+                        outcome: applied.outcome,
+                        generation,
+                        number: changed.number,
+                        changes: applied.changes,
+                        grants: changed.grants,
+                        repeated: applied.repeated,
+                    },
+                };
+                if let Some(from) = proposal.from {
+                    self.masters[at].waiting.push(Waiting::Reply {
+                        from,
+                        recalls,
+                        tell,
+                    });
+                }
+            }
+            Command::Internal(Internal::OpenSession { .. }) => {
+                if let (Some(from), Ok(Reply::Session(session))) = (proposal.from, applied.outcome)
+                {
+                    self.tell(from, Tell::Opened(session));
+                }
+            }
+            Command::Internal(Internal::EndSession { session }) => self.fence_soon(*session),
+            Command::Internal(Internal::CloseEnded { session }) => table.session_closed(*session),
+            Command::Internal(_) => {}
+        }
+    }
+
+    fn fence_soon(&mut self, session: SessionId) {
+        if self.fencing.insert(session) {
+            self.counts.ended += 1;
+            self.after(20_000, 800_000, Event::Fence(session));
+        }
+    }
+
+    pub(crate) fn on_fence(&mut self, session: SessionId) {
+        if self.bug != Some(Bug::NoFence) {
+            self.data.fence(session);
+        }
+        self.history.fenced(session);
+        if self.group.leader.is_some() {
+            let close = Internal::CloseEnded { session };
+            self.propose(Command::Internal(close), Vec::new(), None);
+        }
+        // The leader may change before that is in the log.
+        self.fencing.remove(&session);
+    }
+
+    pub(crate) fn on_tick(&mut self, at: usize) {
+        let now = self.master_clock(at);
+        let effects = self.masters[at].table.tick(now);
+        self.after(100_000, 100_001, Event::Tick(at));
+        if self.group.leader == Some(at) {
+            for effect in effects {
+                self.trace(|| format!("master {at}: {effect:?}"));
+                if let Effect::End(session) = effect {
+                    let end = Internal::EndSession { session };
+                    self.propose(Command::Internal(end), Vec::new(), None);
+                }
+            }
+            for (session, _) in namespace::ending_sessions(&self.masters[at].tables) {
+                self.fence_soon(session);
+            }
+        }
+        self.pump(at);
+    }
+
+    /// The leader is none any more; what it had proposed is in the next one's log, or not.
+    pub(crate) fn depose(&mut self) {
+        let Some(leader) = self.group.leader.take() else {
+            return;
+        };
+        let kept = self.rng.below(self.group.pending.len() as u64 + 1) as usize;
+        self.group.pending.truncate(kept);
+        self.trace(|| format!("master {leader} is deposed, {kept} commands stay"));
+        for held in std::mem::take(&mut self.masters[leader].held) {
+            self.tell(held.from, Tell::NotLeader);
+        }
+        self.pump(leader);
+        self.after(100_000, 1_500_000, Event::Elect);
+    }
+
+    pub(crate) fn elect(&mut self) {
+        if self.group.leader.is_some() {
+            return;
+        }
+        let at = self.rng.below(MASTERS as u64) as usize;
+        self.group.term += 1;
+        self.counts.elections += 1;
+        for proposal in std::mem::take(&mut self.group.pending) {
+            self.commit(&proposal.command);
+        }
+        self.commit(&Command::Internal(Internal::Noop));
+        self.on_apply(at, self.group.log.len());
+        self.group.leader = Some(at);
+        self.trace(|| format!("master {at} leads"));
+        let now = self.master_clock(at);
+        let mut live: Vec<SessionId> = namespace::sessions(&self.group.tables)
+            .into_iter()
+            .map(|session| session.id)
+            .collect();
+        if self.bug == Some(Bug::NoWindow) {
+            live.clear();
+        }
+        let master = &mut self.masters[at];
+        // Replies of a former leadership of this master count recalls of that.
+        master.waiting.clear();
+        master.table.lead(now, self.group.term, live);
+    }
+
+    /// A command before everything else.
+    pub(crate) fn set_up(&mut self, command: &Command) -> Outcome {
+        let applied = self.commit(command);
+        for at in 0..MASTERS {
+            self.on_apply(at, self.group.log.len());
+        }
+        applied.outcome
+    }
+}

@@ -1,0 +1,200 @@
+//! What operations there are, and how often.
+
+use crate::data::BLOCKS;
+use crate::world::World;
+use lumeofs_base::{FileKind, InodeId, Timestamp};
+use lumeofs_lease::Touch;
+use lumeofs_meta::op::{Mutation, NewNode, RenameMode, SetAttr, SetTime, XattrMode};
+
+pub(crate) const NAMES: &[&[u8]] = &[b"a", b"b", b"c", b"d"];
+/// So many inodes, then nothing is made any more.
+const INODES_MAX: usize = 24;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Plan {
+    Lookup {
+        parent: InodeId,
+        name: Vec<u8>,
+    },
+    Attr {
+        ino: InodeId,
+    },
+    /// A page after the last one, until there is none.
+    List {
+        dir: InodeId,
+        after: u64,
+        count: usize,
+    },
+    Xattr {
+        ino: InodeId,
+    },
+    Mutate {
+        mutation: Mutation,
+    },
+    Read {
+        ino: InodeId,
+        block: u8,
+    },
+    Write {
+        ino: InodeId,
+        block: u8,
+        value: u64,
+        time: Timestamp,
+    },
+    Sync {
+        ino: InodeId,
+    },
+}
+
+impl Plan {
+    /// What it writes, one operation of a mount at a time.
+    pub(super) fn locks(&self) -> Option<InodeId> {
+        match self {
+            Self::Write { ino, .. } => Some(*ino),
+            Self::Mutate {
+                mutation: Mutation::SetAttr { ino, .. },
+            } => Some(*ino),
+            _ => None,
+        }
+    }
+}
+
+/// What a mutation may touch.
+pub(super) fn touches(mutation: &Mutation) -> Vec<Touch> {
+    match mutation {
+        Mutation::Create { parent, name, .. }
+        | Mutation::Unlink { parent, name }
+        | Mutation::Rmdir { parent, name } => vec![Touch::Name(*parent, name.clone())],
+        Mutation::Link { ino, parent, name } => {
+            vec![Touch::Inode(*ino), Touch::Name(*parent, name.clone())]
+        }
+        Mutation::Rename {
+            parent,
+            name,
+            new_parent,
+            new_name,
+            ..
+        } => vec![
+            Touch::Name(*parent, name.clone()),
+            Touch::Name(*new_parent, new_name.clone()),
+        ],
+        Mutation::SetAttr { ino, .. } | Mutation::SetXattr { ino, .. } => vec![Touch::Inode(*ino)],
+        // Nobody else sees the file before it is given back.
+        _ => Vec::new(),
+    }
+}
+
+impl World {
+    fn pick(&mut self, is_wanted: impl Fn(FileKind) -> bool) -> InodeId {
+        let wanted = self.inodes.iter().filter(|(_, kind)| is_wanted(**kind));
+        let wanted: Vec<InodeId> = wanted.map(|(ino, _)| *ino).collect();
+        // Mostly the same few.
+        let bound = match self.rng.percent(70) {
+            true => wanted.len().min(3),
+            false => wanted.len(),
+        };
+        wanted[self.rng.below(bound as u64) as usize]
+    }
+
+    fn pick_name(&mut self) -> (InodeId, Vec<u8>) {
+        let dir = self.pick(|kind| kind == FileKind::Directory);
+        let name = NAMES[self.rng.below(NAMES.len() as u64) as usize];
+        (dir, name.to_vec())
+    }
+
+    pub(super) fn plan(&mut self) -> Plan {
+        let file = self.pick(|kind| kind == FileKind::Regular);
+        let any = self.pick(|_| true);
+        let (dir, name) = self.pick_name();
+        let block = self.rng.below(u64::from(BLOCKS)) as u8;
+        match self.rng.below(100) {
+            0..=17 => Plan::Lookup { parent: dir, name },
+            18..=30 => Plan::Attr { ino: any },
+            31..=40 => Plan::List {
+                dir,
+                after: 0,
+                count: if self.rng.percent(50) { 2 } else { 100 },
+            },
+            41..=45 => Plan::Xattr { ino: any },
+            46..=62 => Plan::Read { ino: file, block },
+            63..=76 => {
+                let time = self.unique_time();
+                Plan::Write {
+                    ino: file,
+                    block,
+                    value: crate::history::number_of(time),
+                    time,
+                }
+            }
+            77..=79 => Plan::Sync { ino: file },
+            _ => Plan::Mutate {
+                mutation: self.plan_mutation(file, any, dir, name),
+            },
+        }
+    }
+
+    fn plan_mutation(
+        &mut self,
+        file: InodeId,
+        any: InodeId,
+        parent: InodeId,
+        name: Vec<u8>,
+    ) -> Mutation {
+        let is_full = self.inodes.len() >= INODES_MAX;
+        match self.rng.below(12) {
+            0..=2 if !is_full => Mutation::Create {
+                parent,
+                name,
+                node: match self.rng.percent(70) {
+                    true => NewNode::Regular,
+                    false => NewNode::Directory,
+                },
+                mode: 0o755,
+                exclusive: self.rng.percent(50),
+            },
+            0 | 3 => Mutation::Link {
+                ino: file,
+                parent,
+                name,
+            },
+            1 | 4 => Mutation::Unlink { parent, name },
+            5 => Mutation::Rmdir { parent, name },
+            2 | 6 | 7 => {
+                let (new_parent, new_name) = self.pick_name();
+                Mutation::Rename {
+                    parent,
+                    name,
+                    new_parent,
+                    new_name,
+                    mode: match self.rng.percent(70) {
+                        true => RenameMode::Replace,
+                        false => RenameMode::Exchange,
+                    },
+                }
+            }
+            8 => Mutation::SetAttr {
+                ino: any,
+                set: SetAttr {
+                    mode: Some(0o700 + self.rng.below(64) as u16),
+                    ..SetAttr::default()
+                },
+            },
+            9 | 10 => {
+                let time = self.unique_time();
+                Mutation::SetAttr {
+                    ino: file,
+                    set: SetAttr {
+                        mtime: Some(SetTime::At(time)),
+                        ..SetAttr::default()
+                    },
+                }
+            }
+            _ => Mutation::SetXattr {
+                ino: any,
+                name: b"user.x".to_vec(),
+                value: self.rng.next_u64().to_le_bytes().to_vec(),
+                mode: XattrMode::Set,
+            },
+        }
+    }
+}
