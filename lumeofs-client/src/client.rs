@@ -1,6 +1,7 @@
 //! The client's face: what mounts, commands and programs call.
 
 use crate::link::Link;
+use crate::pages::CacheStats;
 use lumeofs_base::{Attr, ClusterMap, FsResult, RequestId};
 use lumeofs_meta::op::Caller;
 use lumeofs_proto::auth::Credentials;
@@ -23,6 +24,8 @@ pub struct ClientOptions {
     pub on_outage: OnOutage,
     /// What this client is, for people: host, process, mount point.
     pub description: String,
+    /// Memory for cached data in bytes, at least [`crate::CACHE_BYTES_MIN`].
+    pub cache_bytes: usize,
 }
 
 /// Who calls, under which name, and whether the caller still waits.
@@ -124,6 +127,11 @@ impl Client {
     /// How many sessions of this client the cluster has ended: after silence, or by an administrator.
     pub fn lost_sessions(&self) -> u64 {
         self.link.session.lost()
+    }
+
+    /// What the data cache holds and has done.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.link.pages.shared.stats()
     }
 
     /// The newest cluster map that this client has seen.

@@ -1,15 +1,22 @@
 //! File data: which requests go to which datanodes, and how they are sent together.
 
+mod ahead;
+mod behind;
+mod cached;
 pub(crate) mod chunks;
 mod cut;
 mod fetch;
+mod leased;
 mod primaries;
 mod publish;
 mod read;
 mod reserve;
+mod resized;
 mod round;
 mod seek;
 mod sync;
 pub(crate) mod write;
 
+pub(crate) use ahead::Ahead;
+pub(crate) use leased::Reading;
 pub(crate) use primaries::Generations;

@@ -66,10 +66,18 @@ impl Link {
 
     /// The session was replaced: what is remembered of files is void, and who has unsynced writes is told once.
     pub(crate) fn session_was_lost(&self, session: SessionId) {
-        let (files, bytes) = self.inodes.forget_all(&lost(session));
+        let error = lost(session);
+        let (mut files, mut bytes) = self.inodes.forget_all(&error);
+        for (ino, unsent) in self.forget_pages() {
+            self.inodes.get(ino).lose(&error);
+            files.push(ino);
+            bytes += unsent;
+        }
         if files.is_empty() {
             return;
         }
+        files.sort_unstable();
+        files.dedup();
         let named: Vec<InodeId> = files.iter().copied().take(NAMED_MAX).collect();
         tracing::error!(
             %session, files = files.len(), ?named, bytes,

@@ -8,8 +8,16 @@ use lumeofs_base::{Attr, FsResult, InodeId};
 use lumeofs_meta::op::SetAttr;
 
 impl Link {
-    /// Counts an open, known to the leader when this returns.
+    /// Counts an open, known to the leader when this returns, or it will hear of it before the file can go.
     pub(crate) fn open(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
+        if asker.caller.trusted && self.open_silently(ino) {
+            return Ok(());
+        }
+        self.report_new_open(asker, ino)
+    }
+
+    /// Counts an open, known to the leader when this returns.
+    pub(crate) fn report_new_open(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
         if self.opens.enter(ino, &asker.patience)? == Entered::MustReport {
             let result = self.report_open(ino, &asker.patience);
             self.opens.reported(ino, result.is_ok());
@@ -23,8 +31,8 @@ impl Link {
 }
 
 impl Client {
-    /// Counts one more open of a regular file; the first one is known to the leader before this
-    /// returns, so that the file outlives its last name. With `truncate` it is empty then and its attributes
+    /// Counts one more open of a regular file, so that it outlives its last name: the first one is known to the leader before
+    /// this returns, unless a lease makes the leader ask before the file goes. With `truncate` it is empty then and its attributes
     /// are returned.
     pub fn open(&self, cx: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<Option<Attr>> {
         let asker = self.link.asker(&cx);
@@ -36,7 +44,7 @@ impl Client {
             size: Some(0),
             ..SetAttr::default()
         };
-        let result = self.link.set_attr(&asker, ino, set);
+        let result = self.link.set_attr_leased(&asker, ino, set);
         if result.is_err() {
             self.release(ino);
         }
@@ -45,7 +53,7 @@ impl Client {
 
     /// Counts one open less. Never waits: the last one is reported in the background.
     pub fn release(&self, ino: InodeId) {
-        if self.link.opens.leave(ino) {
+        if self.link.leave_open(ino) {
             self.link.session.release_soon();
         }
     }
@@ -58,7 +66,8 @@ impl Client {
         offset: u64,
         buf: &mut [u8],
     ) -> FsResult<usize> {
-        self.link.read(&self.link.asker(&cx), ino, offset, buf)
+        self.link
+            .read_leased(&self.link.asker(&cx), ino, offset, buf)
     }
 
     /// Writes all of `data` at `offset`, or with `append` at the end. With `durable` it is on the
@@ -79,11 +88,8 @@ impl Client {
             durable,
             clear_suid,
         };
-        if append {
-            self.link.append(&asker, ino, data, how)
-        } else {
-            self.link.write(&asker, ino, offset, data, how)
-        }
+        let offset = (!append).then_some(offset);
+        self.link.write_leased(&asker, ino, offset, data, how)
     }
 
     /// Whether [`Client::flush`] has nothing to do. Never waits.
@@ -103,7 +109,7 @@ impl Client {
     /// # Errors
     /// `Io` once if a replica group lost writes that had been acknowledged but not synced.
     pub fn fsync(&self, cx: Context<'_>, ino: InodeId, data_only: bool) -> FsResult<()> {
-        self.link.fsync(&cx, ino, data_only)
+        self.link.fsync_leased(&cx, ino, data_only)
     }
 
     /// `fallocate(2)`.
@@ -115,11 +121,11 @@ impl Client {
         len: u64,
         range: Range,
     ) -> FsResult<()> {
-        self.link.allocate(&cx, ino, offset, len, range)
+        self.link.allocate_leased(&cx, ino, offset, len, range)
     }
 
     /// `SEEK_DATA`, or `SEEK_HOLE` with `hole`; `NoSuchOffset` past the end.
     pub fn seek(&self, cx: Context<'_>, ino: InodeId, offset: u64, hole: bool) -> FsResult<u64> {
-        self.link.seek(&cx, ino, offset, hole)
+        self.link.seek_leased(&cx, ino, offset, hole)
     }
 }

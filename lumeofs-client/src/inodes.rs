@@ -309,6 +309,11 @@ impl Inode {
         state.lost.take().or_else(|| state.error.take())
     }
 
+    /// The session ended while there was something of this file that had not been sent.
+    pub(crate) fn lose(&self, error: &FsError) {
+        self.state.lock().lost = Some(error.clone());
+    }
+
     /// That of a lost session, once.
     pub(crate) fn take_lost(&self) -> FsResult<()> {
         self.state.lock().lost.take().map_or(Ok(()), Err)

@@ -1,20 +1,21 @@
 //! The SDK: one session with a cluster, its namespace and its files. Knows nothing of FUSE.
 //!
-//! All calls block the calling thread and may be made from any number of threads. No answer comes
-//! from a cache: what is remembered only decides what is asked, and the servers confirm it. See
-//! [`Client`].
+//! All calls block the calling thread and may be made from any number of threads. What is answered from memory is covered by
+//! a lease; what is remembered beyond that only decides what is asked, and the servers confirm it. See [`Client`].
 
 mod client;
 mod data;
 mod fenced;
 mod files;
 mod inodes;
+mod leases;
 mod link;
 mod map;
 mod masters;
 mod meta;
 mod namespace;
 mod opens;
+mod pages;
 mod pool;
 mod ranges;
 mod report;
@@ -26,4 +27,6 @@ mod wait;
 mod window;
 
 pub use client::{Client, ClientOptions, Context, OnOutage, Range, Usage, Written};
+pub use leases::{GiveBacks, LeaseStats, Lookups, Polls};
+pub use pages::{CACHE_BYTES_DEFAULT, CACHE_BYTES_MIN, CacheStats};
 pub use report::{ChunkReport, ReplicaReport, ReplicaState};

@@ -2,11 +2,13 @@
 //! and the background threads that tend them.
 
 use crate::client::{ClientOptions, Context, OnOutage};
-use crate::data::Generations;
+use crate::data::{Ahead, Generations};
 use crate::inodes::Inodes;
+use crate::leases::Leases;
 use crate::map::Maps;
 use crate::masters::Masters;
 use crate::opens::Opens;
+use crate::pages::Pages;
 use crate::pool::Pool;
 use crate::retry::{Attempt, Next, retry};
 use crate::session::{Alarm, SessionState};
@@ -26,6 +28,15 @@ use std::time::Duration;
 /// How long a client looks for the cluster. Covers an election after the loss of a silent leader.
 const CONNECT_LIMIT: Duration = Duration::from_secs(8);
 
+/// Write leases that are given back at once.
+const GIVING_BACK: usize = 4;
+/// Mutations without a caller that are under way at once.
+const FINISHING: usize = 2;
+/// Threads that send what was written into the cache.
+const WRITERS: usize = 4;
+/// Threads that read ahead.
+const READERS: usize = 4;
+
 /// The inside of a [`crate::Client`], shared with its threads.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -36,12 +47,15 @@ pub(crate) struct Link {
     pub(crate) session: SessionState,
     pub(crate) opens: Opens,
     pub(crate) inodes: Inodes,
+    pub(crate) leases: Leases,
+    pub(crate) pages: Pages,
+    pub(crate) ahead: Ahead,
     pub(crate) generations: Generations,
     /// See [`Link::era`].
     pub(crate) era: AtomicU32,
     pub(crate) halt: Halt,
     pub(crate) description: String,
-    on_outage: OnOutage,
+    pub(crate) on_outage: OnOutage,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -93,6 +107,9 @@ impl Link {
             session: SessionState::new(alarm),
             opens: Opens::default(),
             inodes: Inodes::default(),
+            leases: Leases::new(),
+            pages: Pages::new(options.cache_bytes),
+            ahead: Ahead::default(),
             generations: Generations::default(),
             era: AtomicU32::new(0),
             halt: Halt::default(),
@@ -102,8 +119,24 @@ impl Link {
         });
         link.begin()
             .map_err(|error| link.explain_no_beginning(masters, error))?;
+        link.pages.shared.begin_session(link.window.session());
+        link.restart_leases(Some(link.window.session()));
         link.start("lumeofs-session", Self::keep_session)?;
         link.start("lumeofs-publish", Self::keep_publishing)?;
+        link.start("lumeofs-lease", Self::keep_polling)?;
+        link.start("lumeofs-ack", Self::keep_acknowledging)?;
+        for _ in 0..GIVING_BACK {
+            link.start("lumeofs-giveback", Self::keep_giving_back)?;
+        }
+        for _ in 0..FINISHING {
+            link.start("lumeofs-finish", Self::keep_finishing)?;
+        }
+        for _ in 0..WRITERS {
+            link.start("lumeofs-behind", Self::keep_writing)?;
+        }
+        for _ in 0..READERS {
+            link.start("lumeofs-ahead", Self::keep_reading_ahead)?;
+        }
         Ok(link)
     }
 
@@ -159,11 +192,15 @@ impl Link {
         if self.halt.is_halted() {
             return;
         }
+        self.flush_before_close();
         self.publish_before_close();
         if !self.halt.halt() {
             return;
         }
+        self.pages.shared.wake_workers();
+        self.ahead.end();
         self.session.beat_soon();
+        self.leases.wake();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             if thread.join().is_err() {
                 tracing::error!("a background thread of the client panicked");

@@ -196,6 +196,19 @@ impl Masters {
         limit: Duration,
         make: &mut dyn FnMut() -> H,
     ) -> FsResult<M> {
+        self.ask(host, patience, op, limit, Duration::ZERO, make)
+    }
+
+    /// As [`Masters::once`], where the master may be silent for some time without being suspicious.
+    pub(crate) fn ask<H: Message, M: Message + Default>(
+        &self,
+        host: &Arc<Host>,
+        patience: &Patience<'_>,
+        op: Op,
+        limit: Duration,
+        silence: Duration,
+        make: &mut dyn FnMut() -> H,
+    ) -> FsResult<M> {
         let taken = host.take(patience, limit, true);
         let taken = taken.map_err(|error| self.one_refusal(error))?;
         let taken = taken.expect("a waiting take gives a connection or an error");
@@ -203,7 +216,7 @@ impl Masters {
         let mut waited = Duration::ZERO;
         let mut still_right = || {
             waited += SLICE;
-            self.check_leads(host, waited)
+            self.check_leads(host, waited, silence)
         };
         let result = pending.wait(patience, limit, &mut still_right)?.decode();
         let error = result.as_ref().err();
@@ -223,8 +236,8 @@ impl Masters {
 
     /// A leader that is silent for long may have been replaced: has that looked into, and ends the
     /// wait when another one is known.
-    fn check_leads(&self, host: &Arc<Host>, waited: Duration) -> FsResult<()> {
-        if waited < SUSPICIOUS {
+    fn check_leads(&self, host: &Arc<Host>, waited: Duration, silence: Duration) -> FsResult<()> {
+        if waited < SUSPICIOUS.max(silence + SLICE) {
             return Ok(());
         }
         let leader = self.state.lock().leader.clone();

@@ -1,5 +1,6 @@
 //! Queries and mutations: one call each, through every retry and change of leader or session.
 
+use crate::leases::{Answer, Want};
 use crate::link::{Asker, Link};
 use crate::wait::Patience;
 use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId, SessionId, SlotId};
@@ -13,9 +14,24 @@ use std::time::Duration;
 const RENEWED_PAUSE: Duration = Duration::from_millis(10);
 
 impl Link {
-    /// Asks the leader something.
+    /// Asks something: memory, where a lease allows that, else the leader. Others than the kernel's callers are always
+    /// answered by the leader, which checks what they may.
     pub(crate) fn query(&self, asker: &Asker<'_>, ino: InodeId, query: &Query) -> FsResult<Reply> {
-        self.query_with_era(asker, ino, query)
+        if asker.caller.trusted
+            && let Some(known) = self.remembered(query)
+        {
+            return known;
+        }
+        self.ask(asker, ino, query)
+    }
+
+    /// Asks the leader something.
+    pub(crate) fn ask(&self, asker: &Asker<'_>, ino: InodeId, query: &Query) -> FsResult<Reply> {
+        let want = match (query, asker.caller.trusted) {
+            (Query::Usage, _) | (_, false) => Want::Nothing,
+            (_, true) => Want::Shared,
+        };
+        self.query_with_era(asker, ino, query, want)
             .map(|(reply, _)| reply)
     }
 
@@ -25,22 +41,28 @@ impl Link {
         self.era.load(Ordering::Relaxed)
     }
 
-    /// Asks the leader something; also says in which era the answer was true.
+    /// Asks the leader something and for a lease; also says in which era the answer was true.
     pub(crate) fn query_with_era(
         &self,
         asker: &Asker<'_>,
         ino: InodeId,
         query: &Query,
+        want: Want,
     ) -> FsResult<(Reply, u32)> {
         let op = encode(query)?;
         let patience = &asker.patience;
         loop {
             let session = self.window.session();
-            let make = || request(asker.caller, ino.slot(), session, op.clone());
+            let make = || MetaRequest {
+                want: want.number(),
+                ..request(asker.caller, ino.slot(), session, op.clone())
+            };
             match self.masters.call::<_, MetaReply>(patience, Op::Query, make) {
                 Ok(reply) => {
                     self.era.fetch_max(reply.era, Ordering::Relaxed);
-                    return Ok((decode(&reply)?, reply.era));
+                    let answer = Answer::of(&reply)?;
+                    self.learn(session, query, &answer);
+                    return answer.outcome.map(|reply| (reply, answer.era));
                 }
                 Err(error) if error.code == Code::SessionExpired => {
                     self.replace_session(session, patience)?;
@@ -50,7 +72,8 @@ impl Link {
         }
     }
 
-    /// Changes something, exactly once: the sequence stays the same over all retries.
+    /// Changes something, exactly once: the sequence stays the same over all retries. If the caller does not wait for the
+    /// end, the change goes on without it.
     pub(crate) fn mutate(
         &self,
         asker: &Asker<'_>,
@@ -59,6 +82,7 @@ impl Link {
     ) -> FsResult<Reply> {
         let op = encode(mutation)?;
         let patience = &asker.patience;
+        let changing = self.begin_change(mutation);
         loop {
             let ticket = self.window.begin(patience)?;
             if is_of_data(mutation) {
@@ -77,9 +101,18 @@ impl Link {
                 .masters
                 .call::<_, MetaReply>(patience, Op::Mutate, make)
             {
-                Ok(reply) => return decode(&reply),
+                Ok(reply) => {
+                    let answer = Answer::of(&reply)?;
+                    changing.did(ticket.session, &answer);
+                    return answer.outcome;
+                }
                 Err(error) => error,
             };
+            if sent_count > 0 && matches!(error.code, Code::Interrupted | Code::Unavailable) {
+                let request = request(asker.caller, ino.slot(), ticket.session, op);
+                self.finish_later(ticket, changing, request);
+                return Err(error);
+            }
             if error.code != Code::SessionExpired {
                 return Err(error);
             }
@@ -160,11 +193,6 @@ fn request(caller: &Caller, slot: SlotId, session: SessionId, op: Vec<u8>) -> Me
 
 fn encode(op: &impl serde::Serialize) -> FsResult<Vec<u8>> {
     postcard::to_stdvec(op).map_err(|error| FsError::new(Code::Invalid, format!("encode: {error}")))
-}
-
-fn decode(reply: &MetaReply) -> FsResult<Reply> {
-    postcard::from_bytes(&reply.reply)
-        .map_err(|error| FsError::new(Code::Io, format!("a master's reply: {error}")))
 }
 
 /// The error for a reply of the wrong kind.

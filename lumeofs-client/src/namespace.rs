@@ -2,7 +2,7 @@
 
 use crate::client::{Client, Context, Usage};
 use crate::meta::unexpected;
-use lumeofs_base::{Attr, Code, FileKind, FsResult, InodeId};
+use lumeofs_base::{Attr, FileKind, FsResult, InodeId};
 use lumeofs_meta::op::{DirEntry, Mutation, NewNode, Query, RenameMode, Reply, SetAttr, XattrMode};
 
 impl Client {
@@ -22,13 +22,16 @@ impl Client {
         let asker = self.link.asker(&cx);
         match self.link.publish(&asker, ino)? {
             Some(attr) => Ok(attr),
-            None => self.link.query_attr(&asker, ino, &Query::GetAttr { ino }),
+            None => {
+                let attr = self.link.query_attr(&asker, ino, &Query::GetAttr { ino })?;
+                Ok(self.link.with_own_writes(attr))
+            }
         }
     }
 
     /// Sets attributes. A new size also cuts the last chunk before this returns.
     pub fn setattr(&self, cx: Context<'_>, ino: InodeId, set: SetAttr) -> FsResult<Attr> {
-        self.link.set_attr(&self.link.asker(&cx), ino, set)
+        self.link.set_attr_leased(&self.link.asker(&cx), ino, set)
     }
 
     /// Makes an object and says whether it was made by this call. A regular file counts as one
@@ -58,16 +61,7 @@ impl Client {
             exclusive,
         };
         let era = link.era();
-        let reply = match link.mutate(&asker, parent, &mutation) {
-            Ok(reply) => reply,
-            Err(error) => {
-                if opens && matches!(error.code, Code::Interrupted | Code::Unavailable | Code::Io) {
-                    // It may have been made, and then the leader counts an open that nobody has.
-                    link.session.restate_soon();
-                }
-                return Err(error);
-            }
-        };
+        let reply = link.mutate(&asker, parent, &mutation)?;
         let Reply::Created {
             attr,
             first_chunk,

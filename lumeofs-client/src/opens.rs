@@ -48,6 +48,15 @@ pub(crate) enum Entered {
     MustReport,
 }
 
+/// What a release was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Left {
+    /// Nobody has the inode open any more.
+    pub(crate) is_last: bool,
+    /// The leader knows that it was, or may: a report is due if it was the last one.
+    pub(crate) was_known: bool,
+}
+
 impl Opens {
     /// Counts an open.
     pub(crate) fn enter(&self, ino: InodeId, patience: &Patience<'_>) -> FsResult<Entered> {
@@ -116,18 +125,65 @@ impl Opens {
         true
     }
 
-    /// Counts a release. True if it was the last one, so that a report is due.
-    pub(crate) fn leave(&self, ino: InodeId) -> bool {
+    /// Counts an open that needs no report: the leader knows of one, or `is_covered` says that a lease stands for it.
+    pub(crate) fn enter_silently(&self, ino: InodeId, is_covered: impl FnOnce() -> bool) -> bool {
         let mut state = self.state.lock();
-        let Some(entry) = state.entries.get_mut(&ino).filter(|entry| entry.count > 0) else {
-            return false;
-        };
-        entry.count -= 1;
-        let last = entry.count == 0;
-        if last {
+        let entry = state.entries.get(&ino);
+        let is_known = entry.is_some_and(|entry| entry.reported && !entry.busy);
+        let enters = is_known || is_covered();
+        if enters {
+            state.entries.entry(ino).or_default().count += 1;
+        }
+        enters
+    }
+
+    /// Whether an inode is open and the leader was not told.
+    #[cfg(test)]
+    fn is_silent(&self, ino: InodeId) -> bool {
+        let state = self.state.lock();
+        let entry = state.entries.get(&ino);
+        entry.is_some_and(|entry| entry.count > 0 && !entry.reported)
+    }
+
+    /// The leader has come to know that an inode is open.
+    pub(crate) fn is_known(&self, ino: InodeId) {
+        let mut state = self.state.lock();
+        if let Some(entry) = state.entries.get_mut(&ino) {
+            entry.reported = true;
+        }
+        self.changed.notify_all();
+    }
+
+    /// The leader takes an inode to be open that may not be. True if it is not, which is to be reported.
+    pub(crate) fn is_presumed(&self, ino: InodeId) -> bool {
+        let mut state = self.state.lock();
+        let entry = state.entries.entry(ino).or_default();
+        entry.reported = true;
+        let is_unused = entry.count == 0;
+        if is_unused {
             state.released.push(ino);
         }
-        last
+        self.changed.notify_all();
+        is_unused
+    }
+
+    /// Counts a release.
+    pub(crate) fn leave(&self, ino: InodeId) -> Left {
+        let mut state = self.state.lock();
+        let Some(entry) = state.entries.get_mut(&ino).filter(|entry| entry.count > 0) else {
+            return Left::default();
+        };
+        entry.count -= 1;
+        let left = Left {
+            is_last: entry.count == 0,
+            was_known: entry.reported || entry.busy,
+        };
+        if left.is_last && left.was_known {
+            state.released.push(ino);
+        } else {
+            state.forget_if_unused(ino);
+        }
+        left
     }
 
     /// Takes the inodes whose release is to be reported now; then call [`Opens::forgotten`].
@@ -172,8 +228,10 @@ impl Opens {
         state.restating = true;
         state.restatements += 1;
         // The leader forgets those that are not listed, so an open of one must be reported again.
-        for entry in state.entries.values_mut().filter(|entry| entry.count == 0) {
-            entry.reported = false;
+        for entry in state.entries.values_mut() {
+            if entry.count == 0 || !entry.busy {
+                entry.reported = entry.count > 0;
+            }
         }
         state
             .entries
@@ -217,8 +275,8 @@ mod tests {
         assert_eq!(opens.enter(INO, &patience).unwrap(), Entered::MustReport);
         opens.reported(INO, true);
         assert_eq!(opens.enter(INO, &patience).unwrap(), Entered::Known);
-        assert!(!opens.leave(INO));
-        assert!(opens.leave(INO));
+        assert!(!opens.leave(INO).is_last);
+        assert!(opens.leave(INO).is_last);
         assert_eq!(opens.take_released(), [INO]);
         opens.forgotten(&[INO], true);
         assert_eq!(opens.enter(INO, &patience).unwrap(), Entered::MustReport);
@@ -259,6 +317,40 @@ mod tests {
         assert!(!opens.created(INO, seen));
         let seen = opens.restatements(&patience).unwrap();
         assert!(opens.created(INO, seen));
-        assert!(opens.leave(INO));
+        assert!(opens.leave(INO).is_last);
+    }
+
+    #[test]
+    fn an_open_under_a_lease_is_told_only_when_the_leader_asks() {
+        let (opens, halt) = (Opens::default(), Halt::default());
+        let patience = Patience::background(&halt, None);
+        assert!(!opens.enter_silently(INO, || false));
+        assert!(opens.enter_silently(INO, || true));
+        assert!(opens.is_silent(INO));
+        let left = opens.leave(INO);
+        assert!(left.is_last && !left.was_known);
+        assert!(opens.take_released().is_empty());
+
+        assert!(opens.enter_silently(INO, || true));
+        opens.is_known(INO);
+        assert!(!opens.is_silent(INO));
+        assert!(opens.enter_silently(INO, || unreachable!("the leader knows")));
+        opens.leave(INO);
+        assert!(opens.leave(INO).was_known);
+        assert_eq!(opens.take_released(), [INO]);
+        opens.forgotten(&[INO], true);
+        assert_eq!(opens.enter(INO, &patience).unwrap(), Entered::MustReport);
+    }
+
+    #[test]
+    fn what_is_presumed_open_is_reported_as_released_if_it_is_not() {
+        let opens = Opens::default();
+        assert!(opens.is_presumed(INO));
+        assert_eq!(opens.take_released(), [INO]);
+        opens.forgotten(&[INO], true);
+        assert!(opens.enter_silently(INO, || true));
+        assert!(!opens.is_presumed(INO));
+        assert!(opens.take_released().is_empty());
+        assert!(opens.leave(INO).was_known);
     }
 }

@@ -133,8 +133,10 @@ impl Link {
         if self.window.session() == lost {
             tracing::warn!(session = %lost, "the session expired; opening a new one");
             self.session.lost.fetch_add(1, Ordering::Relaxed);
+            self.restart_leases(None);
             self.open_session(patience)?;
             self.session_was_lost(lost);
+            self.restart_leases(Some(self.window.session()));
             self.session.restate_soon();
         }
         Ok(())

@@ -1,6 +1,24 @@
 //! The client against servers in this process: the real namespace state machine, chunks in memory,
 //! and faults where a test wants them.
 
+mod cached;
 mod cluster;
+mod coherence;
 mod files;
+mod leases;
 mod meta;
+mod unsent;
+
+use std::time::Duration;
+
+/// Waits until a condition holds.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = crate::wait::now();
+    while !holds() {
+        assert!(
+            crate::wait::now() - start < Duration::from_secs(60),
+            "waited for: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -56,6 +56,14 @@ impl Halt {
     }
 }
 
+/// How long an outage may last.
+fn limit_of(on_outage: OnOutage) -> Option<Duration> {
+    match on_outage {
+        OnOutage::Block(limit) => limit,
+        OnOutage::Eio => Some(REQUEST_TIMEOUT),
+    }
+}
+
 /// What a call may wait for. The time limit counts from the last progress, so that only an outage
 /// ends a call, not its size.
 pub(crate) struct Patience<'a> {
@@ -75,14 +83,15 @@ pub(crate) struct Patience<'a> {
 impl<'a> Patience<'a> {
     /// Patience of a caller.
     pub(crate) fn new(cx: &Context<'a>, halt: &'a Halt, on_outage: OnOutage) -> Self {
-        let limit = match on_outage {
-            OnOutage::Block(limit) => limit,
-            OnOutage::Eio => Some(REQUEST_TIMEOUT),
-        };
         Self {
             of_caller: true,
-            ..Self::of(cx.request, cx.interrupted, halt, limit)
+            ..Self::of(cx.request, cx.interrupted, halt, limit_of(on_outage))
         }
+    }
+
+    /// Patience of a background thread that does what callers did not wait for: as much as theirs.
+    pub(crate) fn deferred(halt: &'a Halt, on_outage: OnOutage) -> Self {
+        Self::background(halt, limit_of(on_outage))
     }
 
     /// Patience of a background thread.

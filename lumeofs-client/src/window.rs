@@ -53,6 +53,15 @@ impl Window {
         self.freed.notify_all();
     }
 
+    /// Goes on with a ticket that was left.
+    pub(crate) fn take_up(&self, session: SessionId, sequence: u64) -> Ticket<'_> {
+        Ticket {
+            window: self,
+            session,
+            sequence,
+        }
+    }
+
     /// Gives out the next sequence, once it fits the window.
     pub(crate) fn begin(&self, patience: &Patience<'_>) -> FsResult<Ticket<'_>> {
         let mut state = self.state.lock();
@@ -71,6 +80,13 @@ impl Window {
 }
 
 impl Ticket<'_> {
+    /// Leaves it to whoever takes it up: it stays unanswered.
+    pub(crate) fn leave(self) -> (SessionId, u64) {
+        let left = (self.session, self.sequence);
+        std::mem::forget(self);
+        left
+    }
+
     /// All sequences below were answered.
     pub(crate) fn acked_below(&self) -> u64 {
         let state = self.window.state.lock();

@@ -4,7 +4,7 @@
 //! cares about; these are accepted and ignored. Anything unknown is an error: a misspelt `nosuid` must not
 //! mount with suid.
 
-use lumeofs_client::OnOutage;
+use lumeofs_client::{CACHE_BYTES_DEFAULT, CACHE_BYTES_MIN, OnOutage};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,7 +54,11 @@ const KNOWN: &[&str] = &[
     "log=",
     "metrics=",
     "on-outage=",
+    "cache=",
 ];
+
+/// Largest cache: more is a misspelling.
+const CACHE_BYTES_MAX: usize = 1 << 40;
 
 /// How to mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +87,8 @@ pub struct MountOptions {
     pub metrics: Option<String>,
     /// What operations do when no quorum answers.
     pub on_outage: Option<OnOutage>,
+    /// Memory for cached data, in bytes.
+    pub cache_bytes: usize,
 }
 
 impl Default for MountOptions {
@@ -103,6 +109,7 @@ impl Default for MountOptions {
             log: None,
             metrics: None,
             on_outage: None,
+            cache_bytes: CACHE_BYTES_DEFAULT,
         }
     }
 }
@@ -210,6 +217,10 @@ fn apply(options: &mut MountOptions, option: &str) -> Result<(), OptionError> {
                 })?;
                 options.on_outage = Some(outage);
             }
+            Some(("cache", value)) => {
+                options.cache_bytes = cache_bytes(value)
+                    .ok_or_else(|| bad(option, "cache=SIZE of 1M to 1T, as in cache=512M"))?;
+            }
             _ if IGNORED.contains(&option) => {}
             _ if IGNORED_PREFIXES
                 .iter()
@@ -241,6 +252,23 @@ fn on_outage(value: &str) -> Option<OnOutage> {
             Some(OnOutage::Block(Some(Duration::from_secs(seconds))))
         }
     }
+}
+
+/// A size in bytes, or with K, M, G or T in units of 1024.
+fn cache_bytes(value: &str) -> Option<usize> {
+    let digits = value.trim_end_matches(|last: char| last.is_ascii_alphabetic());
+    let unit: usize = match &value[digits.len()..] {
+        "" => 1,
+        "K" | "k" => 1 << 10,
+        "M" | "m" => 1 << 20,
+        "G" | "g" => 1 << 30,
+        "T" | "t" => 1 << 40,
+        _ => return None,
+    };
+    let bytes = digits.parse::<usize>().ok()?.checked_mul(unit)?;
+    (CACHE_BYTES_MIN..=CACHE_BYTES_MAX)
+        .contains(&bytes)
+        .then_some(bytes)
 }
 
 /// The known option that takes the fewest changes to reach.
@@ -328,7 +356,17 @@ mod tests {
             parse_options("on-outage=eio").unwrap().on_outage,
             Some(OnOutage::Eio)
         );
-        for given in ["on-outage=maybe", "on-outage=block:x", "secretfile="] {
+        assert_eq!(parse_options("cache=64M").unwrap().cache_bytes, 64 << 20);
+        let bad = [
+            "on-outage=maybe",
+            "on-outage=block:x",
+            "secretfile=",
+            "cache=",
+            "cache=1",
+            "cache=12Q",
+            "cache=99999999T",
+        ];
+        for given in bad {
             assert!(
                 matches!(parse_options(given), Err(OptionError::Value { .. })),
                 "{given}"
@@ -348,6 +386,7 @@ mod tests {
     #[test]
     fn what_a_mount_keeps_is_known() {
         assert_eq!(kept("secretfile=/x"), Some("secretfile="));
+        assert_eq!(kept("cache=1G"), Some("cache="));
         assert_eq!(kept("allow_other"), Some("allow_other"));
         for changes in [
             "ro", "noexec", "user", "user=me", "noatime", "_netdev", "x-y=log=",

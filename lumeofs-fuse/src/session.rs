@@ -196,6 +196,7 @@ pub fn start(config: MountConfig) -> Result<Mounted> {
         ClientOptions {
             on_outage: config.on_outage,
             description,
+            cache_bytes: config.options.cache_bytes,
         },
     )
     .map_err(|error| explain_connect(&config.masters, error))?;

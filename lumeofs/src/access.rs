@@ -4,7 +4,7 @@
 use crate::dev::layout::Layout;
 use anyhow::Context as _;
 use lumeofs_base::{Code, FsError};
-use lumeofs_client::{Client, ClientOptions, OnOutage};
+use lumeofs_client::{CACHE_BYTES_MIN, Client, ClientOptions, OnOutage};
 use lumeofs_proto::auth::Credentials;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -74,6 +74,7 @@ impl Access {
         let options = ClientOptions {
             on_outage: OnOutage::Eio,
             description: format!("command, pid {}", std::process::id()),
+            cache_bytes: CACHE_BYTES_MIN,
         };
         Ok(Client::connect(&masters, credentials, options)?)
     }

@@ -1,6 +1,7 @@
 //! From byte ranges of a file to chunks and requests.
 
 use crate::inodes::{Inode, Known};
+use crate::leases::Want;
 use crate::link::{Asker, Link};
 use crate::meta::unexpected;
 use lumeofs_base::limits::{BLOCK_SIZE, FILE_SIZE_BYTES_MAX};
@@ -95,10 +96,22 @@ impl Link {
         inode: &Inode,
         range: &Range<u64>,
     ) -> FsResult<Known> {
+        self.chunks_wanting(asker, ino, inode, range, Want::Shared)
+    }
+
+    /// The same, asking for a lease.
+    pub(crate) fn chunks_wanting(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        inode: &Inode,
+        range: &Range<u64>,
+        want: Want,
+    ) -> FsResult<Known> {
         let (first, last) = span(range, self.chunk_size());
         let count = last.get() - first.get() + 1;
         let query = Query::Chunks { ino, first, count };
-        let (reply, era) = self.query_with_era(asker, ino, &query)?;
+        let (reply, era) = self.query_with_era(asker, ino, &query, want)?;
         let known = known_of(reply, era)?;
         inode.learn_chunks(
             &known.attr,

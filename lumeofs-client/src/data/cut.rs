@@ -36,39 +36,55 @@ impl Link {
         let Some(inode) = self.inodes.find(ino) else {
             return self.mutate_attr(asker, ino, &mutation);
         };
-        self.overtake_mtime(asker, ino, &inode, &mutation)
+        self.overtake_mtime(asker, ino, &inode, &mutation, &mut |_| {})
     }
 
-    fn overtake_mtime(
+    /// Sets an mtime, and calls `told` with the attributes before another one can be published.
+    pub(crate) fn overtake_mtime(
         &self,
         asker: &Asker<'_>,
         ino: InodeId,
         inode: &Inode,
         mutation: &Mutation,
+        told: &mut dyn FnMut(&Attr),
     ) -> FsResult<Attr> {
         let _publishing = asker.patience.lock(&inode.publishing)?;
         let dirty = self.inodes.take_dirty(ino, inode);
         let result = self.mutate_attr(asker, ino, mutation);
-        if dirty && result.is_err() {
-            self.inodes.mark_dirty(ino, inode);
+        match &result {
+            Ok(attr) => told(attr),
+            Err(_) if dirty => self.inodes.mark_dirty(ino, inode),
+            Err(_) => {}
         }
         result
     }
 
     fn resize(&self, asker: &Asker<'_>, ino: InodeId, size: u64, set: SetAttr) -> FsResult<Attr> {
+        let inode: Arc<Inode> = self.inodes.get(ino);
+        let _held = inode.ranges.own(size..u64::MAX, &asker.patience)?;
+        self.resize_held(asker, ino, &inode, size, set)
+    }
+
+    /// Sets the size, and what else there is to set, where the caller owns the range past it.
+    pub(crate) fn resize_held(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        inode: &Inode,
+        size: u64,
+        set: SetAttr,
+    ) -> FsResult<Attr> {
         if size > FILE_SIZE_BYTES_MAX {
             let what = format!("size {size}: a file has at most {FILE_SIZE_BYTES_MAX} bytes");
             return Err(FsError::new(Code::FileTooBig, what));
         }
-        let inode: Arc<Inode> = self.inodes.get(ino);
-        let _held = inode.ranges.own(size..u64::MAX, &asker.patience)?;
         let mutation = Mutation::SetAttr { ino, set };
         let attr = again(asker, ino, || {
-            match self.overtake_mtime(asker, ino, &inode, &mutation) {
+            match self.overtake_mtime(asker, ino, inode, &mutation, &mut |_| {}) {
                 Ok(attr) => Ok(Some(attr)),
                 // It grows, and past its end there may be something.
                 Err(error) if error.code == Code::StaleWrite => {
-                    self.clean_tail_if_needed(asker, ino, &inode)?;
+                    self.clean_tail_if_needed(asker, ino, inode)?;
                     Ok(None)
                 }
                 Err(error) => Err(error),
@@ -78,10 +94,10 @@ impl Link {
         if !attr.tail_unclean {
             return Ok(attr);
         }
-        match self.clean_tail(asker, ino, &inode, attr.clone()) {
+        match self.clean_tail(asker, ino, inode, attr.clone()) {
             // Somebody truncated again, or a later connection of ours wrote.
             Err(error) if error.code == Code::StaleWrite => {
-                self.clean_tail_if_needed(asker, ino, &inode)?;
+                self.clean_tail_if_needed(asker, ino, inode)?;
                 Ok(attr)
             }
             cleaned => cleaned,

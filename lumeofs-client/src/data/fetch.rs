@@ -16,6 +16,7 @@ use lumeofs_meta::op::ChunkRef;
 use lumeofs_proto::blocking::Frame;
 use lumeofs_proto::data::{ChunkReply, ChunkRequest};
 use lumeofs_proto::frame::Op;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,9 +35,21 @@ impl Link {
         offset: u64,
         buf: &mut [u8],
     ) -> FsResult<()> {
+        let whole = offset..offset + buf.len() as u64;
+        self.fetch_parts(patience, known, &[whole], buf)
+    }
+
+    /// As [`Link::fetch`] for several ranges at once, whose bytes go into `buf` one after the other.
+    pub(crate) fn fetch_parts(
+        &self,
+        patience: &Patience<'_>,
+        known: &Known,
+        parts: &[Range<u64>],
+        buf: &mut [u8],
+    ) -> FsResult<()> {
         retry(
             patience,
-            &mut Fetch::new(self, patience, known, offset, buf, None),
+            &mut Fetch::new(self, patience, known, parts, buf, None),
         )
     }
 
@@ -50,7 +63,8 @@ impl Link {
         buf: &mut [u8],
         meanwhile: &mut dyn FnMut(),
     ) -> FsResult<()> {
-        Fetch::new(self, patience, known, offset, buf, Some(meanwhile)).attempt()
+        let whole = offset..offset + buf.len() as u64;
+        Fetch::new(self, patience, known, &[whole], buf, Some(meanwhile)).attempt()
     }
 }
 
@@ -83,16 +97,21 @@ impl<'a, 'p> Fetch<'a, 'p> {
         link: &'a Link,
         patience: &'a Patience<'p>,
         known: &Known,
-        offset: u64,
+        parts: &[Range<u64>],
         buf: &'a mut [u8],
         meanwhile: Option<&'a mut dyn FnMut()>,
     ) -> Self {
-        let mut wanted = Vec::new();
-        for piece in pieces(offset, buf.len(), link.chunk_size(), READ_BYTES_MAX) {
-            match known.chunks.get(&piece.index) {
-                Some(chunk) => wanted.push(Wanted::new(piece, *chunk)),
-                None => buf[piece.bytes].fill(0),
+        let (mut wanted, mut start) = (Vec::new(), 0);
+        for part in parts {
+            let len = (part.end - part.start) as usize;
+            for mut piece in pieces(part.start, len, link.chunk_size(), READ_BYTES_MAX) {
+                piece.bytes = start + piece.bytes.start..start + piece.bytes.end;
+                match known.chunks.get(&piece.index) {
+                    Some(chunk) => wanted.push(Wanted::new(piece, *chunk)),
+                    None => buf[piece.bytes].fill(0),
+                }
             }
+            start += len;
         }
         let (truncations, era) = (known.attr.truncations, known.era);
         Self {

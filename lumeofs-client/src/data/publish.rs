@@ -62,7 +62,8 @@ impl Link {
 
     /// Attributes as the caller must see them: with the mtime of this client's own writes.
     pub(crate) fn fresh(&self, asker: &Asker<'_>, attr: Attr) -> FsResult<Attr> {
-        Ok(self.publish(asker, attr.ino)?.unwrap_or(attr))
+        let attr = self.publish(asker, attr.ino)?.unwrap_or(attr);
+        Ok(self.with_own_writes(attr))
     }
 
     /// The background thread.
@@ -88,7 +89,11 @@ impl Link {
     }
 
     /// Fails if the cluster does not answer.
-    fn publish_in_background(&self, ino: InodeId, limit: Option<Duration>) -> FsResult<()> {
+    pub(crate) fn publish_in_background(
+        &self,
+        ino: InodeId,
+        limit: Option<Duration>,
+    ) -> FsResult<()> {
         let asker = Asker::background(Patience::background(&self.halt, limit));
         let Err(error) = self.publish(&asker, ino) else {
             return Ok(());

@@ -131,6 +131,6 @@ fn known_below_size(inode: &Inode, range: &Range<u64>, chunk_size: u64) -> Optio
         .filter(|known| known.attr.size >= until)
 }
 
-fn is_gone(error: &FsError) -> bool {
+pub(crate) fn is_gone(error: &FsError) -> bool {
     matches!(error.code, Code::NotFound | Code::StaleWrite | Code::Stale)
 }

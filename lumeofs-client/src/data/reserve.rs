@@ -83,22 +83,32 @@ impl Link {
         len: u64,
         change: Change,
     ) -> FsResult<()> {
-        if len == 0 {
-            return Err(FsError::new(Code::Invalid, "a range of no bytes"));
-        }
         let asker = self.asker(cx);
         let range = checked_range(offset, len)?;
         let inode = self.inodes.get(ino);
         let _held = inode.ranges.own(range.clone(), &asker.patience)?;
-        again(&asker, ino, || {
+        self.allocate_held(&asker, ino, &inode, &range, change)
+    }
+
+    /// As [`Link::allocate`], where the caller owns the range.
+    pub(crate) fn allocate_held(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        inode: &Inode,
+        range: &Range<u64>,
+        change: Change,
+    ) -> FsResult<()> {
+        if range.is_empty() {
+            return Err(FsError::new(Code::Invalid, "a range of no bytes"));
+        }
+        again(asker, ino, || {
             let done = match change {
                 Change::Allocate { keep_size } => {
-                    self.reserve_once(&asker, ino, &inode, &range, !keep_size)
+                    self.reserve_once(asker, ino, inode, range, !keep_size)
                 }
-                Change::Punch => self.zero_once(&asker, ino, &inode, &range, false),
-                Change::Zero { keep_size } => {
-                    self.zero_once(&asker, ino, &inode, &range, !keep_size)
-                }
+                Change::Punch => self.zero_once(asker, ino, inode, range, false),
+                Change::Zero { keep_size } => self.zero_once(asker, ino, inode, range, !keep_size),
             };
             match done {
                 Err(error) if error.code == Code::StaleWrite => {
@@ -212,7 +222,7 @@ impl Link {
     }
 
     /// Publishes a change that no write made: mtime, and a size unless `end` is 0.
-    fn publish_size(
+    pub(crate) fn publish_size(
         &self,
         asker: &Asker<'_>,
         ino: InodeId,

@@ -3,7 +3,8 @@
 
 use crate::client::Context;
 use crate::data::primaries::GroupOp;
-use crate::link::Link;
+use crate::inodes::Inode;
+use crate::link::{Asker, Link};
 use lumeofs_base::{Code, FsError, FsResult, InodeId};
 use lumeofs_proto::data::ChunkRequest;
 use lumeofs_proto::frame::Op;
@@ -13,8 +14,22 @@ impl Link {
     pub(crate) fn fsync(&self, cx: &Context<'_>, ino: InodeId, data_only: bool) -> FsResult<()> {
         let asker = self.asker(cx);
         let inode = self.inodes.get(ino);
+        self.sync(&asker, ino, &inode, &mut || match data_only {
+            true => Ok(()),
+            false => self.publish(&asker, ino).map(drop),
+        })
+    }
+
+    /// Makes all acknowledged writes durable, and calls `publish` meanwhile.
+    pub(crate) fn sync(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        inode: &Inode,
+        publish: &mut dyn FnMut() -> FsResult<()>,
+    ) -> FsResult<()> {
         let pending = inode.take_error();
-        let unsynced: Vec<_> = self.inodes.unsynced(&inode).into_iter().collect();
+        let unsynced: Vec<_> = self.inodes.unsynced(inode).into_iter().collect();
         let mut ops: Vec<_> = unsynced
             .iter()
             .map(|((group, _), version)| {
@@ -26,21 +41,17 @@ impl Link {
                 GroupOp::new(*group, Op::Sync, header, &[])
             })
             .collect();
-        let mut published = Ok(None);
-        let mut publish = || {
-            if !data_only {
-                published = self.publish(&asker, ino);
-            }
-        };
-        let synced = self.at_primaries(&asker.patience, &mut ops, &mut publish);
+        let mut published = Ok(());
+        let mut meanwhile = || published = publish();
+        let synced = self.at_primaries(&asker.patience, &mut ops, &mut meanwhile);
         let mut result = pending.map_or(Ok(()), Err);
         for (op, ((group, _), version)) in ops.iter().zip(&unsynced) {
             match &op.outcome {
-                Some(Ok(_)) => self.inodes.synced(&inode, *group, *version),
+                Some(Ok(_)) => self.inodes.synced(inode, *group, *version),
                 Some(Err(error)) => {
                     if error.code == Code::LostTail {
                         tracing::error!(%ino, %group, %error, "acknowledged writes were lost before fsync");
-                        self.inodes.synced(&inode, *group, *version);
+                        self.inodes.synced(inode, *group, *version);
                     }
                     result = Err(FsError::new(
                         Code::Io,
@@ -50,6 +61,6 @@ impl Link {
                 None => {}
             }
         }
-        result.and(synced).and(published.map(drop))
+        result.and(synced).and(published)
     }
 }

@@ -122,12 +122,12 @@ impl Link {
                 answer = Some(self.chunks(asker, ino, inode, range));
             }
         };
+        let parts = [(range.start, data)];
         if !self.send(
             asker,
             inode,
             &known,
-            range.start,
-            data,
+            &parts,
             how,
             is_remembered,
             &mut confirm,
@@ -198,11 +198,23 @@ impl Link {
         inode: &Inode,
         range: &Range<u64>,
     ) -> FsResult<Known> {
+        let known = self.with_clean_tail(asker, ino, inode, range)?;
+        self.with_all_chunks(asker, ino, inode, known, range)
+    }
+
+    /// What there is of a range, with a clean tail if a write of it grows the file.
+    pub(crate) fn with_clean_tail(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        inode: &Inode,
+        range: &Range<u64>,
+    ) -> FsResult<Known> {
         let mut known = self.chunks(asker, ino, inode, range)?;
         if range.end > known.attr.size && known.attr.tail_unclean {
             known.attr = self.clean_tail(asker, ino, inode, known.attr)?;
         }
-        self.with_all_chunks(asker, ino, inode, known, range)
+        Ok(known)
     }
 
     /// One attempt at an append: reserves a range and fills it. A refusal that no truncate caused, but a connection
@@ -236,7 +248,8 @@ impl Link {
                 Err(error) if error.code == Code::StaleWrite => return Ok(Some(None)),
                 known => known?,
             };
-            let sent = self.send(asker, inode, &known, offset, data, how, false, &mut || {})?;
+            let parts = [(offset, data)];
+            let sent = self.send(asker, inode, &known, &parts, how, false, &mut || {})?;
             let attr = attr.clone();
             Ok(sent.then_some(Some(Written { offset, attr })))
         })
@@ -279,18 +292,17 @@ impl Link {
         Ok(Some((offset, Known { attr, chunks, era })))
     }
 
-    /// Sends the data to the primaries. False if it was planned before a truncate.
+    /// Sends data, each part with its offset, to the primaries. False if it was planned before a truncate.
     #[expect(
         clippy::too_many_arguments,
         reason = "one step of a write, not an interface"
     )]
-    fn send(
+    pub(crate) fn send(
         &self,
         asker: &Asker<'_>,
         inode: &Inode,
         known: &Known,
-        offset: u64,
-        data: &[u8],
+        parts: &[(u64, &[u8])],
         how: How,
         is_remembered: bool,
         meanwhile: &mut dyn FnMut(),
@@ -298,22 +310,24 @@ impl Link {
         let map = self.map();
         let durable = how.durable || map.always_durable;
         let mut ops = Vec::new();
-        for piece in pieces(offset, data.len(), map.chunk_size, IO_BYTES_MAX) {
-            let chunk = known.chunks.get(&piece.index).ok_or_else(|| {
-                FsError::new(Code::Io, format!("chunk {} was not allocated", piece.index))
-            })?;
-            let payload = &data[piece.bytes];
-            let header = ChunkRequest {
-                chunk: chunk.chunk.get(),
-                offset: piece.within,
-                len: payload.len() as u64,
-                truncations: known.attr.truncations,
-                era: known.era,
-                checksums: block_checksums(piece.within, payload),
-                durable,
-                ..Default::default()
-            };
-            ops.push(GroupOp::new(chunk.group, Op::Write, header, payload));
+        for (offset, data) in parts {
+            for piece in pieces(*offset, data.len(), map.chunk_size, IO_BYTES_MAX) {
+                let chunk = known.chunks.get(&piece.index).ok_or_else(|| {
+                    FsError::new(Code::Io, format!("chunk {} was not allocated", piece.index))
+                })?;
+                let payload = &data[piece.bytes];
+                let header = ChunkRequest {
+                    chunk: chunk.chunk.get(),
+                    offset: piece.within,
+                    len: payload.len() as u64,
+                    truncations: known.attr.truncations,
+                    era: known.era,
+                    checksums: block_checksums(piece.within, payload),
+                    durable,
+                    ..Default::default()
+                };
+                ops.push(GroupOp::new(chunk.group, Op::Write, header, payload));
+            }
         }
         self.bind(asker)?;
         let patience = &asker.patience;

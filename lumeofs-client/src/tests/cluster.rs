@@ -1,13 +1,16 @@
-//! A small cluster over loopback: masters share one namespace, datanodes one set of chunks.
+//! A small cluster over loopback: masters share one namespace and one table of leases, datanodes one set of chunks.
+
+mod leases;
 
 use crate::client::{Client, ClientOptions, Context, OnOutage};
 use lumeofs_base::checksum::{block_checksums, verify_blocks};
 use lumeofs_base::{
-    ClusterMap, Code, Epoch, FsError, FsResult, GroupConfig, GroupId, NodeId, NodeInfo, NodeKind,
-    RequestId, Timestamp,
+    ClusterMap, Code, Epoch, FsError, FsResult, GroupConfig, GroupId, InodeId, NodeId, NodeInfo,
+    NodeKind, RequestId,
 };
+use lumeofs_lease::Table;
 use lumeofs_meta::namespace;
-use lumeofs_meta::op::{Batch, Caller, Command, Internal, Mutation, Outcome, Query, Reply};
+use lumeofs_meta::op::{Caller, Command, Internal, Mutation, Outcome, Reply};
 use lumeofs_meta::tables::MemoryTables;
 use lumeofs_proto::auth::{Credentials, Identity};
 use lumeofs_proto::blocking::{Conn, Frame};
@@ -24,7 +27,8 @@ pub(super) const GROUP: GroupId = GroupId(1);
 
 /// What a server does with a request.
 pub(super) enum Answer {
-    Meta(Outcome),
+    Reply(MetaReply),
+    Lease(LeaseReply),
     Session(SessionReply),
     Map(MapReply),
     Chunk(ChunkReply, Vec<u8>),
@@ -58,6 +62,11 @@ pub(super) struct State {
     pub(super) reports: Vec<OpenReport>,
     /// Mutations as they came in.
     pub(super) mutations: Vec<(u64, Mutation)>,
+    table: Table,
+    /// Inodes that were open where a recall was acknowledged.
+    pub(super) found_open: Vec<InodeId>,
+    /// Clients hear nothing of their polls.
+    pub(super) is_mute: bool,
 }
 
 #[derive(Default)]
@@ -127,6 +136,9 @@ impl Cluster {
             sequence: 0,
             reports: Vec::new(),
             mutations: Vec::new(),
+            table: leases::table(),
+            found_open: Vec::new(),
+            is_mute: false,
         };
         let world = Arc::new(World {
             state: Mutex::new(state),
@@ -199,6 +211,16 @@ impl Cluster {
     }
 
     pub(super) fn client_with(&self, on_outage: OnOutage) -> Arc<Client> {
+        self.client_of(on_outage, crate::CACHE_BYTES_DEFAULT)
+    }
+
+    /// A client with little memory.
+    pub(super) fn client_with_cache(&self, cache_bytes: usize) -> Arc<Client> {
+        let on_outage = OnOutage::Block(Some(std::time::Duration::from_secs(20)));
+        self.client_of(on_outage, cache_bytes)
+    }
+
+    fn client_of(&self, on_outage: OnOutage, cache_bytes: usize) -> Arc<Client> {
         let masters: Vec<_> = self
             .masters
             .iter()
@@ -207,6 +229,7 @@ impl Cluster {
         let options = ClientOptions {
             on_outage,
             description: "test".into(),
+            cache_bytes,
         };
         Client::connect(&masters, self.credentials.clone(), options).unwrap()
     }
@@ -227,31 +250,37 @@ pub(super) fn cx() -> Context<'static> {
     }
 }
 
+/// A context of callers that never use what is in memory.
+pub(super) fn direct() -> Context<'static> {
+    static UNCHECKED: Caller = Caller {
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+        trusted: false,
+    };
+    Context {
+        caller: &UNCHECKED,
+        ..cx()
+    }
+}
+
 fn serve(mut conn: Conn, world: &World, hook: &Mutex<Option<Hook>>) {
     while let Ok(frame) = conn.receiver.receive() {
-        let hooked = hook.lock().as_mut().and_then(|hook| hook(&frame, world));
+        let hooked = match frame.fixed.op {
+            // What a hook does just now may have to wait for polls.
+            Op::Lease => hook.try_lock(),
+            _ => Some(hook.lock()),
+        };
+        let hooked = hooked.and_then(|mut hook| hook.as_mut().and_then(|hook| hook(&frame, world)));
         let answer = hooked.unwrap_or_else(|| world.answer(&frame).unwrap_or_else(Answer::Fail));
         let answer = match answer {
             Answer::Later(answer) => answer(world),
             other => other,
         };
         let sent = match answer {
-            Answer::Meta(Ok(reply)) => {
-                let reply = postcard::to_stdvec(&reply).unwrap().into();
-                let era = match frame.fixed.op {
-                    Op::Query => namespace::era(&world.state.lock().tables),
-                    _ => 0,
-                };
-                let reply = MetaReply {
-                    reply,
-                    era,
-                    ..Default::default()
-                };
-                conn.sender.reply(&frame.fixed, 0, &reply, &[])
-            }
-            Answer::Meta(Err(error)) | Answer::Fail(error) => {
-                conn.sender.fail(&frame.fixed, &error)
-            }
+            Answer::Reply(reply) => conn.sender.reply(&frame.fixed, 0, &reply, &[]),
+            Answer::Lease(reply) => conn.sender.reply(&frame.fixed, 0, &reply, &[]),
+            Answer::Fail(error) => conn.sender.fail(&frame.fixed, &error),
             Answer::Session(reply) => conn.sender.reply(&frame.fixed, 0, &reply, &[]),
             Answer::Map(reply) => conn.sender.reply(&frame.fixed, 0, &reply, &[]),
             Answer::Chunk(reply, data) => {
@@ -269,25 +298,10 @@ fn serve(mut conn: Conn, world: &World, hook: &Mutex<Option<Hook>>) {
 
 impl World {
     pub(super) fn command(&self, command: Command) -> Outcome {
-        let mut state = self.state.lock();
-        state.index += 1;
-        let now = Timestamp {
-            secs: 1000 + state.index as i64,
-            nanos: 0,
-        };
-        let batch = Batch {
-            now,
-            groups: vec![GROUP],
-            commands: vec![command],
-        };
-        let index = state.index;
-        namespace::apply(&mut state.tables, index, &batch)
-            .pop()
-            .unwrap()
-            .outcome
+        self.state.lock().apply(command).0.outcome
     }
 
-    /// A mutation of somebody else.
+    /// A mutation of somebody else, who has and wants no lease.
     pub(super) fn mutate(&self, mutation: Mutation) -> Outcome {
         let nonce = u128::from_le_bytes(lumeofs_base::entropy::bytes());
         let open = Internal::OpenSession {
@@ -298,42 +312,24 @@ impl World {
             panic!()
         };
         let caller = cx().caller.clone();
-        self.command(Command::Mutate {
+        let command = Command::Mutate {
             session,
             sequence: 1,
             acked_below: 1,
             caller,
             mutation,
-        })
+        };
+        let (applied, changed) = self.state.lock().apply(command);
+        self.until_settled(&changed);
+        applied.outcome
     }
 
     /// The usual answer.
     pub(super) fn answer(&self, frame: &Frame) -> FsResult<Answer> {
         Ok(match frame.fixed.op {
-            Op::Query => {
-                let asked: MetaRequest = frame.decode()?;
-                let query: Query = postcard::from_bytes(&asked.op).unwrap();
-                Answer::Meta(namespace::query(
-                    &self.state.lock().tables,
-                    cx().caller,
-                    &query,
-                ))
-            }
-            Op::Mutate => {
-                let asked: MetaRequest = frame.decode()?;
-                let mutation: Mutation = postcard::from_bytes(&asked.op).unwrap();
-                self.state
-                    .lock()
-                    .mutations
-                    .push((asked.sequence, mutation.clone()));
-                Answer::Meta(self.command(Command::Mutate {
-                    session: asked.session.into(),
-                    sequence: asked.sequence,
-                    acked_below: asked.acked_below,
-                    caller: cx().caller.clone(),
-                    mutation,
-                }))
-            }
+            Op::Query => Answer::Reply(self.query(&frame.decode()?)?),
+            Op::Mutate => Answer::Reply(self.mutate_for(&frame.decode()?)?),
+            Op::Lease => self.lease(&frame.decode()?)?,
             Op::Session => self.session(&frame.decode()?)?,
             Op::Opens => {
                 let report: OpenReport = frame.decode()?;

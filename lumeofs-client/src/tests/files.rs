@@ -1,6 +1,6 @@
-//! Data through its faults.
+//! Data through its faults, on its way to and from the datanodes without a cache.
 
-use super::cluster::{Answer, CHUNK, Cluster, cx};
+use super::cluster::{Answer, CHUNK, Cluster, direct as cx};
 use crate::client::{Client, Range};
 use lumeofs_base::{Code, FsError, InodeId};
 use lumeofs_meta::op::{Command, Internal, Mutation, NewNode, SetAttr};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-fn file(client: &Client, name: &str) -> InodeId {
+pub(super) fn file(client: &Client, name: &str) -> InodeId {
     let created = client.create(
         cx(),
         InodeId::ROOT,
@@ -23,20 +23,20 @@ fn file(client: &Client, name: &str) -> InodeId {
     created.unwrap().0.ino
 }
 
-fn put(client: &Client, ino: InodeId, offset: u64, data: &[u8]) {
+pub(super) fn put(client: &Client, ino: InodeId, offset: u64, data: &[u8]) {
     client
         .write(cx(), ino, offset, data, false, false, false)
         .unwrap();
 }
 
-fn get(client: &Client, ino: InodeId, offset: u64, len: usize) -> Vec<u8> {
+pub(super) fn get(client: &Client, ino: InodeId, offset: u64, len: usize) -> Vec<u8> {
     let mut buf = vec![0xEE; len];
     let count = client.read(cx(), ino, offset, &mut buf).unwrap();
     buf.truncate(count);
     buf
 }
 
-fn truncate(size: u64) -> SetAttr {
+pub(super) fn truncate(size: u64) -> SetAttr {
     SetAttr {
         size: Some(size),
         ..SetAttr::default()

@@ -1,6 +1,7 @@
 //! Metadata calls, sessions and open files through their faults.
 
 use super::cluster::{Answer, Cluster, World, cx};
+use super::until;
 use crate::client::{Context, OnOutage};
 use crate::wait::{Halt, Patience};
 use lumeofs_base::limits::OPENS_PER_REPORT_MAX;
@@ -11,19 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Waits until a condition holds.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = crate::wait::now();
-    while !holds() {
-        assert!(
-            crate::wait::now() - start < Duration::from_secs(60),
-            "waited for: {what}"
-        );
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-fn end_sessions(world: &World) {
+pub(super) fn end_sessions(world: &World) {
     for session in 1..10 {
         let close = Internal::CloseSession {
             session: session.into(),
@@ -231,6 +220,9 @@ fn a_long_list_of_open_files_is_stated_in_parts_to_one_leader() {
     let count = OPENS_PER_REPORT_MAX as u64 * 2 + 10;
     let halt = Halt::default();
     let patience = Patience::background(&halt, None);
+    until("the opens are stated as leases begin", || {
+        client.lease_stats().is_valid && !cluster.world.state.lock().reports.is_empty()
+    });
     let seen = client.link.opens.restatements(&patience).unwrap();
     for ino in 1..=count {
         assert!(client.link.opens.created(InodeId(ino << 40), seen));

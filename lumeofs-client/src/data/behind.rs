@@ -1,0 +1,465 @@
+//! Write-behind: sends what was written into the cache, then publishes size and time.
+//!
+//! Data first: the size is published only as far as all bytes below it are with the primaries. Bytes past the published
+//! size stay in memory until then, so that they can be sent again if the servers cut them off. What is sent was
+//! written under one session and goes under no other (rule S3).
+
+use crate::data::chunks::span;
+use crate::data::write::{How, again};
+use crate::inodes::{Inode, Known};
+use crate::link::{Asker, Link};
+use crate::pages::count;
+use crate::pages::file::File;
+use crate::pages::local::Publication;
+use crate::pages::queue::Work;
+use crate::pages::state::State;
+use crate::pages::state::sending::{Claimed, Sent, Wanted};
+use crate::wait::Patience;
+use lumeofs_base::{Attr, Code, FsResult, InodeId};
+use lumeofs_meta::op::{Mutation, Query};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes that one thread has under way at once, as several requests.
+const CLAIM_BYTES: u64 = 4 << 20;
+/// Pause where the session has ended and what was written under it is being dropped.
+const LOST_PAUSE: Duration = Duration::from_millis(10);
+/// How long nothing may move when the client closes with unsent data.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Which data a flush is about.
+#[derive(Clone, Copy)]
+struct Until {
+    /// Writes up to this number.
+    number: u64,
+    /// What begins below this offset.
+    below: u64,
+}
+
+impl Until {
+    /// All that has been written.
+    const fn written(number: u64) -> Self {
+        let below = u64::MAX;
+        Self { number, below }
+    }
+}
+
+impl Link {
+    /// Sends all data of an inode that is dirty now, and publishes size and time with one mutation. What cannot be
+    /// written for good is dropped, and the next write, fsync or close tells. The caller holds `Exclusive`.
+    ///
+    /// # Errors
+    /// Interrupted, or an outage longer than the caller's patience: then everything that was not sent still is dirty.
+    pub(crate) fn flush_data(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
+        self.flush_below(asker, ino, u64::MAX)
+    }
+
+    /// As [`Link::flush_data`], for the data that begins below an offset.
+    pub(crate) fn flush_below(&self, asker: &Asker<'_>, ino: InodeId, below: u64) -> FsResult<()> {
+        let Some(file) = self.pages.find(ino) else {
+            return Ok(());
+        };
+        let inode = self.inodes.get(ino);
+        again(asker, ino, || {
+            let number = file.look(State::last_number);
+            self.send_dirty(asker, &inode, &file, Until { number, below })?;
+            let published = self.publish_local(asker, &inode, &file, false)?;
+            Ok(published.then_some(()))
+        })
+    }
+
+    /// fsync of an inode: sends its data, then has it synced while what is new of size and time is published: with
+    /// `data_only` only a new size.
+    ///
+    /// # Errors
+    /// Also those of write-behind, once.
+    pub(crate) fn sync_data(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        inode: &Inode,
+        data_only: bool,
+    ) -> FsResult<()> {
+        let Some(file) = self.pages.find(ino) else {
+            return self.sync(asker, ino, inode, &mut || Ok(()));
+        };
+        again(asker, ino, || {
+            let number = file.look(State::last_number);
+            self.send_dirty(asker, inode, &file, Until::written(number))?;
+            let publishes = !data_only || file.look(|state| state.unpublished() > 0);
+            let mut is_whole = true;
+            self.sync(asker, ino, inode, &mut || {
+                if publishes {
+                    is_whole = self.publish_local(asker, inode, &file, false)?;
+                }
+                Ok(())
+            })?;
+            Ok(is_whole.then_some(()))
+        })?;
+        inode.take_error().map_or(Ok(()), Err)
+    }
+
+    /// Who sends what is in the cache now: with the right of who wrote it, and under the session of that time alone.
+    fn sender<'a>(&self, asker: &Asker<'a>) -> Asker<'a> {
+        let sender = asker.trusted();
+        sender.bound.set(Some(self.pages.shared.session()));
+        sender
+    }
+
+    /// Sends until everything asked for is with the primaries.
+    fn send_dirty(
+        &self,
+        asker: &Asker<'_>,
+        inode: &Inode,
+        file: &Arc<File>,
+        until: Until,
+    ) -> FsResult<()> {
+        loop {
+            let seen = file.events();
+            match self.claim(file, until, true) {
+                Claimed::Some(id, range) => {
+                    self.send_claim(asker, inode, file, id, &range, false)?;
+                }
+                Claimed::UnderWay => file.wait(seen, &asker.patience)?,
+                Claimed::None => return Ok(()),
+            }
+        }
+    }
+
+    fn claim(&self, file: &Arc<File>, until: Until, whole: bool) -> Claimed {
+        file.claim(&Wanted {
+            until: until.number,
+            below: until.below,
+            most: CLAIM_BYTES,
+            chunk_size: self.chunk_size(),
+            whole,
+        })
+    }
+
+    /// Sends one claim. What cannot be sent at all is dropped and told later; with `is_last_try` so is what an outage
+    /// prevents.
+    fn send_claim(
+        &self,
+        asker: &Asker<'_>,
+        inode: &Inode,
+        file: &Arc<File>,
+        id: u64,
+        range: &Range<u64>,
+        is_last_try: bool,
+    ) -> FsResult<()> {
+        let asker = self.sender(asker);
+        let error = match self.send_held(&asker, inode, file, id, range) {
+            Ok(bytes) => {
+                count(&self.pages.shared.counters.written_bytes, bytes);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        if self.still_bound(&asker).is_err() {
+            // All of it is about to be dropped, and told.
+            file.end_claim(id, Sent::Later);
+            return asker.patience.pause(LOST_PAUSE);
+        }
+        let is_outage = matches!(error.code, Code::Unavailable | Code::Timeout);
+        match error.code {
+            Code::Interrupted => {}
+            _ if is_outage && (!is_last_try || self.halt.is_halted()) => {}
+            // Nobody can see it any more.
+            Code::NotFound | Code::Stale => {
+                file.drop_all();
+                return Ok(());
+            }
+            _ => {
+                if file.end_claim(id, Sent::Never) {
+                    tracing::error!(ino = %file.ino, ?range, %error, "written data could not be stored");
+                    inode.fail(error);
+                }
+                return Ok(());
+            }
+        }
+        file.end_claim(id, Sent::Later);
+        Err(error)
+    }
+
+    /// Sends a claim while nobody else sends in its range. How many bytes were sent.
+    fn send_held(
+        &self,
+        asker: &Asker<'_>,
+        inode: &Inode,
+        file: &Arc<File>,
+        id: u64,
+        range: &Range<u64>,
+    ) -> FsResult<u64> {
+        let _held = inode.ranges.own(range.clone(), &asker.patience)?;
+        let Some(parts) = file.look(|state| state.claimed(id)) else {
+            return Ok(0);
+        };
+        let parts: Vec<(u64, &[u8])> = parts.iter().map(|(at, data)| (*at, &data[..])).collect();
+        again(asker, file.ino, || {
+            self.send_once(asker, inode, file, range, &parts)
+        })?;
+        file.end_claim(id, Sent::Done);
+        Ok(parts.iter().map(|(_, data)| data.len() as u64).sum())
+    }
+
+    fn send_once(
+        &self,
+        asker: &Asker<'_>,
+        inode: &Inode,
+        file: &Arc<File>,
+        range: &Range<u64>,
+        parts: &[(u64, &[u8])],
+    ) -> FsResult<Option<()>> {
+        let (first, last) = span(range, self.chunk_size());
+        let remembered = inode
+            .known(first, last)
+            .filter(|known| !known.attr.tail_unclean);
+        let is_remembered = remembered.is_some();
+        let known = match remembered {
+            Some(known) => known,
+            None => match self.place_cached(asker, inode, file, range) {
+                Err(error) if error.code == Code::StaleWrite => return Ok(None),
+                known => known?,
+            },
+        };
+        let how = How {
+            durable: false,
+            clear_suid: false,
+        };
+        let sent = self.send(asker, inode, &known, parts, how, is_remembered, &mut || {})?;
+        Ok(sent.then_some(()))
+    }
+
+    fn place_cached(
+        &self,
+        asker: &Asker<'_>,
+        inode: &Inode,
+        file: &Arc<File>,
+        range: &Range<u64>,
+    ) -> FsResult<Known> {
+        let _placing = asker.patience.lock(&file.placing)?;
+        let mut known = self.with_clean_tail(asker, file.ino, inode, range)?;
+        // Up to the range all is this client's, published or not: this is a stream if it goes past the end.
+        known.attr.size = known.attr.size.max(range.start);
+        self.with_all_chunks(asker, file.ino, inode, known, range)
+    }
+
+    /// Publishes size and time, as far as the data is with the primaries. False if the servers may have cut off what was
+    /// sent: then that is dirty again. What cannot be published for good is told later.
+    pub(crate) fn publish_local(
+        &self,
+        asker: &Asker<'_>,
+        inode: &Inode,
+        file: &Arc<File>,
+        is_last_try: bool,
+    ) -> FsResult<bool> {
+        let result = self.publish_sent(asker, inode, file, is_last_try);
+        self.note_local(file.ino);
+        result
+    }
+
+    fn publish_sent(
+        &self,
+        asker: &Asker<'_>,
+        inode: &Inode,
+        file: &Arc<File>,
+        is_last_try: bool,
+    ) -> FsResult<bool> {
+        let ino = file.ino;
+        let _order = asker.patience.lock(&file.publishing)?;
+        let _publishing = asker.patience.lock(&inode.publishing)?;
+        let asker = self.sender(asker);
+        let publication = file.look(|state| {
+            let local = state.local.as_ref()?;
+            local.publication(state.sent_until())
+        });
+        let Some(publication) = publication else {
+            return Ok(true);
+        };
+        let published = self.publish_with(&asker, ino, inode, &publication);
+        let error = match published {
+            Ok(attr) => {
+                inode.learn(&attr);
+                count(&self.pages.shared.counters.publications, 1);
+                file.change(|state| {
+                    if let Some(local) = &mut state.local {
+                        local.published(&publication, &attr);
+                    }
+                });
+                return Ok(true);
+            }
+            Err(error) => error,
+        };
+        match error.code {
+            Code::StaleWrite => {
+                inode.unlearn();
+                self.clean_tail_if_needed(&asker, ino, inode)?;
+                file.change(State::send_tail_again);
+                Ok(false)
+            }
+            _ if self.still_bound(&asker).is_err() => Ok(true),
+            Code::Interrupted => Err(error),
+            Code::Unavailable | Code::Timeout if !is_last_try || self.halt.is_halted() => {
+                Err(error)
+            }
+            Code::NotFound | Code::Stale => {
+                file.drop_all();
+                Ok(true)
+            }
+            _ => {
+                if file.look(State::is_changed) {
+                    tracing::error!(%ino, %error, "size and time could not be published");
+                    file.drop_all();
+                    inode.fail(error);
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    fn publish_with(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        inode: &Inode,
+        publication: &Publication,
+    ) -> FsResult<Attr> {
+        let truncations = match inode.truncations() {
+            Some(truncations) => truncations,
+            None => {
+                self.query_attr(asker, ino, &Query::GetAttr { ino })?
+                    .truncations
+            }
+        };
+        let flush = Mutation::Flush {
+            ino,
+            from: publication.from,
+            size: publication.size,
+            truncations,
+            clear_suid: publication.clear_suid,
+            time: publication.time,
+        };
+        self.mutate_attr(asker, ino, &flush)
+    }
+
+    /// Before a write that begins past the end: has the file grown to there, while nothing of this client is on its way
+    /// past the end that the metadata group knows. Bytes that a lost writer left in the gap are cut off (rule D11).
+    pub(crate) fn grow_over_gap(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        inode: &Inode,
+        file: &Arc<File>,
+        size: u64,
+    ) -> FsResult<()> {
+        again(asker, ino, || {
+            self.flush_data(asker, ino)?;
+            let _held = inode.ranges.own(0..u64::MAX, &asker.patience)?;
+            if !self.publish_local(asker, inode, file, false)? {
+                return Ok(None);
+            }
+            let sender = self.sender(asker);
+            let before = inode.truncations();
+            let grown = self.publish_size(&sender, ino, inode, size);
+            if inode.truncations() != before {
+                file.change(State::send_tail_again);
+            }
+            match self.told(&sender, inode, grown) {
+                Err(error) if error.code == Code::StaleWrite => return Ok(None),
+                grown => grown?,
+            }
+            file.change(|state| state.local.as_mut().map(|local| local.grew(size)));
+            Ok(Some(()))
+        })
+    }
+
+    /// A background thread.
+    pub(crate) fn keep_writing(&self) {
+        while !self.halt.is_halted() {
+            let (file, is_batch) = match self.pages.shared.next_work(&self.halt) {
+                Work::Batch(file) => (file, true),
+                Work::Settle(file) => (file, false),
+                Work::Wait(_) => continue,
+            };
+            let patience = Patience::deferred(&self.halt, self.on_outage);
+            let asker = Asker::background(patience);
+            let inode = self.inodes.get(file.ino);
+            let result = match is_batch {
+                true => self.send_batch(&asker, &inode, &file),
+                false => self.settle(&asker, &inode, &file),
+            };
+            if let Err(error) = result
+                && !self.halt.is_halted()
+            {
+                tracing::warn!(ino = %file.ino, %error, "written data is still to be sent");
+            }
+        }
+    }
+
+    /// Sends what one request after the other can take of a file that is being written to.
+    fn send_batch(&self, asker: &Asker<'_>, inode: &Inode, file: &Arc<File>) -> FsResult<()> {
+        let number = file.change(|state| {
+            state.is_ready = false;
+            state.last_number()
+        });
+        let all = Until::written(number);
+        if let Claimed::Some(id, range) = self.claim(file, all, false) {
+            self.send_claim(asker, inode, file, id, &range, true)?;
+        }
+        if file.look(State::unpublished) >= self.pages.shared.unpublished_max() {
+            self.publish_local(asker, inode, file, true)?;
+        }
+        Ok(())
+    }
+
+    /// Sends all that is dirty now and publishes, unless somebody else is at it.
+    fn settle(&self, asker: &Asker<'_>, inode: &Inode, file: &Arc<File>) -> FsResult<()> {
+        let number = file.change(|state| {
+            state.is_aging = false;
+            state.last_number()
+        });
+        let all = Until::written(number);
+        loop {
+            let seen = file.events();
+            match self.claim(file, all, true) {
+                Claimed::Some(id, range) => {
+                    self.send_claim(asker, inode, file, id, &range, true)?
+                }
+                // When that has ended, what there is left to do comes up again.
+                Claimed::UnderWay => return file.wait(seen, &asker.patience),
+                Claimed::None => break,
+            }
+        }
+        self.publish_local(asker, inode, file, true).map(drop)
+    }
+
+    /// Sends and publishes everything while there still is a session, as long as it gets on. What is left is lost.
+    pub(crate) fn flush_before_close(&self) {
+        self.pages.shared.settle_all();
+        for file in self.pages.all() {
+            if !file.look(State::is_changed) {
+                continue;
+            }
+            let asker = Asker::background(Patience::background(&self.halt, Some(CLOSE_LIMIT)));
+            if let Err(error) = self.flush_data(&asker, file.ino) {
+                let (files, bytes) = self.pages.unsent();
+                tracing::error!(%error, files, bytes, "written data was not sent before the end: it is lost");
+                return;
+            }
+        }
+    }
+
+    /// The session has been replaced: nothing in the cache counts any more. Which files had unsent changes, and how many
+    /// bytes of them.
+    pub(crate) fn forget_pages(&self) -> Vec<(InodeId, u64)> {
+        let mut unsent = Vec::new();
+        for file in self.pages.all() {
+            let changed = file.look(|state| state.is_changed().then(|| state.load().dirty));
+            unsent.extend(changed.map(|bytes| (file.ino, bytes)));
+            file.drop_all();
+        }
+        self.pages.shared.begin_session(self.window.session());
+        unsent
+    }
+}

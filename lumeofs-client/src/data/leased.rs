@@ -1,0 +1,180 @@
+//! Which way data goes: through memory where a lease allows that, else to and from the datanodes.
+//!
+//! Only callers whose rights the kernel has checked use memory. For the others, what this client has in memory of the
+//! file is sent first.
+
+use crate::client::{Context, Range as Change, Written};
+use crate::data::chunks::checked_range;
+use crate::data::write::How;
+use crate::leases::Right;
+use crate::link::{Asker, Link};
+use crate::pages::file::File;
+use crate::pages::local::Local;
+use lumeofs_base::{Attr, FsResult, InodeId};
+use lumeofs_meta::op::SetAttr;
+use std::sync::Arc;
+
+/// How a file may be read now.
+pub(crate) enum Reading {
+    /// From memory: of this, which the end of the lease takes out of it.
+    Cached(Arc<File>),
+    /// From the datanodes, which have everything.
+    Through,
+    /// Not at all: there may be writes in memory, and it is not known whether they still count.
+    Wait,
+}
+
+impl Link {
+    /// read(2).
+    pub(crate) fn read_leased(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> FsResult<usize> {
+        if !asker.caller.trusted {
+            self.flush_data(asker, ino)?;
+            return self.read(asker, ino, offset, buf);
+        }
+        let inode = self.inodes.get(ino);
+        loop {
+            match self.reading(ino) {
+                Reading::Cached(file) => {
+                    return self.read_file(asker, &file, &inode, offset, buf);
+                }
+                // Its answer brings a lease for the next time.
+                Reading::Through => return self.read(asker, ino, offset, buf),
+                Reading::Wait => self.wait_for_leases(asker)?,
+            }
+        }
+    }
+
+    /// write(2), at the end without an offset.
+    pub(crate) fn write_leased(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        offset: Option<u64>,
+        data: &[u8],
+        how: How,
+    ) -> FsResult<Written> {
+        // An append asks for a place of its own, wherever that is.
+        let range = checked_range(offset.unwrap_or(0), data.len() as u64)?;
+        let writing = self.begin_write(asker, ino, &range)?;
+        if writing.right == Right::Buffered {
+            if asker.caller.trusted {
+                let durable = how.durable || self.map().always_durable;
+                let how = How { durable, ..how };
+                let inode = self.inodes.get(ino);
+                return self.buffered_write(asker, ino, &inode, offset, data, how);
+            }
+            self.flush_data(asker, ino)?;
+            self.drop_data(ino);
+        }
+        match offset {
+            Some(offset) => self.write(asker, ino, offset, data, how),
+            None => self.append(asker, ino, data, how),
+        }
+    }
+
+    /// Sets attributes of anything.
+    pub(crate) fn set_attr_leased(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        set: SetAttr,
+    ) -> FsResult<Attr> {
+        let concerns_data = set.size.is_some() || (set.mtime.is_some() && self.is_writer(ino));
+        if !concerns_data {
+            return self.set_attr(asker, ino, set);
+        }
+        let writing = self.begin_write(asker, ino, &(0..1))?;
+        if writing.right == Right::Buffered {
+            if asker.caller.trusted {
+                let attr = self.cached_set_attr(asker, ino, set);
+                self.note_local(ino);
+                return attr;
+            }
+            self.flush_data(asker, ino)?;
+            self.drop_data(ino);
+        }
+        self.set_attr(asker, ino, set)
+    }
+
+    /// fallocate(2).
+    pub(crate) fn allocate_leased(
+        &self,
+        cx: &Context<'_>,
+        ino: InodeId,
+        offset: u64,
+        len: u64,
+        change: Change,
+    ) -> FsResult<()> {
+        let asker = self.asker(cx);
+        let writing = self.begin_write(&asker, ino, &(offset..offset.saturating_add(1)))?;
+        if writing.right == Right::Buffered {
+            if asker.caller.trusted {
+                let done = self.cached_allocate(cx, ino, offset, len, change);
+                self.note_local(ino);
+                return done;
+            }
+            self.flush_data(&asker, ino)?;
+            self.drop_data(ino);
+        }
+        self.allocate(cx, ino, offset, len, change)
+    }
+
+    /// `SEEK_DATA` and `SEEK_HOLE`: the datanodes know where there is data.
+    pub(crate) fn seek_leased(
+        &self,
+        cx: &Context<'_>,
+        ino: InodeId,
+        offset: u64,
+        hole: bool,
+    ) -> FsResult<u64> {
+        match self.pages.find(ino) {
+            Some(_) => self.cached_seek(cx, ino, offset, hole),
+            None => self.seek(cx, ino, offset, hole),
+        }
+    }
+
+    /// fsync(2).
+    pub(crate) fn fsync_leased(
+        &self,
+        cx: &Context<'_>,
+        ino: InodeId,
+        data_only: bool,
+    ) -> FsResult<()> {
+        if self.pages.find(ino).is_none() {
+            return self.fsync(cx, ino, data_only);
+        }
+        let asker = self.asker(cx);
+        let inode = self.inodes.get(ino);
+        let synced = self.sync_data(&asker, ino, &inode, data_only);
+        // Of what was written before there was a lease to buffer.
+        let published = match data_only {
+            true => Ok(()),
+            false => self.publish(&asker, ino).map(drop),
+        };
+        synced.and(published)
+    }
+
+    /// Attributes as the leader told them, with what was written here and is not published.
+    pub(crate) fn with_own_writes(&self, attr: Attr) -> Attr {
+        let local = self.pages.find(attr.ino).and_then(|file| {
+            let unpublished = |local: &&Local| !local.is_published();
+            file.look(|state| state.local.as_ref().filter(unpublished)?.changed())
+        });
+        local.map_or_else(|| attr.clone(), |local| local.over(&attr))
+    }
+
+    /// Size and times of a file as this client shows them under its lease, and whether they are published.
+    pub(crate) fn local_state(&self, ino: InodeId) -> Option<(Attr, bool)> {
+        let file = self.pages.find(ino)?;
+        file.look(|state| {
+            let local = state.local.as_ref()?;
+            Some((local.attr(), local.is_published()))
+        })
+    }
+}

@@ -1,0 +1,109 @@
+//! What changes a cached file in another way than by writing: truncation, times, `fallocate`.
+//!
+//! The file is closed to readers, writers and write-behind, what is to stay is flushed, the servers make the change, and
+//! then the cache forgets the range that it concerned. The caller holds `Exclusive`.
+
+use crate::client::{Context, Range as Change};
+use crate::data::cached::gave_up;
+use crate::data::chunks::checked_range;
+use crate::inodes::Inode;
+use crate::link::{Asker, Link};
+use crate::pages::local::Local;
+use lumeofs_base::{Attr, FsResult, InodeId};
+use lumeofs_meta::op::{Mutation, Query, SetAttr};
+use std::ops::Range;
+
+impl Link {
+    /// Sets attributes of a cached file. With a smaller size, what was written past it need not be sent.
+    pub(crate) fn cached_set_attr(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        set: SetAttr,
+    ) -> FsResult<Attr> {
+        let Some(size) = set.size else {
+            return self.set_cached_times(asker, ino, set);
+        };
+        self.change_cached(asker, ino, size..u64::MAX, size, |inode| {
+            self.resize_held(asker, ino, inode, size, set)
+        })
+    }
+
+    /// Sets attributes but the size. What is not sent yet stays so: its publication carries the time that is set here.
+    fn set_cached_times(&self, asker: &Asker<'_>, ino: InodeId, set: SetAttr) -> FsResult<Attr> {
+        let (file, inode) = (self.pages.file(ino), self.inodes.get(ino));
+        let sets_mtime = set.mtime.is_some();
+        let mutation = Mutation::SetAttr { ino, set };
+        let mut adopt = |attr: &Attr| {
+            file.change(|state| match &mut state.local {
+                Some(local) if sets_mtime => local.set_mtime(attr),
+                Some(local) => local.adopt(attr),
+                none => *none = Some(Local::new(attr.clone())),
+            });
+        };
+        if sets_mtime {
+            self.overtake_mtime(asker, ino, &inode, &mutation, &mut adopt)?;
+        } else {
+            let _publishing = asker.patience.lock(&inode.publishing)?;
+            adopt(&self.mutate_attr(asker, ino, &mutation)?);
+        }
+        let attr = file.look(|state| state.local.as_ref().map(Local::attr));
+        attr.ok_or_else(|| gave_up(ino))
+    }
+
+    /// fallocate(2) of a cached file.
+    pub(crate) fn cached_allocate(
+        &self,
+        cx: &Context<'_>,
+        ino: InodeId,
+        offset: u64,
+        len: u64,
+        change: Change,
+    ) -> FsResult<()> {
+        let asker = self.asker(cx);
+        let range = checked_range(offset, len)?;
+        self.change_cached(&asker, ino, range.clone(), u64::MAX, |inode| {
+            self.allocate_held(&asker, ino, inode, &range, change)?;
+            self.query_attr(&asker, ino, &Query::GetAttr { ino })
+        })
+        .map(drop)
+    }
+
+    /// `SEEK_DATA` and `SEEK_HOLE` of a cached file: the datanodes know where there is data.
+    pub(crate) fn cached_seek(
+        &self,
+        cx: &Context<'_>,
+        ino: InodeId,
+        offset: u64,
+        hole: bool,
+    ) -> FsResult<u64> {
+        self.flush_data(&self.asker(cx), ino)?;
+        self.seek(cx, ino, offset, hole)
+    }
+
+    /// Flushes what begins below `keep`, makes a change, and drops the range that it concerns.
+    fn change_cached(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        range: Range<u64>,
+        keep: u64,
+        change: impl FnOnce(&Inode) -> FsResult<Attr>,
+    ) -> FsResult<Attr> {
+        let file = self.pages.file(ino);
+        let inode = self.inodes.get(ino);
+        let _closed = file.io.own(0..u64::MAX, &asker.patience)?;
+        self.flush_below(asker, ino, keep)?;
+        // What is still there must be neither sent nor published between the change and its drop.
+        let _held = inode.ranges.own(0..u64::MAX, &asker.patience)?;
+        let _order = asker.patience.lock(&file.publishing)?;
+        // What is left unpublished does not count any more, unless the change fails.
+        self.forget_local(ino);
+        let attr = change(&inode)?;
+        file.change(|state| {
+            state.drop_range(range);
+            state.local = Some(Local::new(attr.clone()));
+        });
+        Ok(attr)
+    }
+}

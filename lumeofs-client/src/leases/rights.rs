@@ -1,0 +1,133 @@
+//! The right to write to a file, held for one operation.
+
+use super::answers::Want;
+use crate::data::Reading;
+use crate::link::{Asker, Link};
+use crate::wait::now;
+use lumeofs_base::{FsResult, InodeId, Timestamp};
+use lumeofs_lease::WriteRight;
+use std::ops::Range;
+use std::time::Duration;
+
+/// Pause before the leader is asked once more, when its answer brought no right.
+const ASK_PAUSE: Duration = Duration::from_millis(10);
+
+/// How an operation writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Right {
+    /// Nobody else has anything of the file: what is written may stay in memory.
+    Buffered,
+    /// To the datanodes, and others may do so at the same time.
+    Through,
+}
+
+/// A right in use. It is not given back before this is dropped.
+pub(crate) struct Writing<'a> {
+    link: &'a Link,
+    ino: InodeId,
+    epoch: u64,
+    /// Which it is.
+    pub(crate) right: Right,
+}
+
+impl Link {
+    /// Begins to write to a file. Not to be called with a range of it locked: who gives the right back may need that.
+    pub(crate) fn begin_write<'a>(
+        &'a self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        range: &Range<u64>,
+    ) -> FsResult<Writing<'a>> {
+        let mut asked = false;
+        loop {
+            let (right, epoch, is_valid) = self.with_leases(|state| {
+                let now = now();
+                let right = state.holder.begin_write(now, ino);
+                (right, state.epoch, state.holder.is_valid(now))
+            });
+            let right = match right {
+                WriteRight::Buffered => Right::Buffered,
+                WriteRight::Through => Right::Through,
+                WriteRight::Wait => {
+                    self.wait_for_leases(asker)?;
+                    continue;
+                }
+                WriteRight::Ask => {
+                    if !is_valid {
+                        // The leader gives nothing to who does not poll.
+                        self.wait_for_leases(asker)?;
+                    } else if std::mem::replace(&mut asked, true) {
+                        asker.patience.pause(ASK_PAUSE)?;
+                    }
+                    let inode = self.inodes.get(ino);
+                    self.chunks_wanting(asker, ino, &inode, range, Want::Write)?;
+                    continue;
+                }
+            };
+            return Ok(Writing {
+                link: self,
+                ino,
+                epoch,
+                right,
+            });
+        }
+    }
+
+    pub(crate) fn wait_for_leases(&self, asker: &Asker<'_>) -> FsResult<()> {
+        let mut state = self.leases.state.lock();
+        asker.patience.wait(&self.leases.changed, &mut state)
+    }
+
+    /// How a file may be read.
+    pub(crate) fn reading(&self, ino: InodeId) -> Reading {
+        self.with_leases(|state| match state.holder.caches_data(now(), ino) {
+            // With the lease at hand, so that its end finds the file.
+            Some(_) => Reading::Cached(self.pages.file(ino)),
+            None if state.holder.is_writer(ino) => Reading::Wait,
+            None => Reading::Through,
+        })
+    }
+
+    /// Whether there may be writes to a file in memory.
+    pub(crate) fn is_writer(&self, ino: InodeId) -> bool {
+        self.leases.state.lock().holder.is_writer(ino)
+    }
+
+    /// Enters how far what was written under a lease is published: its size and times are shown, and as long as they
+    /// are not published the lease is neither given up nor forgotten when another leader comes.
+    pub(crate) fn note_local(&self, ino: InodeId) {
+        self.with_leases(|state| {
+            let holder = &mut state.holder;
+            let is_settled = match self.local_state(ino) {
+                Some((attr, false)) => {
+                    holder.wrote(ino, attr.size, attr.mtime);
+                    true
+                }
+                Some((attr, true)) => holder.published(ino, attr.size, attr.mtime),
+                None => holder.published(ino, u64::MAX, Timestamp::default()),
+            };
+            if !is_settled {
+                holder.abandoned(ino);
+            }
+        });
+    }
+
+    /// What was written and is not published is not shown any more.
+    pub(crate) fn forget_local(&self, ino: InodeId) {
+        self.with_leases(|state| state.holder.abandoned(ino));
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let is_awaited = self.link.with_leases(|state| {
+            if state.epoch == self.epoch {
+                state.holder.end_write(self.ino);
+            }
+            state.waiting > 0
+        });
+        if is_awaited {
+            self.link.leases.changed.notify_all();
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The masters' side of leases: the real table, driven as simply as can be.
+
+use super::{Answer, GROUP, State, World, cx};
+use crate::wait::now;
+use lumeofs_base::{Code, FileKind, FsError, FsResult, InodeId, SessionId, Timestamp};
+use lumeofs_lease::{Changed, Effect, Generation, Poll, PollAnswer, Table, Want};
+use lumeofs_meta::change::Applied;
+use lumeofs_meta::namespace;
+use lumeofs_meta::op::{Batch, Command, Internal, Mutation, Outcome, Query, Reply};
+use lumeofs_proto::meta::{LeaseReply, LeaseRequest, MetaReply, MetaRequest};
+use serde::Serialize;
+use std::time::Duration;
+
+/// A table whose leadership nobody remembers another one of.
+pub(super) fn table() -> Table {
+    let mut table = Table::default();
+    table.lead(now(), 1, []);
+    table
+}
+
+fn encode(message: &impl Serialize) -> bytes::Bytes {
+    postcard::to_stdvec(message).unwrap().into()
+}
+
+/// What an answer shows, the main thing last.
+fn shown(state: &State, query: &Query, outcome: &Outcome) -> Vec<(InodeId, FileKind)> {
+    let asked = match query {
+        Query::Lookup { parent: ino, .. }
+        | Query::GetAttr { ino }
+        | Query::ReadLink { ino }
+        | Query::ReadDir { ino, .. }
+        | Query::GetXattr { ino, .. }
+        | Query::ListXattr { ino }
+        | Query::Chunks { ino, .. }
+        | Query::Parent { ino } => *ino,
+        Query::Usage => return Vec::new(),
+    };
+    let attr = namespace::query(&state.tables, cx().caller, &Query::GetAttr { ino: asked });
+    let mut shown = Vec::new();
+    if let Ok(Reply::Attr(attr)) = attr {
+        shown.push((attr.ino, attr.kind));
+    }
+    if let Ok(Reply::Attr(attr)) = outcome
+        && attr.ino != asked
+    {
+        shown.push((attr.ino, attr.kind));
+    }
+    shown
+}
+
+fn named(mutation: &Mutation) -> Vec<InodeId> {
+    match mutation {
+        Mutation::Link { ino, .. }
+        | Mutation::SetAttr { ino, .. }
+        | Mutation::Allocate { ino, .. }
+        | Mutation::Publish { ino, .. }
+        | Mutation::Append { ino, .. }
+        | Mutation::TailClean { ino, .. }
+        | Mutation::Extend { ino, .. }
+        | Mutation::Flush { ino, .. }
+        | Mutation::CutTail { ino } => vec![*ino],
+        _ => Vec::new(),
+    }
+}
+
+impl State {
+    /// Applies a command, and has the table make its recalls.
+    pub(super) fn apply(&mut self, command: Command) -> (Applied, Changed) {
+        self.index += 1;
+        let session = match &command {
+            Command::Mutate { session, .. } => *session,
+            Command::Internal(Internal::CloseSession { session }) => {
+                self.table.session_closed(*session);
+                SessionId::default()
+            }
+            Command::Internal(_) => SessionId::default(),
+        };
+        let batch = Batch {
+            now: Timestamp {
+                secs: 1000 + self.index as i64,
+                nanos: 0,
+            },
+            groups: vec![GROUP],
+            commands: vec![command],
+        };
+        let applied = namespace::apply(&mut self.tables, self.index, &batch);
+        let applied = applied.into_iter().next().unwrap();
+        let created = match &applied.outcome {
+            Ok(Reply::Created { attr, created, .. }) if *created && !applied.repeated => Some(attr),
+            _ => None,
+        };
+        let changed = self
+            .table
+            .changed(now(), session, &applied.changes, created);
+        self.found_open.extend(&changed.opened);
+        (applied, changed)
+    }
+
+    fn tick(&mut self) {
+        for effect in self.table.tick(now()) {
+            if let Effect::End(session) = effect {
+                self.apply(Command::Internal(Internal::CloseSession { session }));
+            }
+        }
+    }
+
+    fn check_session(&self, session: SessionId) -> FsResult<()> {
+        match namespace::has_session(&self.tables, session) {
+            true => Ok(()),
+            false => Err(Code::SessionExpired.into()),
+        }
+    }
+
+    fn generation(&self, session: SessionId) -> Generation {
+        self.table.generation(session).unwrap_or_default()
+    }
+}
+
+impl World {
+    /// Tries until something can be done.
+    fn until<T>(&self, mut attempt: impl FnMut(&mut State) -> Option<T>) -> T {
+        loop {
+            let done = {
+                let mut state = self.state.lock();
+                state.tick();
+                attempt(&mut state)
+            };
+            match done {
+                Some(done) => return done,
+                None => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    }
+
+    pub(super) fn until_settled(&self, changed: &Changed) {
+        self.until(|state| state.table.is_settled(&changed.recalls).then_some(()));
+    }
+
+    pub(super) fn query(&self, asked: &MetaRequest) -> FsResult<MetaReply> {
+        let query: Query = postcard::from_bytes(&asked.op).unwrap();
+        let session = SessionId(asked.session);
+        self.until(|state| {
+            let outcome = namespace::query(&state.tables, cx().caller, &query);
+            let shown = shown(state, &query, &outcome);
+            let want = match (asked.want, shown.last()) {
+                (0, _) => Want::Nothing,
+                (2, Some((ino, _))) => Want::Write(*ino),
+                _ => Want::Shared,
+            };
+            let grants = state.table.read(now(), session, &shown, want).ok()?;
+            let generation = state.generation(session);
+            let reply = MetaReply {
+                era: namespace::era(&state.tables),
+                generation_term: generation.term,
+                generation_number: generation.number,
+                grants: encode(&grants),
+                ..MetaReply::default()
+            };
+            Some(match outcome {
+                Ok(done) => Ok(MetaReply {
+                    reply: encode(&done),
+                    ..reply
+                }),
+                Err(error) if asked.want > 0 => Ok(MetaReply {
+                    error: encode(&error),
+                    ..reply
+                }),
+                Err(error) => Err(error),
+            })
+        })
+    }
+
+    pub(super) fn mutate_for(&self, asked: &MetaRequest) -> FsResult<MetaReply> {
+        let mutation: Mutation = postcard::from_bytes(&asked.op).unwrap();
+        let session = SessionId(asked.session);
+        let named = named(&mutation);
+        let noted = (asked.sequence, mutation.clone());
+        self.state.lock().mutations.push(noted);
+        self.until(|state| state.table.before_change(now(), session, &named).ok());
+        let (applied, changed, generation) = {
+            let mut state = self.state.lock();
+            let (applied, changed) = state.apply(Command::Mutate {
+                session,
+                sequence: asked.sequence,
+                acked_below: asked.acked_below,
+                caller: cx().caller.clone(),
+                mutation,
+            });
+            state.table.change_over(session, &named);
+            (applied, changed, state.generation(session))
+        };
+        self.until_settled(&changed);
+        let changes = match applied.repeated {
+            true => bytes::Bytes::new(),
+            false => encode(&applied.changes),
+        };
+        Ok(MetaReply {
+            reply: encode(&applied.outcome?),
+            changes,
+            number: changed.number,
+            generation_term: generation.term,
+            generation_number: generation.number,
+            grants: encode(&changed.grants),
+            ..MetaReply::default()
+        })
+    }
+
+    pub(super) fn lease(&self, asked: &LeaseRequest) -> FsResult<Answer> {
+        let poll: Poll = postcard::from_bytes(&asked.body).unwrap();
+        let session = SessionId(asked.session);
+        let until = now() + Duration::from_millis(asked.wait_ms.into());
+        if self.state.lock().is_mute {
+            return Ok(Answer::Hang);
+        }
+        let answer = {
+            let mut state = self.state.lock();
+            state.check_session(session)?;
+            let heard = state.table.poll(now(), session, &poll);
+            let heard = heard.ok_or_else(|| FsError::new(Code::Invalid, "overtaken"))?;
+            state.found_open.extend(heard.opened);
+            heard.answer
+        };
+        let renewed = answer.renewed;
+        let answer = match answer.restate || poll.asserts.is_some() {
+            true => answer,
+            false => self.until(|state| {
+                let news = state.table.news(session, poll.seen);
+                let is_due = news.restate || !news.recalls.is_empty() || now() >= until;
+                is_due.then_some(PollAnswer { renewed, ..news })
+            }),
+        };
+        let body = encode(&answer);
+        Ok(Answer::Lease(LeaseReply { body }))
+    }
+}
