@@ -1,0 +1,471 @@
+//! Calls that an interleaving is made of: drawn at random, made below any directory, answered as text.
+
+use super::look::{self, pattern, told};
+use super::mapping::Mapping;
+use crate::chaos::Random;
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_OMIT,
+    Uid, XattrFlags,
+};
+use rustix::io::Result;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+
+/// Paths that steps use: few, so that they meet; every one may become anything.
+const PATHS: [&str; 12] = [
+    "a", "b", "p", "q", "p/a", "p/b", "p/r", "q/a", "q/b", "q/r", "p/r/a", "q/r/a",
+];
+/// Where symbolic links point, relative to their directory.
+const TARGETS: [&str; 5] = ["a", "b", "r", "r/a", "nowhere"];
+const XATTRS: [&str; 2] = ["user.one", "user.two"];
+const MODES: [u32; 5] = [0o644, 0o600, 0o755, 0o4755, 0o000];
+/// No file gets longer than this, but by appends.
+const LENGTH_MAX: u64 = 40_000;
+/// Files that one mount may have open at once.
+const SLOTS: u64 = 3;
+
+type Name = &'static str;
+
+/// One call, or an open with one call.
+#[derive(Clone, Debug)]
+pub(super) enum Operation {
+    Create {
+        path: Name,
+        exclusive: bool,
+    },
+    Mkdir(Name),
+    Symlink {
+        path: Name,
+        target: Name,
+    },
+    Fifo(Name),
+    Link {
+        from: Name,
+        to: Name,
+    },
+    Unlink(Name),
+    Rmdir(Name),
+    Rename {
+        from: Name,
+        to: Name,
+        exchange: bool,
+        replace: bool,
+    },
+    Chmod {
+        path: Name,
+        mode: u32,
+    },
+    Chown {
+        path: Name,
+        uid: u32,
+        gid: u32,
+    },
+    SetMtime {
+        path: Name,
+        seconds: i64,
+    },
+    Truncate {
+        path: Name,
+        length: u64,
+    },
+    Write {
+        path: Name,
+        offset: u64,
+        length: usize,
+        seed: u64,
+        sync: bool,
+    },
+    Append {
+        path: Name,
+        length: usize,
+        seed: u64,
+    },
+    Store {
+        path: Name,
+        offset: u64,
+        length: usize,
+        seed: u64,
+    },
+    Fallocate {
+        path: Name,
+        how: u8,
+        offset: u64,
+        length: u64,
+    },
+    SetXattr {
+        path: Name,
+        name: Name,
+        length: usize,
+        seed: u64,
+    },
+    RemoveXattr {
+        path: Name,
+        name: Name,
+    },
+    Xattr {
+        path: Name,
+        name: Name,
+    },
+    Xattrs(Name),
+    Stat(Name),
+    Followed(Name),
+    Access(Name),
+    Read(Name),
+    List(Name),
+    Readlink(Name),
+    SameFile {
+        one: Name,
+        other: Name,
+    },
+    Hold {
+        slot: u64,
+        path: Name,
+    },
+    Release(u64),
+    HeldRead(u64),
+    HeldStat(u64),
+    HeldEnd(u64),
+    HeldWrite {
+        slot: u64,
+        offset: u64,
+        length: usize,
+        seed: u64,
+    },
+}
+
+use Operation as Op;
+
+/// What a call answered.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Outcome {
+    pub(super) text: String,
+    /// Modification time in seconds, where it was shown.
+    pub(super) mtime: Option<i64>,
+}
+
+impl Outcome {
+    /// Whether another filesystem may answer so, where this is the right answer. A time that comes from a clock is of
+    /// no account.
+    pub(super) fn allows(&self, other: &Self) -> bool {
+        let set = self.mtime.filter(|time| *time < look::SET_TIMES_END);
+        self.text == other.text && set.is_none_or(|time| other.mtime == Some(time))
+    }
+}
+
+impl Operation {
+    /// Draws one: more than half change something.
+    pub(super) fn random(random: &mut Random) -> Self {
+        let (path, other) = (random.of(&PATHS), random.of(&PATHS));
+        let (seed, slot) = (random.number(), random.below(SLOTS));
+        let offset = random.below(LENGTH_MAX / 2);
+        let length = random.between(1, LENGTH_MAX / 2) as usize;
+        match random.below(64) {
+            0..4 => Op::Create {
+                path,
+                exclusive: random.below(2) == 0,
+            },
+            4..9 => Op::Mkdir(path),
+            9 | 10 => Op::Symlink {
+                path,
+                target: random.of(&TARGETS),
+            },
+            11 => Op::Fifo(path),
+            12..15 => Op::Link {
+                from: path,
+                to: other,
+            },
+            15..18 => Op::Unlink(path),
+            18 => Op::Rmdir(path),
+            19..23 => Op::Rename {
+                from: path,
+                to: other,
+                exchange: false,
+                replace: true,
+            },
+            23 => Op::Rename {
+                from: path,
+                to: other,
+                exchange: true,
+                replace: true,
+            },
+            24 => Op::Rename {
+                from: path,
+                to: other,
+                exchange: false,
+                replace: false,
+            },
+            25 | 26 => Op::Chmod {
+                path,
+                mode: random.of(&MODES),
+            },
+            27 => Op::Chown {
+                path,
+                uid: random.below(3) as u32,
+                gid: random.below(3) as u32,
+            },
+            28 => Op::SetMtime {
+                path,
+                seconds: random.below(1000) as i64,
+            },
+            29 | 30 => Op::Truncate {
+                path,
+                length: random.below(LENGTH_MAX),
+            },
+            31..35 => Op::Write {
+                path,
+                offset,
+                length,
+                seed,
+                sync: random.below(4) == 0,
+            },
+            35 | 36 => Op::Append {
+                path,
+                length: length / 8 + 1,
+                seed,
+            },
+            37 => Op::Store {
+                path,
+                offset,
+                length: length.min(500),
+                seed,
+            },
+            38 => Op::Fallocate {
+                path,
+                how: random.below(4) as u8,
+                offset,
+                length: length as u64,
+            },
+            39 => Op::SetXattr {
+                path,
+                name: random.of(&XATTRS),
+                length: length % 2000,
+                seed,
+            },
+            40 => Op::RemoveXattr {
+                path,
+                name: random.of(&XATTRS),
+            },
+            41 => Op::Xattr {
+                path,
+                name: random.of(&XATTRS),
+            },
+            42 => Op::Xattrs(path),
+            43..47 => Op::Stat(path),
+            47 => Op::Followed(path),
+            48 => Op::Access(path),
+            49..52 => Op::Read(path),
+            52 | 53 => Op::List(path),
+            54 => Op::Readlink(path),
+            55 => Op::SameFile { one: path, other },
+            56 | 57 => Op::Hold { slot, path },
+            58 => Op::Release(slot),
+            59 => Op::HeldRead(slot),
+            60 => Op::HeldStat(slot),
+            61 => Op::HeldEnd(slot),
+            _ => Op::HeldWrite {
+                slot,
+                offset,
+                length,
+                seed,
+            },
+        }
+    }
+
+    /// Makes the call below a directory.
+    pub(super) fn apply(&self, root: &Path, held: &mut Held) -> Outcome {
+        let mtime = match self {
+            Op::Stat(path) => look::mtime(&root.join(path))
+                .ok()
+                .map(|(seconds, _)| seconds),
+            _ => None,
+        };
+        let text = self.look(root, held);
+        let text = text.unwrap_or_else(|| told(self.change(root), |()| "done".into()));
+        Outcome { text, mtime }
+    }
+
+    /// The answer, if this only looks or uses what is held.
+    fn look(&self, root: &Path, held: &mut Held) -> Option<String> {
+        let at = |path: &Name| root.join(path);
+        Some(match self {
+            Op::Xattr { path, name } => look::xattr(&at(path), name),
+            Op::Xattrs(path) => look::xattrs(&at(path)),
+            Op::Stat(path) => look::stat(&at(path)),
+            Op::Followed(path) => look::followed(&at(path)),
+            Op::Access(path) => look::access(&at(path)),
+            Op::Read(path) => look::read(&at(path)),
+            Op::List(path) => look::list(&at(path)),
+            Op::Readlink(path) => look::link(&at(path)),
+            Op::SameFile { one, other } => {
+                let inode = |path| rustix::fs::lstat(at(path)).ok().map(|stat| stat.st_ino);
+                format!("{}", inode(one) == inode(other))
+            }
+            Op::Hold { slot, path } => {
+                let opened = look::open(&at(path), OFlags::RDWR);
+                told(opened, |file| held.keep(*slot, file))
+            }
+            Op::Release(slot) => format!("{}", held.0.remove(slot).is_some()),
+            Op::HeldRead(slot) => held.with(*slot, look::held_read),
+            Op::HeldStat(slot) => held.with(*slot, look::held_stat),
+            Op::HeldEnd(slot) => held.with(*slot, look::held_end),
+            Op::HeldWrite {
+                slot,
+                offset,
+                length,
+                seed,
+            } => held.with(*slot, |file| {
+                told(write(file, *offset, &pattern(*seed, *length)), |()| {
+                    "done".into()
+                })
+            }),
+            _ => return None,
+        })
+    }
+
+    fn change(&self, root: &Path) -> Result<()> {
+        let at = |path: &Name| root.join(path);
+        let open = |path: &Name, flags| look::open(&at(path), flags);
+        match self {
+            Op::Create { path, exclusive } => {
+                let mut flags = OFlags::CREATE | OFlags::WRONLY;
+                flags.set(OFlags::EXCL, *exclusive);
+                open(path, flags).map(drop)
+            }
+            Op::Mkdir(path) => rustix::fs::mkdir(at(path), Mode::from(0o755)),
+            Op::Symlink { path, target } => rustix::fs::symlink(*target, at(path)),
+            Op::Fifo(path) => make_fifo(&at(path)),
+            Op::Link { from, to } => rustix::fs::link(at(from), at(to)),
+            Op::Unlink(path) => rustix::fs::unlink(at(path)),
+            Op::Rmdir(path) => rustix::fs::rmdir(at(path)),
+            Op::Rename {
+                from,
+                to,
+                exchange,
+                replace,
+            } => {
+                let mut flags = RenameFlags::empty();
+                flags.set(RenameFlags::EXCHANGE, *exchange);
+                flags.set(RenameFlags::NOREPLACE, !*replace);
+                rustix::fs::renameat_with(CWD, at(from), CWD, at(to), flags)
+            }
+            Op::Chmod { path, mode } => rustix::fs::chmod(at(path), Mode::from(*mode)),
+            Op::Chown { path, uid, gid } => {
+                let (uid, gid) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                rustix::fs::chownat(CWD, at(path), Some(uid), Some(gid), flags)
+            }
+            Op::SetMtime { path, seconds } => set_mtime(&at(path), *seconds),
+            Op::Truncate { path, length } => {
+                rustix::fs::ftruncate(open(path, OFlags::WRONLY)?, *length)
+            }
+            Op::Write {
+                path,
+                offset,
+                length,
+                seed,
+                sync,
+            } => {
+                let mut flags = OFlags::WRONLY;
+                flags.set(OFlags::SYNC, *sync);
+                write(&open(path, flags)?, *offset, &pattern(*seed, *length))
+            }
+            Op::Append { path, length, seed } => {
+                let flags = OFlags::WRONLY | OFlags::APPEND;
+                write(&open(path, flags)?, 0, &pattern(*seed, *length))
+            }
+            Op::Store {
+                path,
+                offset,
+                length,
+                seed,
+            } => store(
+                &open(path, OFlags::RDWR)?,
+                *offset,
+                &pattern(*seed, *length),
+            ),
+            Op::Fallocate {
+                path,
+                how,
+                offset,
+                length,
+            } => {
+                let flags = [
+                    FallocateFlags::empty(),
+                    FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+                    FallocateFlags::ZERO_RANGE,
+                    FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
+                ];
+                let file = open(path, OFlags::WRONLY)?;
+                rustix::fs::fallocate(file, flags[usize::from(*how)], *offset, *length)
+            }
+            Op::SetXattr {
+                path,
+                name,
+                length,
+                seed,
+            } => {
+                let value = pattern(*seed, *length);
+                rustix::fs::lsetxattr(at(path), *name, &value, XattrFlags::empty())
+            }
+            Op::RemoveXattr { path, name } => rustix::fs::lremovexattr(at(path), *name),
+            _ => unreachable!("`look` has answered"),
+        }
+    }
+}
+
+/// Regular files that are open.
+#[derive(Debug, Default)]
+pub(super) struct Held(BTreeMap<u64, File>);
+
+impl Held {
+    fn keep(&mut self, slot: u64, file: File) -> String {
+        let told = look::held_stat(&file);
+        // Each mount has its own pipe in a FIFO: only files are shared.
+        if told.starts_with("RegularFile") {
+            self.0.insert(slot, file);
+        }
+        told
+    }
+
+    fn with(&self, slot: u64, act: impl FnOnce(&File) -> String) -> String {
+        self.0.get(&slot).map_or_else(|| "not open".into(), act)
+    }
+
+    /// Closes all.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+fn write(file: &File, offset: u64, bytes: &[u8]) -> Result<()> {
+    let mut written = 0;
+    while written < bytes.len() {
+        written += rustix::io::pwrite(file, &bytes[written..], offset + written as u64)?;
+    }
+    Ok(())
+}
+
+/// Stores through a mapping what lies within the file.
+fn store(file: &File, offset: u64, bytes: &[u8]) -> Result<()> {
+    let size = rustix::fs::fstat(file)?.st_size.cast_unsigned();
+    if size <= offset {
+        return Ok(());
+    }
+    let within = bytes.len().min((size - offset) as usize);
+    Mapping::new(file, size as usize, true)?.store(offset as usize, &bytes[..within])
+}
+
+fn make_fifo(path: &Path) -> Result<()> {
+    let kind = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(CWD, path, kind, Mode::from(0o644), 0)
+}
+
+fn set_mtime(path: &Path, seconds: i64) -> Result<()> {
+    let time = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
+    let times = Timestamps {
+        last_access: time(0, UTIME_OMIT),
+        last_modification: time(seconds, 0),
+    };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)
+}
