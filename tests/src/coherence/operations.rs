@@ -7,7 +7,7 @@ use rustix::fs::{
     AtFlags, CWD, FallocateFlags, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_OMIT,
     Uid, XattrFlags,
 };
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
@@ -347,7 +347,7 @@ impl Operation {
                 let mut flags = RenameFlags::empty();
                 flags.set(RenameFlags::EXCHANGE, *exchange);
                 flags.set(RenameFlags::NOREPLACE, !*replace);
-                rustix::fs::renameat_with(CWD, at(from), CWD, at(to), flags)
+                rename(&at(from), &at(to), flags)
             }
             Op::Chmod { path, mode } => rustix::fs::chmod(at(path), Mode::from(*mode)),
             Op::Chown { path, uid, gid } => {
@@ -454,6 +454,18 @@ fn store(file: &File, offset: u64, bytes: &[u8]) -> Result<()> {
     }
     let within = bytes.len().min((size - offset) as usize);
     Mapping::new(file, size as usize, true)?.store(offset as usize, &bytes[..within])
+}
+
+/// Renames. If a directory was moved on another mount, the kernel of this one may still know it by its former name, and
+/// cannot correct that during a rename between directories: it fails with ESTALE until the name is looked up otherwise.
+fn rename(from: &Path, to: &Path, flags: RenameFlags) -> Result<()> {
+    let renamed = rustix::fs::renameat_with(CWD, from, CWD, to, flags);
+    if renamed != Err(Errno::STALE) {
+        return renamed;
+    }
+    // Whether they are there is of no account, only that the kernel asks.
+    let _ = (rustix::fs::lstat(from), rustix::fs::lstat(to));
+    rustix::fs::renameat_with(CWD, from, CWD, to, flags)
 }
 
 fn make_fifo(path: &Path) -> Result<()> {
