@@ -9,12 +9,14 @@ mod linear;
 pub mod look;
 mod mapping;
 mod operations;
+mod registers;
 mod shrink;
 mod turns;
 
-pub use appends::{Log, append_records, check_complete, tail};
+pub use appends::{append_records, check_log, tail};
 pub use interleaving::{Interleaving, Step, random_steps};
 pub use linear::{Action, Event, check as check_linear};
 pub use mapping::Mapping;
+pub use registers::{read_name, read_time, unique_value, write_name, write_time};
 pub use shrink::shrink;
 pub use turns::{git_turns, sqlite_turns};

@@ -91,10 +91,27 @@ impl Interleaving {
         )))
     }
 
-    /// Closes what is open through a mount.
-    pub fn release(&mut self, mount: usize) {
+    /// Syncs every file through a mount and closes what is open: whatever happens to the mount now, nothing is lost.
+    ///
+    /// # Errors
+    ///
+    /// Of the first call that failed.
+    pub fn quiesce(&mut self, mount: usize) -> std::io::Result<()> {
+        let mut left = vec![self.shared[mount].clone()];
+        while let Some(directory) = left.pop() {
+            for entry in std::fs::read_dir(directory)? {
+                let (path, kind) =
+                    entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
+                if kind.is_dir() {
+                    left.push(path);
+                } else if kind.is_file() {
+                    std::fs::File::open(path)?.sync_all()?;
+                }
+            }
+        }
         self.held[mount].0.clear();
         self.held[mount].1.clear();
+        Ok(())
     }
 
     /// Draws steps from a seed and makes them; what fails is shortened and told with its seed.

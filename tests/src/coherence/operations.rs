@@ -2,11 +2,9 @@
 
 use super::look::{self, pattern, told};
 use super::mapping::Mapping;
+use super::registers::write_time;
 use crate::chaos::Random;
-use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_OMIT,
-    Uid, XattrFlags,
-};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags};
 use rustix::io::{Errno, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -63,7 +61,7 @@ pub(super) enum Operation {
     },
     SetMtime {
         path: Name,
-        seconds: i64,
+        seconds: u64,
     },
     Truncate {
         path: Name,
@@ -206,7 +204,7 @@ impl Operation {
             },
             28 => Op::SetMtime {
                 path,
-                seconds: random.below(1000) as i64,
+                seconds: random.below(1000),
             },
             29 | 30 => Op::Truncate {
                 path,
@@ -355,7 +353,7 @@ impl Operation {
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
                 rustix::fs::chownat(CWD, at(path), Some(uid), Some(gid), flags)
             }
-            Op::SetMtime { path, seconds } => set_mtime(&at(path), *seconds),
+            Op::SetMtime { path, seconds } => write_time(&at(path), *seconds),
             Op::Truncate { path, length } => {
                 rustix::fs::ftruncate(open(path, OFlags::WRONLY)?, *length)
             }
@@ -471,13 +469,4 @@ fn rename(from: &Path, to: &Path, flags: RenameFlags) -> Result<()> {
 fn make_fifo(path: &Path) -> Result<()> {
     let kind = rustix::fs::FileType::Fifo;
     rustix::fs::mknodat(CWD, path, kind, Mode::from(0o644), 0)
-}
-
-fn set_mtime(path: &Path, seconds: i64) -> Result<()> {
-    let time = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
-    let times = Timestamps {
-        last_access: time(0, UTIME_OMIT),
-        last_modification: time(seconds, 0),
-    };
-    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)
 }

@@ -1,18 +1,15 @@
 //! Everything that one mount can change under another's eyes.
 
-use lumeofs_tests::coherence::Mapping;
 use lumeofs_tests::coherence::look::{open, pattern};
-use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps,
-    UTIME_OMIT, Uid, XattrFlags,
-};
+use lumeofs_tests::coherence::{Mapping, write_time};
+use rustix::fs::{CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags};
 use rustix::io::Result;
 use std::path::Path;
 
 /// Bytes of `file` in the beginning.
 pub(crate) const FILE_LENGTH: u64 = 12_288;
 /// What `utimensat` sets, in seconds.
-pub(crate) const SET_TIME: i64 = 12_345;
+pub(crate) const SET_TIME: u64 = 12_345;
 
 /// A change that is made in a [`fixture`].
 pub(crate) struct Change {
@@ -74,15 +71,6 @@ fn own(root: &Path, path: &str) -> Result<()> {
     rustix::fs::chown(root.join(path), Some(uid), Some(gid))
 }
 
-fn set_mtime(root: &Path) -> Result<()> {
-    let time = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
-    let times = Timestamps {
-        last_access: time(0, UTIME_OMIT),
-        last_modification: time(SET_TIME, 0),
-    };
-    rustix::fs::utimensat(CWD, root.join("file"), &times, AtFlags::empty())
-}
-
 fn store(root: &Path) -> Result<()> {
     let file = open(&root.join("file"), OFlags::RDWR)?;
     Mapping::new(&file, FILE_LENGTH as usize, true)?.store(5000, &pattern(98, 3000))
@@ -137,7 +125,7 @@ pub(crate) const CHANGES: &[Change] = &[
     change!("chmod of a directory", touches ["dir"], moves [], |at| rustix::fs::chmod(at.join("dir"), Mode::from(0o1777))),
     change!("chown", touches ["file"], moves [], |at| own(at, "file")),
     change!("chown of a directory", touches ["dir"], moves [], |at| own(at, "dir")),
-    change!("utimens", touches ["file"], moves ["file"], set_mtime),
+    change!("utimens", touches ["file"], moves ["file"], |at| write_time(&at.join("file"), SET_TIME)),
     change!("truncate up", touches ["file"], moves ["file"], |at| resize(at, 20_001)),
     change!("truncate down", touches ["file"], moves ["file"], |at| resize(at, 5001)),
     change!("truncate to nothing and up", touches ["file"], moves ["file"], |at| resize(at, 0).and_then(|()| resize(at, 9000))),

@@ -3,12 +3,13 @@
 
 use lumeofs_tests::Cluster;
 use lumeofs_tests::chaos::Random;
-use lumeofs_tests::coherence::{Action, Event, check_linear, look};
-use rustix::fs::{AtFlags, CWD, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
+use lumeofs_tests::coherence::{
+    Action, Event, check_linear, look, read_name, read_time, unique_value, write_name, write_time,
+};
+use rustix::fs::{OFlags, XattrFlags};
 use rustix::io::{Errno, Result};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const LENGTH: Duration = Duration::from_secs(8);
@@ -42,12 +43,6 @@ const REGISTERS: [(usize, Register); 8] = [
     (5, Register::Time),
     (2, Register::Name("one")),
 ];
-
-/// A value that nobody has written before.
-fn unique() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
 
 /// A thread's view of the registers.
 struct Client {
@@ -108,27 +103,18 @@ impl Client {
             }
             Register::Name(name) => self.name(name),
             Register::Xattr if writes => {
-                let (value, path) = (unique(), self.directory.join("file"));
+                let (value, path) = (unique_value(), self.directory.join("file"));
                 let bytes = value.to_le_bytes();
                 rustix::fs::setxattr(path, XATTR, &bytes, XattrFlags::empty())?;
                 Ok(Action::Write(value))
             }
             Register::Xattr => self.xattr(),
             Register::Time if writes => {
-                let value = unique();
-                let time = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
-                let times = Timestamps {
-                    last_access: time(0, UTIME_OMIT),
-                    last_modification: time(value.cast_signed(), 0),
-                };
-                let path = self.directory.join("file");
-                rustix::fs::utimensat(CWD, path, &times, AtFlags::empty())?;
+                let value = unique_value();
+                write_time(&self.directory.join("file"), value)?;
                 Ok(Action::Write(value))
             }
-            Register::Time => {
-                let (seconds, _) = look::mtime(&self.directory.join("file"))?;
-                Ok(Action::Read(seconds.cast_unsigned()))
-            }
+            Register::Time => read_time(&self.directory.join("file")).map(Action::Read),
         }
     }
 
@@ -146,7 +132,7 @@ impl Client {
         let path = self.directory.join(name);
         match self.random.below(8) {
             0 => {
-                let value = unique();
+                let value = unique_value();
                 let made = rustix::fs::symlink(value.to_string(), path);
                 Ok(Action::Create {
                     value,
@@ -154,27 +140,17 @@ impl Client {
                 })
             }
             1 => {
-                let (value, new) = (
-                    unique(),
-                    self.directory.join(format!("new-{}", self.number)),
-                );
-                rustix::fs::symlink(value.to_string(), &new)?;
-                // Only the rename is the write: the event is longer than it, which allows more, but no stale read.
-                rustix::fs::rename(&new, path)?;
+                let value = unique_value();
+                let new = self.directory.join(format!("new-{}", self.number));
+                // Only the rename is the write. The event is longer, which allows more, but no stale read.
+                write_name(&path, &new, value)?;
                 Ok(Action::Write(value))
             }
             2 => {
                 let done = done_or(rustix::fs::unlink(path), Errno::NOENT)?;
                 Ok(Action::Remove { done })
             }
-            _ => match rustix::fs::readlink(path, Vec::new()) {
-                Ok(target) => {
-                    let target = target.to_str().ok().and_then(|text| text.parse().ok());
-                    Ok(Action::Read(target.expect("a number was the target")))
-                }
-                Err(Errno::NOENT) => Ok(Action::Read(0)),
-                Err(errno) => Err(errno),
-            },
+            _ => read_name(&path).map(Action::Read),
         }
     }
 }
@@ -189,7 +165,7 @@ fn done_or(result: Result<()>, refused: Errno) -> Result<bool> {
 }
 
 fn write_block(file: &File, block: u64) -> Result<Action> {
-    let value = unique();
+    let value = unique_value();
     let bytes = value.to_le_bytes().repeat(BLOCK / 8);
     let written = rustix::io::pwrite(file, &bytes, block * BLOCK as u64)?;
     assert_eq!(written, BLOCK, "a whole write");

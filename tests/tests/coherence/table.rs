@@ -78,7 +78,7 @@ fn moved(path: &Path, change: impl FnOnce() -> Result<(), String>) -> Result<(),
     change()?;
     let after = see()?;
     let was_set = after.0 < look::SET_TIMES_END;
-    if after == before || (was_set && after != (SET_TIME, 0)) {
+    if after == before || (was_set && after != (SET_TIME.cast_signed(), 0)) {
         return Err(format!("{after:?} after {before:?}"));
     }
     Ok(())
