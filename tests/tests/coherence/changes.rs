@@ -110,7 +110,7 @@ pub(crate) const CHANGES: &[Change] = &[
     change!("rmdir", touches [".", "empty"], moves ["."], |at| rustix::fs::rmdir(at.join("empty"))),
     change!("rename", touches [".", "file", "absent"], moves ["."], |at| rename(at, "file", "absent", RenameFlags::empty())),
     change!("rename over a file", touches [".", "file", "other"], moves ["."], |at| rename(at, "file", "other", RenameFlags::empty())),
-    change!("rename into a directory", touches [".", "file", "dir", "dir/inner"], moves [".", "dir"], |at| rename(at, "file", "dir/inner", RenameFlags::empty())),
+    change!("rename into a directory", touches [".", "file", "dir", "dir/new"], moves [".", "dir"], |at| rename(at, "file", "dir/new", RenameFlags::empty())),
     change!("rename of a directory", touches [".", "dir", "absent", "dir/inner", "absent/inner"], moves ["."], |at| {
         rename(at, "dir", "absent", RenameFlags::empty())
     }),

@@ -3,8 +3,9 @@
 
 use crate::changes::{CHANGES, Change, SET_TIME, fixture};
 use crate::looks::{Kind, LOOKS, Look};
-use lumeofs_tests::Cluster;
 use lumeofs_tests::coherence::look;
+use lumeofs_tests::{Cluster, temporary};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -154,4 +155,40 @@ fn every_change_on_one_mount_is_in_the_next_look_of_another() {
         pairs.len(),
         wrong.join("\n")
     );
+}
+
+#[test]
+fn each_change_is_seen_at_everything_that_it_touches_and_each_look_sees_some_change() {
+    let directory = temporary();
+    let example = directory.path().join("example");
+    fixture(&example).expect("a local fixture");
+    let (mut seen, mut looks) = (BTreeSet::new(), BTreeSet::new());
+    for (number, pair) in pairs(&example).iter().enumerate() {
+        let Some(look) = pair.look.filter(|_| !pair.looker_made) else {
+            continue;
+        };
+        let root = directory.path().join(number.to_string());
+        fixture(&root).expect("a local fixture");
+        let mut see = (look.make)(root.join(pair.path));
+        let before = see();
+        (pair.change.make)(&root).expect("a change of local files");
+        if see() != before {
+            seen.insert((pair.change.name, pair.path));
+            looks.insert(look.name);
+        }
+    }
+    for change in CHANGES {
+        for path in change.touches {
+            let is_time = change.moves.contains(path);
+            let is_seen = seen.contains(&(change.name, path));
+            assert!(
+                is_seen || is_time,
+                "nothing sees {} at {path:?}",
+                change.name
+            );
+        }
+    }
+    for look in LOOKS {
+        assert!(looks.contains(look.name), "{} sees no change", look.name);
+    }
 }
