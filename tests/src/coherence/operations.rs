@@ -1,27 +1,15 @@
-//! Calls that an interleaving is made of: drawn at random, made below any directory, answered as text.
+//! Calls that an interleaving is made of: made below any directory, answered as text.
+
+mod random;
 
 use super::look::{self, pattern, told};
 use super::mapping::Mapping;
 use super::registers::write_time;
-use crate::chaos::Random;
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags};
 use rustix::io::{Errno, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
-
-/// Paths that steps use: few, so that they meet; every one may become anything.
-const PATHS: [&str; 12] = [
-    "a", "b", "p", "q", "p/a", "p/b", "p/r", "q/a", "q/b", "q/r", "p/r/a", "q/r/a",
-];
-/// Where symbolic links point, relative to their directory.
-const TARGETS: [&str; 5] = ["a", "b", "r", "r/a", "nowhere"];
-const XATTRS: [&str; 2] = ["user.one", "user.two"];
-const MODES: [u32; 5] = [0o644, 0o600, 0o755, 0o4755, 0o000];
-/// No file gets longer than this, but by appends.
-const LENGTH_MAX: u64 = 40_000;
-/// Files that one mount may have open at once.
-const SLOTS: u64 = 3;
 
 type Name = &'static str;
 
@@ -152,124 +140,6 @@ impl Outcome {
 }
 
 impl Operation {
-    /// Draws one: more than half change something.
-    pub(super) fn random(random: &mut Random) -> Self {
-        let (path, other) = (random.of(&PATHS), random.of(&PATHS));
-        let (seed, slot) = (random.number(), random.below(SLOTS));
-        let offset = random.below(LENGTH_MAX / 2);
-        let length = random.between(1, LENGTH_MAX / 2) as usize;
-        match random.below(64) {
-            0..4 => Op::Create {
-                path,
-                exclusive: random.below(2) == 0,
-            },
-            4..9 => Op::Mkdir(path),
-            9 | 10 => Op::Symlink {
-                path,
-                target: random.of(&TARGETS),
-            },
-            11 => Op::Fifo(path),
-            12..15 => Op::Link {
-                from: path,
-                to: other,
-            },
-            15..18 => Op::Unlink(path),
-            18 => Op::Rmdir(path),
-            19..23 => Op::Rename {
-                from: path,
-                to: other,
-                exchange: false,
-                replace: true,
-            },
-            23 => Op::Rename {
-                from: path,
-                to: other,
-                exchange: true,
-                replace: true,
-            },
-            24 => Op::Rename {
-                from: path,
-                to: other,
-                exchange: false,
-                replace: false,
-            },
-            25 | 26 => Op::Chmod {
-                path,
-                mode: random.of(&MODES),
-            },
-            27 => Op::Chown {
-                path,
-                uid: random.below(3) as u32,
-                gid: random.below(3) as u32,
-            },
-            28 => Op::SetMtime {
-                path,
-                seconds: random.below(1000),
-            },
-            29 | 30 => Op::Truncate {
-                path,
-                length: random.below(LENGTH_MAX),
-            },
-            31..35 => Op::Write {
-                path,
-                offset,
-                length,
-                seed,
-                sync: random.below(4) == 0,
-            },
-            35 | 36 => Op::Append {
-                path,
-                length: length / 8 + 1,
-                seed,
-            },
-            37 => Op::Store {
-                path,
-                offset,
-                length: length.min(500),
-                seed,
-            },
-            38 => Op::Fallocate {
-                path,
-                how: random.below(4) as u8,
-                offset,
-                length: length as u64,
-            },
-            39 => Op::SetXattr {
-                path,
-                name: random.of(&XATTRS),
-                length: length % 2000,
-                seed,
-            },
-            40 => Op::RemoveXattr {
-                path,
-                name: random.of(&XATTRS),
-            },
-            41 => Op::Xattr {
-                path,
-                name: random.of(&XATTRS),
-            },
-            42 => Op::Xattrs(path),
-            43..47 => Op::Stat(path),
-            47 => Op::Followed(path),
-            48 => Op::Access(path),
-            49..52 => Op::Read(path),
-            52 | 53 => Op::List(path),
-            54 => Op::Readlink(path),
-            55 => Op::SameFile { one: path, other },
-            56 | 57 => Op::Hold { slot, path },
-            58 => Op::Release(slot),
-            59 => Op::HeldRead(slot),
-            60 => Op::HeldStat(slot),
-            61 => Op::HeldEnd(slot),
-            _ => Op::HeldWrite {
-                slot,
-                offset,
-                length,
-                seed,
-            },
-        }
-    }
-
     /// Makes the call below a directory.
     pub(super) fn apply(&self, root: &Path, held: &mut Held) -> Outcome {
         let mtime = match self {
