@@ -1,5 +1,5 @@
 //! Concurrent calls on three mounts: whatever they saw can be explained by a single copy of each block, name, extended
-//! attribute and time.
+//! attribute, time and length.
 
 use lumeofs_tests::Cluster;
 use lumeofs_tests::chaos::Random;
@@ -30,10 +30,12 @@ enum Register {
     Xattr,
     /// The modification time, in seconds.
     Time,
+    /// The length of a file.
+    Length,
 }
 
 /// Those that take part. Registers of one number are the same one, used in other ways.
-const REGISTERS: [(usize, Register); 8] = [
+const REGISTERS: [(usize, Register); 9] = [
     (0, Register::Block(0)),
     (0, Register::SyncedBlock(0)),
     (1, Register::Block(1)),
@@ -41,6 +43,7 @@ const REGISTERS: [(usize, Register); 8] = [
     (3, Register::Name("two")),
     (4, Register::Xattr),
     (5, Register::Time),
+    (6, Register::Length),
     (2, Register::Name("one")),
 ];
 
@@ -115,6 +118,16 @@ impl Client {
                 Ok(Action::Write(value))
             }
             Register::Time => read_time(&self.directory.join("file")).map(Action::Read),
+            Register::Length if writes => {
+                let value = unique_value();
+                let file = look::open(&self.directory.join("sized"), OFlags::WRONLY)?;
+                rustix::fs::ftruncate(file, value)?;
+                Ok(Action::Write(value))
+            }
+            Register::Length => {
+                let stat = rustix::fs::lstat(self.directory.join("sized"))?;
+                Ok(Action::Read(stat.st_size.cast_unsigned()))
+            }
         }
     }
 
@@ -198,6 +211,7 @@ fn concurrent_calls_on_three_mounts_are_those_of_a_single_copy() {
     let directory = mounts[0].join("registers");
     std::fs::create_dir(&directory).unwrap();
     std::fs::write(directory.join("blocks"), [0; 2 * BLOCK]).unwrap();
+    std::fs::write(directory.join("sized"), "").unwrap();
     File::create(directory.join("file"))
         .unwrap()
         .set_modified(std::time::UNIX_EPOCH)
@@ -215,7 +229,7 @@ fn concurrent_calls_on_three_mounts_are_those_of_a_single_copy() {
         ended.flatten().collect::<Vec<_>>()
     });
     let begun = Instant::now();
-    for key in 0..=5 {
+    for key in 0..=6 {
         let of_key = events.iter().filter(|(of, _)| *of == key);
         let of_key: Vec<_> = of_key.map(|(_, event)| *event).collect();
         if let Err(told) = check_linear(&of_key) {
