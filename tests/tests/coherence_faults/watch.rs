@@ -67,22 +67,26 @@ pub(crate) fn write(watching: &Watching, directory: &Path, go_on: impl Fn() -> b
     }
 }
 
-/// Looks at both again and again. If it `may_fail`, calls that fail have seen nothing.
+/// Looks at both again and again, and returns how long the longest call took. If it `may_fail`, calls that fail have seen nothing.
 pub(crate) fn watch(
     watching: &Watching,
     directory: &Path,
     may_fail: bool,
     go_on: impl Fn() -> bool,
-) {
+) -> Duration {
     let by = if may_fail { 2 } else { 1 };
+    let mut longest = Duration::ZERO;
     while go_on() {
         for (register, read) in [read_name, read_time].into_iter().enumerate() {
             let begun = Instant::now();
-            match read(&directory.join([NAME, TIME][register])) {
+            let value = read(&directory.join([NAME, TIME][register]));
+            longest = longest.max(begun.elapsed());
+            match value {
                 Ok(value) => watching.note(register, by, begun, Action::Read(value)),
                 Err(errno) => assert!(may_fail, "{errno}"),
             }
         }
         std::thread::sleep(PACE);
     }
+    longest
 }
