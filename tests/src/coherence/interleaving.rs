@@ -4,6 +4,7 @@ use super::look;
 use super::operations::{Held, Operation};
 use super::shrink::shrink;
 use crate::chaos::Random;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Attempts to shorten a list that failed.
@@ -32,6 +33,9 @@ pub struct Interleaving {
     shared: Vec<PathBuf>,
     /// What is open on each mount, and of what was done locally for it.
     held: Vec<(Held, Held)>,
+    /// Local inodes whose time was set while a mount had written to them and not closed them: the time of that write is
+    /// published later, and may take the place of the one that was set.
+    uncertain: BTreeSet<u64>,
 }
 
 impl Interleaving {
@@ -54,6 +58,7 @@ impl Interleaving {
             local,
             shared,
             held,
+            uncertain: BTreeSet::new(),
         }
     }
 
@@ -65,14 +70,36 @@ impl Interleaving {
     pub fn run(&mut self, steps: &[Step]) -> Result<(), (usize, String)> {
         for (at, step) in steps.iter().enumerate() {
             let (held, held_locally) = &mut self.held[step.mount];
-            let right = step.operation.apply(&self.local, held_locally);
+            let mut right = step.operation.apply(&self.local, held_locally);
             let got = step.operation.apply(&self.shared[step.mount], held);
+            if !self.time_is_certain(&step.operation) {
+                right.mtime = None;
+            }
             if !right.allows(&got) {
                 let told = format!("step {at} {step:?}\n  right {right:?}\n  got   {got:?}");
                 return Err((at, told));
             }
         }
         Ok(())
+    }
+
+    /// Whether a time that a call shows is the right one. Notes times that are set.
+    fn time_is_certain(&mut self, operation: &Operation) -> bool {
+        let stat = operation
+            .path_of_time()
+            .and_then(|path| rustix::fs::lstat(self.local.join(path)).ok());
+        let Some(inode) = stat.map(|stat| stat.st_ino) else {
+            return true;
+        };
+        if operation.sets_time() {
+            let mut held = self.held.iter();
+            if held.any(|(_, locally)| locally.has_written(inode)) {
+                self.uncertain.insert(inode);
+            } else {
+                self.uncertain.remove(&inode);
+            }
+        }
+        !self.uncertain.contains(&inode)
     }
 
     /// Compares everything that one mount shows.

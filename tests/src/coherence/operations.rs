@@ -140,6 +140,19 @@ impl Outcome {
 }
 
 impl Operation {
+    /// The path whose modification time this sets or shows.
+    pub(super) fn path_of_time(&self) -> Option<&'static str> {
+        match self {
+            Op::SetMtime { path, .. } | Op::Stat(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Whether this sets a modification time.
+    pub(super) fn sets_time(&self) -> bool {
+        matches!(self, Op::SetMtime { .. })
+    }
+
     /// Makes the call below a directory.
     pub(super) fn apply(&self, root: &Path, held: &mut Held) -> Outcome {
         let mtime = match self {
@@ -182,11 +195,14 @@ impl Operation {
                 offset,
                 length,
                 seed,
-            } => held.with(*slot, |file| {
-                told(write(file, *offset, &pattern(*seed, *length)), |()| {
-                    "done".into()
+            } => {
+                held.mark_written(*slot);
+                held.with(*slot, |file| {
+                    told(write(file, *offset, &pattern(*seed, *length)), |()| {
+                        "done".into()
+                    })
                 })
-            }),
+            }
             _ => return None,
         })
     }
@@ -284,20 +300,41 @@ impl Operation {
 
 /// Regular files that are open.
 #[derive(Debug, Default)]
-pub(super) struct Held(BTreeMap<u64, File>);
+pub(super) struct Held(BTreeMap<u64, Open>);
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    /// Whether it was written to.
+    is_written: bool,
+}
 
 impl Held {
     fn keep(&mut self, slot: u64, file: File) -> String {
         let told = look::held_stat(&file);
         // Each mount has its own pipe in a FIFO: only files are shared.
         if told.starts_with("RegularFile") {
-            self.0.insert(slot, file);
+            let is_written = false;
+            self.0.insert(slot, Open { file, is_written });
         }
         told
     }
 
     fn with(&self, slot: u64, act: impl FnOnce(&File) -> String) -> String {
-        self.0.get(&slot).map_or_else(|| "not open".into(), act)
+        let open = self.0.get(&slot);
+        open.map_or_else(|| "not open".into(), |open| act(&open.file))
+    }
+
+    fn mark_written(&mut self, slot: u64) {
+        if let Some(open) = self.0.get_mut(&slot) {
+            open.is_written = true;
+        }
+    }
+
+    /// Whether this inode was written to through what is still open.
+    pub(super) fn has_written(&self, inode: u64) -> bool {
+        let mut written = self.0.values().filter(|open| open.is_written);
+        written.any(|open| rustix::fs::fstat(&open.file).is_ok_and(|stat| stat.st_ino == inode))
     }
 
     /// Closes all.

@@ -21,19 +21,31 @@ pub(crate) struct Change {
     pub(crate) moves: &'static [&'static str],
 }
 
-/// What is there before each change.
-pub(crate) fn fixture(root: &Path) -> Result<()> {
+/// What may be there before a change.
+pub(crate) const ALL: [&str; 6] = ["file", "other", "soft", "dir", "dir/inner", "empty"];
+
+/// Makes a new directory with those of [`ALL`] that are among the names.
+pub(crate) fn fixture(root: &Path, names: &[&str]) -> Result<()> {
     let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
-    rustix::fs::mkdir(root, Mode::from(0o755))?;
-    for (name, length) in [("file", FILE_LENGTH as usize), ("other", 5000)] {
-        let file = open(&root.join(name), create)?;
-        rustix::io::pwrite(&file, &pattern(length as u64, length), 0)?;
+    let directory = |path: &Path| rustix::fs::mkdir(path, Mode::from(0o755));
+    directory(root)?;
+    for name in ALL.iter().filter(|name| names.contains(name)) {
+        let path = root.join(name);
+        match *name {
+            "soft" => rustix::fs::symlink("file", path)?,
+            "dir" | "empty" => directory(&path)?,
+            "dir/inner" => drop(open(&path, create)?),
+            _ => {
+                let length = if *name == "file" { FILE_LENGTH } else { 5000 };
+                let bytes = pattern(length, length as usize);
+                rustix::io::pwrite(open(&path, create)?, &bytes, 0)?;
+                if *name == "file" {
+                    set_xattr(root, name, "user.one", 1)?;
+                }
+            }
+        }
     }
-    set_xattr(root, "file", "user.one", 1)?;
-    rustix::fs::symlink("file", root.join("soft"))?;
-    rustix::fs::mkdir(root.join("dir"), Mode::from(0o755))?;
-    open(&root.join("dir/inner"), create)?;
-    rustix::fs::mkdir(root.join("empty"), Mode::from(0o755))
+    Ok(())
 }
 
 fn set_xattr(root: &Path, path: &str, name: &str, seed: u64) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Every change on one mount against every look on another: the look was made just before, and once more when the
 //! change has returned. What is right is seen in a local directory in which the same is done.
 
-use crate::changes::{CHANGES, Change, SET_TIME, fixture};
+use crate::changes::{ALL, CHANGES, Change, SET_TIME, fixture};
 use crate::looks::{Kind, LOOKS, Look};
 use lumeofs_tests::coherence::look;
 use lumeofs_tests::{Cluster, temporary};
@@ -42,8 +42,9 @@ impl Pair {
         } else {
             &changing
         };
-        fixture(maker).map_err(|errno| format!("making it: {errno}"))?;
-        fixture(&local).map_err(|errno| format!("making it locally: {errno}"))?;
+        fixture(maker, self.change.touches).map_err(|errno| format!("making it: {errno}"))?;
+        fixture(&local, self.change.touches)
+            .map_err(|errno| format!("making it locally: {errno}"))?;
         let change = || -> Result<(), String> {
             let made = (self.change.make)(&changing);
             made.map_err(|errno| format!("changing: {errno}"))?;
@@ -124,7 +125,7 @@ fn every_change_on_one_mount_is_in_the_next_look_of_another() {
         local: cluster.scratch(),
     };
     let example = places.local.join("example");
-    fixture(&example).expect("a local fixture");
+    fixture(&example, &ALL).expect("a local fixture");
     let pairs = pairs(&example);
     let (begun, next, wrong) = (Instant::now(), AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || {
@@ -161,14 +162,14 @@ fn every_change_on_one_mount_is_in_the_next_look_of_another() {
 fn each_change_is_seen_at_everything_that_it_touches_and_each_look_sees_some_change() {
     let directory = temporary();
     let example = directory.path().join("example");
-    fixture(&example).expect("a local fixture");
+    fixture(&example, &ALL).expect("a local fixture");
     let (mut seen, mut looks) = (BTreeSet::new(), BTreeSet::new());
     for (number, pair) in pairs(&example).iter().enumerate() {
         let Some(look) = pair.look.filter(|_| !pair.looker_made) else {
             continue;
         };
         let root = directory.path().join(number.to_string());
-        fixture(&root).expect("a local fixture");
+        fixture(&root, pair.change.touches).expect("a local fixture");
         let mut see = (look.make)(root.join(pair.path));
         let before = see();
         (pair.change.make)(&root).expect("a change of local files");
