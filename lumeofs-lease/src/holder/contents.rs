@@ -276,10 +276,11 @@ impl Holder {
                 Change::Attr(attr) if attr.ino == grant.ino => Some(attr),
                 _ => None,
             });
-            if self.admit(now, grant)
-                && is_new
-                && made.is_some_and(|attr| attr.kind == FileKind::Directory)
-            {
+            let is_admitted = self.admit(now, grant);
+            if is_new && let Some(entry) = self.entries.get_mut(&grant.ino) {
+                entry.since = number;
+            }
+            if is_admitted && is_new && made.is_some_and(|attr| attr.kind == FileKind::Directory) {
                 // It was made just now.
                 self.with(grant, |contents| {
                     let names = contents.names.get_or_insert_default();

@@ -107,6 +107,7 @@ impl Holder {
             entry.giving_back = None;
             entry.floor = 0;
             entry.number = 0;
+            entry.since = 0;
             entry.open = false;
             self.items -= entry.contents.restamp();
         }
@@ -185,8 +186,8 @@ impl Holder {
     pub(super) fn changed(&mut self, number: u64, change: &Change, own: bool) {
         let ino = change.ino();
         let entry = self.entries.get(&ino);
-        // Something newer is known to have happened, but not to what.
-        let is_late = entry.is_some_and(|entry| number < entry.floor);
+        // Something newer has happened, or may have, and it is not known to what.
+        let is_late = entry.is_some_and(|entry| number < entry.floor.max(entry.since));
         self.raise_floor(ino, number);
         let Some(entry) = self.entries.get_mut(&ino) else {
             if let Change::Attr(Attr { nlink: 0, .. }) = change
