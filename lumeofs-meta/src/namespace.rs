@@ -142,6 +142,11 @@ pub fn chunk_size(tables: &impl Tables) -> u64 {
     state(tables).map_or(CHUNK_SIZE_BYTES, |state| state.chunk_size)
 }
 
+/// Whether a chunk was ever allocated. If not, nobody has anything to write at a datanode.
+pub fn has_allocated(tables: &impl Tables) -> bool {
+    state(tables).is_some_and(|state| state.next_chunk > 1)
+}
+
 /// The era. Who learned of a file's chunks in this era or a later one knows none that was freed in an
 /// earlier one; so datanodes that are told of an era may forget what was deleted before it.
 pub fn era(tables: &impl Tables) -> u32 {

@@ -4,6 +4,7 @@
 //! directories.
 
 pub mod chaos;
+pub mod coherence;
 mod fio;
 mod hosts;
 mod interrupt;

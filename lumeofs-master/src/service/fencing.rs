@@ -106,19 +106,21 @@ pub(crate) async fn fence_ended_sessions(service: Arc<MetadataService>) {
             continue;
         }
         let store = service.group.store();
-        let (ending, fence) = store.read(|tables| {
+        let (ending, fence, has_allocated) = store.read(|tables| {
             let ending = namespace::ending_sessions(tables);
             let fence = (!ending.is_empty()).then(|| namespace::fence(tables));
-            (ending, fence.unwrap_or_default())
+            let has_allocated = namespace::has_allocated(tables);
+            (ending, fence.unwrap_or_default(), has_allocated)
         });
         let map = Arc::new(service.controller.store().read(controller::cluster_map));
         let groups: Vec<_> = map.groups.iter().map(|config| config.group).collect();
         told.mention(&groups, &ending, SystemClock.monotonic());
+        if ending.is_empty() || service.group.linearizable().await.ok() != leadership {
+            continue;
+        }
         // A map that this master does not have yet must not count as one without groups.
-        if ending.is_empty()
-            || service.group.linearizable().await.ok() != leadership
-            || service.controller.linearizable().await.is_err() && groups.is_empty()
-        {
+        let may_have_groups = groups.is_empty() && has_allocated;
+        if may_have_groups && service.controller.linearizable().await.is_err() {
             continue;
         }
         tell(&service.identity, &map, &groups, &fence, &mut told).await;

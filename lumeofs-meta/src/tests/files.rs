@@ -107,6 +107,7 @@ fn without_a_group_files_are_made_but_hold_no_data() {
     let mut fixture = Fixture::new();
     fixture.groups.clear();
     let ino = fixture.file(ROOT, "a");
+    assert!(!namespace::has_allocated(&fixture.tables));
     assert_eq!(fixture.rows(ino), []);
     assert_eq!(fixture.refused(allocate(ino, 0, 1)), Code::NoSpace);
     assert_eq!(fixture.refused(append(ino, 1)), Code::NoSpace);

@@ -28,6 +28,8 @@ struct Shared {
     sequence: AtomicU64,
     stopped: AtomicBool,
     silent: AtomicBool,
+    /// Nothing of it is under way.
+    is_idle: AtomicBool,
     /// How long it takes to write data back.
     give_back_ms: AtomicU64,
     /// What was written under an exclusive lease.
@@ -77,9 +79,14 @@ impl Mount {
         super::wait_for("leases to count", || self.is_valid());
     }
 
-    /// Whether its thread says nothing.
+    /// Has its thread say nothing, or speak again.
     pub(in crate::cluster_tests) fn set_silent(&self, silent: bool) {
+        self.shared.is_idle.store(false, Ordering::SeqCst);
         self.shared.silent.store(silent, Ordering::SeqCst);
+        if silent {
+            let is_idle = || self.shared.is_idle.load(Ordering::SeqCst);
+            super::wait_for("the last poll to be answered", is_idle);
+        }
     }
 
     pub(in crate::cluster_tests) fn set_give_back(&self, takes: Duration) {
@@ -186,6 +193,7 @@ fn poll(shared: &Shared, mut client: Client) {
     let mut giving_back: Vec<(InodeId, Duration)> = Vec::new();
     while !shared.stopped.load(Ordering::SeqCst) {
         if shared.silent.load(Ordering::SeqCst) {
+            shared.is_idle.store(true, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(10));
             continue;
         }
