@@ -15,8 +15,8 @@ use crate::pages::{count, without};
 use crate::ranges::Held;
 use lumeofs_base::clock::{Clock, SystemClock};
 use lumeofs_base::limits::{BLOCK_SIZE, FILE_SIZE_BYTES_MAX};
-use lumeofs_meta::op::{Query, Reply};
 use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId};
+use lumeofs_meta::op::{Query, Reply};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,20 +25,8 @@ use std::time::Duration;
 const REDO_MAX: u32 = 16;
 
 impl Link {
-    /// Reads into `buf`; short only at the end of the file. The caller holds `Shared` or `Exclusive`.
-    pub(crate) fn cached_read(
-        &self,
-        asker: &Asker<'_>,
-        ino: InodeId,
-        inode: &Inode,
-        offset: u64,
-        buf: &mut [u8],
-    ) -> FsResult<usize> {
-        let file = self.pages.file(ino);
-        self.read_file(asker, &file, inode, offset, buf)
-    }
-
-    /// The same, of what is cached of a file under a lease that may end meanwhile: it is no part of the cache then.
+    /// Reads into `buf`; short only at the end of the file. The caller holds `Shared` or `Exclusive`; if that ends meanwhile,
+    /// `file` is no part of the cache any more.
     pub(crate) fn read_file(
         &self,
         asker: &Asker<'_>,

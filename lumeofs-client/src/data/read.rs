@@ -1,6 +1,7 @@
 //! Reading. The leader says how long the file is and where its chunks are, datanodes give the bytes.
 //!
-//! Where the chunks are known from an earlier answer, both are asked at once. The bytes count only if the
+//! Where the chunks are known from an earlier answer and a lease says that nobody else has writes in memory, both are asked
+//! at once. The bytes count only if the
 //! leader's answer, given while the read was under way, confirms the truncation number; and only below the size
 //! that was known before: bytes beyond it may have been read before they were written.
 
@@ -31,7 +32,14 @@ impl Link {
         let range = checked_range(offset, len)?;
         let inode = self.inodes.get(ino);
         let _held = inode.ranges.share(range.clone(), &asker.patience)?;
-        let mut done = self.read_known(asker, ino, &inode, &range, buf)?;
+        let mut done = match self.is_covered(ino) {
+            true => self.read_known(asker, ino, &inode, &range, buf)?,
+            // What others have in memory comes to the datanodes before the leader answers.
+            false => Done {
+                count: 0,
+                complete: false,
+            },
+        };
         let mut redone = 0;
         while !done.complete {
             let from = range.start + done.count as u64;

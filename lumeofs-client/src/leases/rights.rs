@@ -88,6 +88,11 @@ impl Link {
         })
     }
 
+    /// Whether the datanodes have all that others have written to a file: if not, the leader has to be asked first.
+    pub(crate) fn is_covered(&self, ino: InodeId) -> bool {
+        self.leases.state.lock().holder.is_covered(now(), ino)
+    }
+
     /// Whether there may be writes to a file in memory.
     pub(crate) fn is_writer(&self, ino: InodeId) -> bool {
         self.leases.state.lock().holder.is_writer(ino)

@@ -40,7 +40,13 @@ pub(super) fn read(client: &Client, ino: InodeId, offset: u64, len: usize) -> Ve
     let (link, cx) = (&client.link, cx());
     let mut buf = vec![0xEE; len];
     let inode = link.inodes.get(ino);
-    let count = link.cached_read(&link.asker(&cx), ino, &inode, offset, &mut buf);
+    let count = link.read_file(
+        &link.asker(&cx),
+        &link.pages.file(ino),
+        &inode,
+        offset,
+        &mut buf,
+    );
     buf.truncate(count.unwrap());
     buf
 }

@@ -231,7 +231,15 @@ impl Cluster {
             description: "test".into(),
             cache_bytes,
         };
-        Client::connect(&masters, self.credentials.clone(), options).unwrap()
+        let client = Client::connect(&masters, self.credentials.clone(), options).unwrap();
+        // What it then asks brings leases, unless the test's masters give none.
+        let start = crate::wait::now();
+        while !client.lease_stats().is_valid
+            && crate::wait::now() - start < std::time::Duration::from_secs(2)
+        {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        client
     }
 }
 

@@ -1,9 +1,9 @@
 //! Several clients that cache all they may, against one model: whoever looks sees what was done last, by whomever.
 
-use crate::pages::testing::Random;
 use super::cluster::{Cluster, cx};
 use super::until;
 use crate::client::{Client, Range};
+use crate::pages::testing::Random;
 use lumeofs_base::{Code, FileKind, InodeId};
 use lumeofs_meta::op::{NewNode, RenameMode, SetAttr, XattrMode};
 use std::collections::BTreeMap;

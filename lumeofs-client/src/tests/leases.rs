@@ -377,7 +377,11 @@ fn who_takes_the_last_name_of_a_file_that_it_has_open_is_known_to() {
     let released = |ino: InodeId| {
         let state = cluster.world.state.lock();
         let own = |report: &&OpenReport| report.session == b.link.window.session().get();
-        let mut released = state.reports.iter().filter(own).flat_map(|report| &report.released);
+        let mut released = state
+            .reports
+            .iter()
+            .filter(own)
+            .flat_map(|report| &report.released);
         released.any(|other| *other == ino.get())
     };
     until("what is not open is said not to be", || released(closed));

@@ -76,6 +76,11 @@ impl Holder {
         }
     }
 
+    /// Whether no other session has writes to an inode in its memory: any lease says so.
+    pub fn is_covered(&self, now: Duration, ino: InodeId) -> bool {
+        self.is_valid(now) && self.entries.contains_key(&ino)
+    }
+
     /// Whether writes to a file may be in memory only, so that nobody else can answer for it.
     pub fn is_writer(&self, ino: InodeId) -> bool {
         let entry = self.entries.get(&ino);

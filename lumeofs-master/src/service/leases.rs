@@ -133,9 +133,12 @@ impl Leases {
         let before = table.unacknowledged();
         let commands = commands.iter().zip(applied);
         let done = commands
-            .map(|(command, applied)| Done {
-                leases: consequences(&mut table, now, command, &applied),
-                applied,
+            .map(|(command, applied)| {
+                let (leases, opened) = consequences(&mut table, now, command, &applied);
+                if let (Some(term), Command::Mutate { session, .. }) = (term, command) {
+                    self.opens.presume(term, *session, &opened);
+                }
+                Done { applied, leases }
             })
             .collect();
         if table.unacknowledged() > before {
@@ -194,13 +197,47 @@ impl Leases {
     }
 }
 
-/// Takes one command that was applied.
+impl Leases {
+    /// Holds what [`Leases::may_change`] said.
+    pub(super) fn change<'a>(
+        &'a self,
+        term: Term,
+        session: SessionId,
+        named: &'a [InodeId],
+    ) -> Changing<'a> {
+        Changing {
+            leases: self,
+            term: term.to_wire(),
+            session,
+            named,
+        }
+    }
+}
+
+/// A mutation that may be proposed: until this is dropped, nobody else begins to write to what it names.
+pub(super) struct Changing<'a> {
+    leases: &'a Leases,
+    term: u64,
+    session: SessionId,
+    named: &'a [InodeId],
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut table) = self.leases.still_of(self.term, self.leases.table.lock()) {
+            table.change_over(self.session, self.named);
+        }
+        self.leases.settled.notify_waiters();
+    }
+}
+
+/// Takes one command that was applied. Also returns inodes without a name that its session may have open.
 fn consequences(
     table: &mut Table,
     now: Duration,
     command: &Command,
     applied: &Applied,
-) -> Consequences {
+) -> (Consequences, Vec<InodeId>) {
     let session = match command {
         Command::Mutate { session, .. } => *session,
         // Of nobody who would know of it otherwise.
@@ -225,13 +262,14 @@ fn consequences(
         Command::Mutate { .. } => awaits(table, applied, changed.recalls),
         Command::Internal(_) => Vec::new(),
     };
-    Consequences {
+    let consequences = Consequences {
         term: table.term(),
         awaits,
         number: changed.number,
         generation: table.generation(session).unwrap_or_default(),
         grants: changed.grants,
-    }
+    };
+    (consequences, changed.opened)
 }
 
 /// What must be settled before a mutation may be answered: whatever it did, and what its reply shows of the doings of

@@ -89,7 +89,7 @@ impl MetadataService {
         self.sessions.touch(session);
         let mut wait = self.leases.wait(session);
         let named: Vec<InodeId> = named(&mutation).into_iter().collect();
-        loop {
+        let changing = loop {
             let leadership = self.group.check_leads()?;
             if !self.leases.is_of(leadership.term) {
                 // A leadership begins with all that was applied under former ones.
@@ -103,10 +103,10 @@ impl MetadataService {
                     .may_change(leadership.term, tables, session, &named)
             };
             if self.group.store().read(may)? {
-                break;
+                break self.leases.change(leadership.term, session, &named);
             }
             wait.pause(Waiting::Mutation, settled).await?;
-        }
+        };
         wait.over();
         let command = Command::Mutate {
             session,
@@ -119,6 +119,7 @@ impl MetadataService {
             .proposer
             .propose(command, bytes_of(request) + COMMAND_OVERHEAD_BYTES)
             .await?;
+        drop(changing);
         let (index, done) = (done.index, done.reply);
         loop {
             let settled = self.leases.settled();

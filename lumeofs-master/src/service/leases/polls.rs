@@ -79,10 +79,10 @@ impl Leases {
             return Err(FsError::new(Code::Invalid, text));
         };
         // With the table locked: nothing may be purged between the acknowledgement and this.
-        if heard.answer.restate {
+        if heard.unstated {
             self.opens.doubt(term, session);
-            self.opens.presume(term, session, &heard.opened);
-        } else if !heard.opened.is_empty() {
+        }
+        if !heard.opened.is_empty() {
             // One that is condemned already would have been stated before its recall was settled.
             self.opens.open(term, session, &heard.opened);
         }

@@ -88,7 +88,6 @@ impl Leases {
                     self.counts.voided();
                     self.opens.doubt(term, session);
                 }
-                Effect::Open(session, ino) => self.opens.presume(term, session, &[ino]),
             }
         }
         drop(table);
