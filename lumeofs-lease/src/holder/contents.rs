@@ -261,8 +261,11 @@ impl Holder {
         grants: &[Grant],
     ) {
         if generation != self.generation || !self.takes_part {
-            // Numbers of another generation mean nothing here.
+            // Numbers of another generation mean nothing here, and without leases nothing is remembered.
             for change in changes {
+                if generation == self.generation {
+                    self.raise_floor(change.ino(), number);
+                }
                 self.forget(change.ino());
                 if matches!(change, Change::Attr(attr) if attr.nlink == 0) {
                     self.acts.push(Act::StateOpen(change.ino()));
