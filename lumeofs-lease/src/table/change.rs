@@ -4,6 +4,7 @@ use super::Table;
 use crate::wire::{Grant, Kind, What};
 use lumeofs_base::{Attr, FileKind, InodeId, SessionId};
 use lumeofs_meta::change::Change;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// What a change led to.
@@ -31,10 +32,11 @@ impl Table {
     ) -> Changed {
         let mut recalls = Vec::new();
         let mut opened = Vec::new();
+        let is_alone = self.others(session, changes) <= 1;
         for change in changes {
             // The reply shows what others have changed there before.
             recalls.extend(self.unheard_of(change.ino()));
-            self.recall_change(now, session, change, &mut recalls);
+            self.recall_change(now, session, change, is_alone, &mut recalls);
             if let Change::Attr(attr) = change
                 && attr.nlink == 0
                 && self.has_lease(session, attr.ino)
@@ -56,11 +58,25 @@ impl Table {
         }
     }
 
+    /// How many other sessions have leases on what was changed.
+    fn others(&self, changer: SessionId, changes: &[Change]) -> usize {
+        let leases = changes
+            .iter()
+            .filter_map(|change| self.inodes.get(&change.ino()));
+        let holders = leases.flat_map(|leases| &leases.held);
+        let others: BTreeSet<SessionId> = holders
+            .map(|lease| lease.session)
+            .filter(|session| *session != changer)
+            .collect();
+        others.len()
+    }
+
     fn recall_change(
         &mut self,
         now: Duration,
         changer: SessionId,
         change: &Change,
+        is_alone: bool,
         made: &mut Vec<u64>,
     ) {
         let ino = change.ino();
@@ -85,7 +101,7 @@ impl Table {
                 Change::Xattr { .. } => What::Xattr,
                 Change::Gone { .. } => What::Drop,
             };
-            made.push(self.recall(now, session, ino, what));
+            made.push(self.recall(now, session, ino, what, is_alone));
         }
     }
 
