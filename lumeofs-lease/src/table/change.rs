@@ -32,7 +32,7 @@ impl Table {
     ) -> Changed {
         let mut recalls = Vec::new();
         let mut opened = Vec::new();
-        let is_alone = self.others(session, changes) <= 1;
+        let is_alone = self.is_alone(session, changes);
         for change in changes {
             // The reply shows what others have changed there before.
             recalls.extend(self.unheard_of(change.ino()));
@@ -58,8 +58,8 @@ impl Table {
         }
     }
 
-    /// How many other sessions have leases on what was changed.
-    fn others(&self, changer: SessionId, changes: &[Change]) -> usize {
+    /// Whether at most one other session has leases on what was changed, and all others have heard of everything before.
+    fn is_alone(&self, changer: SessionId, changes: &[Change]) -> bool {
         let leases = changes
             .iter()
             .filter_map(|change| self.inodes.get(&change.ino()));
@@ -68,7 +68,11 @@ impl Table {
             .map(|lease| lease.session)
             .filter(|session| *session != changer)
             .collect();
-        others.len()
+        let mut unheard = self
+            .recalls
+            .values()
+            .filter(|pending| !pending.recall.what.takes() && !others.contains(&pending.session));
+        others.len() <= 1 && unheard.next().is_none()
     }
 
     fn recall_change(
