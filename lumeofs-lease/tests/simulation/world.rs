@@ -124,7 +124,7 @@ impl Counts {
     pub(crate) fn check_enough(&self) {
         let mut all = self.clone();
         let least = all.all().into_iter().map(|count| *count).min();
-        assert!(least > Some(20), "the simulation is idle: {self:?}");
+        assert!(least > Some(10), "the simulation is idle: {self:?}");
     }
 }
 
