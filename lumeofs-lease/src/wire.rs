@@ -113,6 +113,9 @@ pub struct Recall {
     pub ino: InodeId,
     /// What.
     pub what: What,
+    /// What is told may be shown at once. Else others may still show what was before: it only makes forget, and whoever
+    /// asks then is answered when all have heard.
+    pub is_alone: bool,
 }
 
 /// What a recall is about.

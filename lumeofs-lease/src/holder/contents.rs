@@ -107,17 +107,24 @@ impl Contents {
         if number <= self.attr_number {
             return false;
         }
-        let data = |attr: &Attr| (attr.size, attr.mtime, attr.truncations);
-        let differs = self.attr.as_ref().map(data) != Some(data(&attr));
+        let differs = self.differs(&attr);
         self.attr = Some(attr);
         self.attr_number = number;
         self.is_current = true;
         differs
     }
 
-    /// The attributes may not be shown, unless they are newer than this.
-    pub(super) fn doubt_attr(&mut self, number: u64) {
+    /// The attributes may not be shown, unless they are newer than this. Says whether data that belongs to others may be
+    /// different.
+    pub(super) fn doubt_attr(&mut self, number: u64, attr: &Attr) -> bool {
+        let differs = self.differs(attr);
         self.is_current &= self.attr_number > number;
+        differs
+    }
+
+    fn differs(&self, attr: &Attr) -> bool {
+        let data = |attr: &Attr| (attr.size, attr.mtime, attr.truncations);
+        self.attr.as_ref().map(data) != Some(data(attr))
     }
 
     /// Forgets what a name means, unless that is newer. Returns how many items more there are, modulo 2^64.
@@ -261,8 +268,11 @@ impl Holder {
         grants: &[Grant],
     ) {
         if generation != self.generation || !self.takes_part {
-            // Numbers of another generation mean nothing here.
+            // Numbers of another generation mean nothing here, and without leases nothing is remembered.
             for change in changes {
+                if generation == self.generation {
+                    self.raise_floor(change.ino(), number);
+                }
                 self.forget(change.ino());
                 if matches!(change, Change::Attr(attr) if attr.nlink == 0) {
                     self.acts.push(Act::StateOpen(change.ino()));
@@ -289,7 +299,7 @@ impl Holder {
             }
         }
         for change in changes {
-            self.changed(number, change, true);
+            self.changed(number, change, true, true);
         }
         self.make_room();
     }

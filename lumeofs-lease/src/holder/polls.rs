@@ -123,7 +123,12 @@ impl Holder {
     }
 
     fn recall(&mut self, recall: Recall) {
-        let Recall { id, ino, what } = recall;
+        let Recall {
+            id,
+            ino,
+            what,
+            is_alone,
+        } = recall;
         let Some(entry) = self.entries.get_mut(&ino) else {
             // The grant may still be on its way.
             self.raise_floor(ino, id);
@@ -154,7 +159,7 @@ impl Holder {
                     self.acts.push(Act::Reported(ino));
                 }
                 self.acks.push(Ack { id, open });
-                self.changed(id, &Change::Attr(attr), false);
+                self.changed(id, &Change::Attr(attr), false, is_alone);
             }
             What::Name { name, entry } => {
                 self.acks.push(Ack { id, open: false });
@@ -164,11 +169,11 @@ impl Holder {
                     name,
                     entry,
                 };
-                self.changed(id, &change, false);
+                self.changed(id, &change, false, is_alone);
             }
             What::Xattr => {
                 self.acks.push(Ack { id, open: false });
-                self.changed(id, &Change::Xattr { ino }, false);
+                self.changed(id, &Change::Xattr { ino }, false, is_alone);
             }
         }
     }
@@ -182,12 +187,13 @@ impl Holder {
         self.raise_floor(ino, id);
     }
 
-    /// Applies a change, a foreign one or one of its own, with its number.
-    pub(super) fn changed(&mut self, number: u64, change: &Change, own: bool) {
+    /// Applies a change, a foreign one or one of its own, with its number. If it may not be shown yet, it makes forget.
+    pub(super) fn changed(&mut self, number: u64, change: &Change, own: bool, is_shown: bool) {
         let ino = change.ino();
         let entry = self.entries.get(&ino);
         // Something newer has happened, or may have, and it is not known to what.
         let is_late = entry.is_some_and(|entry| number < entry.floor.max(entry.since));
+        let makes_forget = is_late || !is_shown;
         self.raise_floor(ino, number);
         let Some(entry) = self.entries.get_mut(&ino) else {
             if let Change::Attr(Attr { nlink: 0, .. }) = change
@@ -210,8 +216,11 @@ impl Holder {
                     // Of what others write nothing is heard.
                     return;
                 }
-                if is_late {
-                    entry.contents.doubt_attr(number);
+                if makes_forget {
+                    let differs = entry.contents.doubt_attr(number, attr);
+                    if differs && !own && entry.kind == Kind::Shared {
+                        self.acts.push(Act::DropData(ino));
+                    }
                     return;
                 }
                 let merged = match (entry.local, entry.contents.attr_mut()) {
@@ -226,7 +235,7 @@ impl Holder {
             Change::Name {
                 name, entry: to, ..
             } => {
-                let more = match is_late {
+                let more = match makes_forget {
                     true => entry.contents.doubt_name(number, name),
                     false => entry.contents.set_name(number, name, to.as_ref()),
                 };

@@ -4,6 +4,7 @@ use super::Table;
 use crate::wire::{Grant, Kind, What};
 use lumeofs_base::{Attr, FileKind, InodeId, SessionId};
 use lumeofs_meta::change::Change;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// What a change led to.
@@ -31,10 +32,11 @@ impl Table {
     ) -> Changed {
         let mut recalls = Vec::new();
         let mut opened = Vec::new();
+        let is_alone = self.is_alone(session, changes);
         for change in changes {
             // The reply shows what others have changed there before.
             recalls.extend(self.unheard_of(change.ino()));
-            self.recall_change(now, session, change, &mut recalls);
+            self.recall_change(now, session, change, is_alone, &mut recalls);
             if let Change::Attr(attr) = change
                 && attr.nlink == 0
                 && self.has_lease(session, attr.ino)
@@ -56,11 +58,29 @@ impl Table {
         }
     }
 
+    /// Whether at most one other session has leases on what was changed, and all others have heard of everything before.
+    fn is_alone(&self, changer: SessionId, changes: &[Change]) -> bool {
+        let leases = changes
+            .iter()
+            .filter_map(|change| self.inodes.get(&change.ino()));
+        let holders = leases.flat_map(|leases| &leases.held);
+        let others: BTreeSet<SessionId> = holders
+            .map(|lease| lease.session)
+            .filter(|session| *session != changer)
+            .collect();
+        let mut unheard = self
+            .recalls
+            .values()
+            .filter(|pending| !pending.recall.what.takes() && !others.contains(&pending.session));
+        others.len() <= 1 && unheard.next().is_none()
+    }
+
     fn recall_change(
         &mut self,
         now: Duration,
         changer: SessionId,
         change: &Change,
+        is_alone: bool,
         made: &mut Vec<u64>,
     ) {
         let ino = change.ino();
@@ -85,7 +105,7 @@ impl Table {
                 Change::Xattr { .. } => What::Xattr,
                 Change::Gone { .. } => What::Drop,
             };
-            made.push(self.recall(now, session, ino, what));
+            made.push(self.recall(now, session, ino, what, is_alone));
         }
     }
 

@@ -19,10 +19,16 @@ impl Table {
         session: SessionId,
         ino: InodeId,
         what: What,
+        is_alone: bool,
     ) -> u64 {
         self.last += 1;
         let id = self.last;
-        let recall = Recall { id, ino, what };
+        let recall = Recall {
+            id,
+            ino,
+            what,
+            is_alone,
+        };
         let pending = Pending {
             session,
             recall,
@@ -54,7 +60,7 @@ impl Table {
                 )
         });
         if !is_there {
-            self.recall(now, session, ino, what);
+            self.recall(now, session, ino, what, true);
         }
     }
 

@@ -23,8 +23,6 @@ pub(crate) enum Bug {
     NoFence,
     /// The answer is read first, and the right to cache it is given later.
     GrantAfterReading,
-    /// A repeated command is answered with its old outcome at once.
-    RepetitionNotAwaited,
     /// What an own change did is not entered in memory.
     OwnChangesForgotten,
     /// A query shows what a writer has not published.

@@ -124,7 +124,7 @@ impl Counts {
     pub(crate) fn check_enough(&self) {
         let mut all = self.clone();
         let least = all.all().into_iter().map(|count| *count).min();
-        assert!(least > Some(20), "the simulation is idle: {self:?}");
+        assert!(least > Some(10), "the simulation is idle: {self:?}");
     }
 }
 
@@ -239,7 +239,8 @@ impl World {
         make(self, InodeId::ROOT, b"a", NewNode::Regular);
         make(self, InodeId::ROOT, b"b", NewNode::Regular);
         make(self, dir, b"a", NewNode::Regular);
-        self.set_up(&Command::Internal(Internal::CloseSession { session }));
+        let closed = self.set_up(&Command::Internal(Internal::CloseSession { session }));
+        assert_eq!(closed, Ok(Reply::Done));
     }
 
     pub(crate) fn at(&mut self, time: Duration, event: Event) {

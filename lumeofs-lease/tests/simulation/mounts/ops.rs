@@ -149,8 +149,7 @@ impl World {
                 self.begin_mutation(mount, id, mutation);
             }
             Plan::Read { ino, block } => self.step_read(mount, id, ino, block),
-            Plan::Write { ino, .. } if op_is_begin(&self.mounts[mount].ops[&id]) => {
-                let _ = ino;
+            Plan::Write { .. } if op_is_begin(&self.mounts[mount].ops[&id]) => {
                 self.again(mount, id);
             }
             Plan::Write {

@@ -10,7 +10,6 @@ use crate::queries;
 use crate::world::MountEvent;
 use lumeofs_base::{Attr, FileKind, InodeId, SessionId};
 use lumeofs_lease::{Cached, Generation};
-use lumeofs_meta::change::Change;
 use lumeofs_meta::op::{Mutation, Outcome, Query, Reply};
 
 impl World {
@@ -130,7 +129,7 @@ impl World {
             _ if forgets => {}
             true => {
                 let touched = touched(mutation, outcome);
-                doubt(&mut state.holder, *generation, *number, &touched);
+                state.holder.doubt(*generation, *number, &touched);
             }
             false => state.holder.did(now, *generation, *number, changes, grants),
         }
@@ -138,7 +137,6 @@ impl World {
             self.mounts[mount].holder.end_change(&touches(mutation));
         }
         self.run_acts(mount);
-        let _: &[Change] = changes;
     }
 
     fn op_answered(&mut self, mount: usize, id: u64, tell: Tell) {
@@ -274,15 +272,6 @@ impl World {
             _ => None,
         }
     }
-}
-
-fn doubt(
-    holder: &mut lumeofs_lease::Holder,
-    generation: Generation,
-    number: u64,
-    inodes: &[InodeId],
-) {
-    holder.doubt(generation, number, inodes);
 }
 
 /// All inodes that a mutation may have touched.
