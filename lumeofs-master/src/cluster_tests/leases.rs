@@ -173,6 +173,16 @@ fn a_file_that_was_opened_under_a_lease_without_a_word_outlives_its_name() {
 }
 
 #[test]
+fn a_file_that_its_only_holder_removes_is_freed_once_that_has_said_that_it_is_closed() {
+    let cluster = Cluster::start(1);
+    let mut a = Mount::start(&cluster);
+    let mut plain = Client::connect(&cluster);
+    let ino = made(a.mutate(create("f")).unwrap()).ino;
+    a.mutate(unlink("f")).unwrap();
+    wait_for("the purge", || plain.query(Query::GetAttr { ino }).is_err());
+}
+
+#[test]
 fn a_new_leader_waits_for_those_who_may_have_leases_and_ends_the_silent_ones() {
     let mut cluster = Cluster::start(3);
     let (mut a, mut b) = (Mount::start(&cluster), Mount::start(&cluster));
