@@ -91,7 +91,9 @@ struct Entry {
     kind: Kind,
     /// Of the last grant.
     number: u64,
-    /// When that came.
+    /// From this number on everything that others change is heard.
+    since: u64,
+    /// When the last grant came.
     granted: Duration,
     /// Answers with lower numbers are too old.
     floor: u64,
@@ -173,6 +175,7 @@ impl Holder {
         let entry = Entry {
             kind: grant.kind,
             number: grant.number,
+            since: grant.number,
             granted: now,
             floor: floor.max(self.floor_of_all),
             contents: Contents::default(),

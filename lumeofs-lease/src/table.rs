@@ -391,6 +391,11 @@ impl Table {
         self.generation(session).is_some()
     }
 
+    /// The last number given out: for answers to queries, read after [`Table::read`] in the same critical section.
+    pub fn number(&self) -> u64 {
+        self.last
+    }
+
     /// Leases by kind: shared, exclusive, through. Looks at all of them.
     pub fn counts(&self) -> [usize; 3] {
         let mut counts = [0; 3];

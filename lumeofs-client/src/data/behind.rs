@@ -404,8 +404,12 @@ impl Link {
             state.last_number()
         });
         let all = Until::written(number);
-        if let Claimed::Some(id, range) = self.claim(file, all, false) {
-            self.send_claim(asker, inode, file, id, &range, true)?;
+        let seen = file.events();
+        match self.claim(file, all, false) {
+            Claimed::Some(id, range) => self.send_claim(asker, inode, file, id, &range, true)?,
+            // It is being written again while it is sent.
+            Claimed::UnderWay => file.wait(seen, &asker.patience)?,
+            Claimed::None => {}
         }
         if file.look(State::unpublished) >= self.pages.shared.unpublished_max() {
             self.publish_local(asker, inode, file, true)?;

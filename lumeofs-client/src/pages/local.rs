@@ -125,15 +125,20 @@ impl Local {
         self.size = self.size.max(size);
     }
 
-    /// The metadata group has said attributes. What is not published stays: it is newer.
+    /// The metadata group has said attributes. What is not published stays: it is newer. An answer that was overtaken by
+    /// a publication does not take the size back: without a truncation a file only grows.
     pub(crate) fn adopt(&mut self, attr: &Attr) {
+        let mut attr = attr.clone();
+        if attr.truncations == self.attr.truncations {
+            attr.size = attr.size.max(self.attr.size);
+        }
         if self.is_published() {
-            *self = Self::new(attr.clone());
+            *self = Self::new(attr);
             return;
         }
         self.size = self.size.max(attr.size);
         self.mtime = self.mtime.max(attr.mtime);
-        self.attr = attr.clone();
+        self.attr = attr;
     }
 
     /// As [`Local::adopt`], where a caller has set the mtime.
@@ -196,6 +201,34 @@ mod tests {
         local.published(&rest, &attr(300));
         assert!(local.is_published() && local.publication(u64::MAX).is_none());
         assert_eq!(local.changed().unwrap().size, 300);
+    }
+
+    #[test]
+    fn attributes_from_elsewhere_take_nothing_back() {
+        let mut local = Local::new(attr(100));
+        local.wrote(300, at(50), false);
+        local.adopt(&Attr {
+            mode: 0o600,
+            ..attr(100)
+        });
+        let shown = local.attr();
+        assert_eq!((shown.size, shown.mtime, shown.mode), (300, at(50), 0o600));
+        local.set_mtime(&Attr {
+            mtime: at(7),
+            ..attr(100)
+        });
+        let publication = local.publication(u64::MAX).unwrap();
+        assert_eq!((publication.size, publication.time), (300, at(7)));
+        local.published(&publication, &attr(300));
+        // An answer from before the publication.
+        local.adopt(&attr(100));
+        assert_eq!((local.size(), local.changed()), (300, None));
+        let truncated = Attr {
+            truncations: 1,
+            ..attr(20)
+        };
+        local.adopt(&truncated);
+        assert_eq!(local.size(), 20);
     }
 
     #[test]

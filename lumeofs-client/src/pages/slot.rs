@@ -142,26 +142,20 @@ impl Slot {
         }
         let mut left = Vec::with_capacity(self.runs.len() + 1);
         for mut run in self.runs.drain(..) {
-            if run.end() > range.end && run.start < range.end {
-                let right = run.data[range.end.max(run.start) - run.start..].to_vec();
-                if run.start < range.start {
-                    run.data.truncate(range.start - run.start);
-                    run.data.shrink_to_fit();
-                    left.push(run);
-                }
-                left.push(Run {
-                    start: range.end,
-                    data: right,
-                });
-            } else if run.end() > range.start && run.start < range.end {
-                if run.start < range.start {
-                    run.data.truncate(range.start - run.start);
-                    run.data.shrink_to_fit();
-                    left.push(run);
-                }
-            } else {
+            if !touched(&run) {
+                left.push(run);
+                continue;
+            }
+            let right = (run.end() > range.end).then(|| Run {
+                start: range.end,
+                data: run.data[range.end - run.start..].to_vec(),
+            });
+            if run.start < range.start {
+                run.data.truncate(range.start - run.start);
+                run.data.shrink_to_fit();
                 left.push(run);
             }
+            left.extend(right);
         }
         self.runs = left;
     }

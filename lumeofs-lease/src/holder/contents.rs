@@ -115,6 +115,17 @@ impl Contents {
         differs
     }
 
+    /// The attributes may not be shown, unless they are newer than this.
+    pub(super) fn doubt_attr(&mut self, number: u64) {
+        self.is_current &= self.attr_number > number;
+    }
+
+    /// Forgets what a name means, unless that is newer. Returns how many items more there are, modulo 2^64.
+    pub(super) fn doubt_name(&mut self, number: u64, name: &[u8]) -> usize {
+        let names = self.names.as_mut();
+        names.map_or(0, |names| names.doubt(number, name))
+    }
+
     /// Enters what a name means. Returns how many items more there are.
     pub(super) fn set_name(&mut self, number: u64, name: &[u8], entry: Option<&DirEntry>) -> usize {
         let names = self.names.get_or_insert_default();
@@ -265,10 +276,11 @@ impl Holder {
                 Change::Attr(attr) if attr.ino == grant.ino => Some(attr),
                 _ => None,
             });
-            if self.admit(now, grant)
-                && is_new
-                && made.is_some_and(|attr| attr.kind == FileKind::Directory)
-            {
+            let is_admitted = self.admit(now, grant);
+            if is_new && let Some(entry) = self.entries.get_mut(&grant.ino) {
+                entry.since = number;
+            }
+            if is_admitted && is_new && made.is_some_and(|attr| attr.kind == FileKind::Directory) {
                 // It was made just now.
                 self.with(grant, |contents| {
                     let names = contents.names.get_or_insert_default();
@@ -291,6 +303,18 @@ impl Holder {
             self.forget(*ino);
             self.acts.push(Act::StateOpen(*ino));
         }
+    }
+
+    /// Whether an answer with this number says less of an inode than what is known here: it was overtaken. An answer that
+    /// shows a regular file must then be asked for anew, as it lacks what this session wrote in memory before.
+    pub fn is_overtaken(&self, generation: Generation, number: u64, ino: InodeId) -> bool {
+        let floor = match self.entries.get(&ino) {
+            Some(entry) => entry.floor,
+            None => self
+                .floor_of_all
+                .max(self.floors.get(&ino).copied().unwrap_or(0)),
+        };
+        generation != self.generation || number <= floor
     }
 
     /// Forgets what is remembered of an inode, but neither the lease nor what is not published.

@@ -107,6 +107,7 @@ impl Holder {
             entry.giving_back = None;
             entry.floor = 0;
             entry.number = 0;
+            entry.since = 0;
             entry.open = false;
             self.items -= entry.contents.restamp();
         }
@@ -184,6 +185,9 @@ impl Holder {
     /// Applies a change, a foreign one or one of its own, with its number.
     pub(super) fn changed(&mut self, number: u64, change: &Change, own: bool) {
         let ino = change.ino();
+        let entry = self.entries.get(&ino);
+        // Something newer has happened, or may have, and it is not known to what.
+        let is_late = entry.is_some_and(|entry| number < entry.floor.max(entry.since));
         self.raise_floor(ino, number);
         let Some(entry) = self.entries.get_mut(&ino) else {
             if let Change::Attr(Attr { nlink: 0, .. }) = change
@@ -206,6 +210,10 @@ impl Holder {
                     // Of what others write nothing is heard.
                     return;
                 }
+                if is_late {
+                    entry.contents.doubt_attr(number);
+                    return;
+                }
                 let merged = match (entry.local, entry.contents.attr_mut()) {
                     (true, Some(local)) => merge(attr, local),
                     _ => attr.clone(),
@@ -218,7 +226,11 @@ impl Holder {
             Change::Name {
                 name, entry: to, ..
             } => {
-                self.items += entry.contents.set_name(number, name, to.as_ref());
+                let more = match is_late {
+                    true => entry.contents.doubt_name(number, name),
+                    false => entry.contents.set_name(number, name, to.as_ref()),
+                };
+                self.items = self.items.wrapping_add(more);
                 let to = to.as_ref().map(|to| to.ino);
                 self.busy.resolve(ino, name, to);
             }

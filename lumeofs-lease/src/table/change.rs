@@ -32,6 +32,8 @@ impl Table {
         let mut recalls = Vec::new();
         let mut opened = Vec::new();
         for change in changes {
+            // The reply shows what others have changed there before.
+            recalls.extend(self.unheard_of(change.ino()));
             self.recall_change(now, session, change, &mut recalls);
             if let Change::Attr(attr) = change
                 && attr.nlink == 0

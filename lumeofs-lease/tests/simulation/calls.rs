@@ -51,6 +51,7 @@ pub(crate) enum Tell {
         query: Query,
         outcome: Outcome,
         generation: Generation,
+        number: u64,
         grants: Vec<Grant>,
     },
     Done {

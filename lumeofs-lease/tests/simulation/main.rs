@@ -79,3 +79,28 @@ fn is_found(bug: Bug) -> Option<u64> {
     std::panic::set_hook(hook);
     found
 }
+
+macro_rules! planted {
+    ($($name:ident: $bug:ident,)*) => {$(
+        #[test]
+        fn $name() {
+            assert!(is_found(Bug::$bug).is_some(), "not within {BUG_SEEDS} seeds");
+        }
+    )*};
+}
+
+planted! {
+    an_acknowledgement_before_everyone_has_heard_is_found: RecallsNotAwaited,
+    a_term_that_counts_from_the_answer_is_found: TermFromTheAnswer,
+    a_grant_that_was_overtaken_by_a_recall_is_found: OldGrantsCount,
+    a_lease_given_back_without_its_data_is_found: DirtyDataGivenBack,
+    own_changes_that_are_not_busy_are_found: OwnChangesNotBusy,
+    a_void_that_is_not_heeded_is_found: VoidNotHeeded,
+    a_leader_that_serves_at_once_is_found: NoWindow,
+    a_release_that_takes_a_later_grant_is_found: ReleaseOfLaterGrants,
+    a_session_that_is_closed_without_a_fence_is_found: NoFence,
+    a_grant_after_the_reading_is_found: GrantAfterReading,
+    a_repetition_that_is_answered_at_once_is_found: RepetitionNotAwaited,
+    own_changes_that_are_forgotten_are_found: OwnChangesForgotten,
+    a_reader_that_does_not_ask_the_writer_is_found: WritersNotAsked,
+}

@@ -284,10 +284,12 @@ impl World {
                 };
                 let generation = master.table.generation(session).unwrap_or_default();
                 let query = query.clone();
+                let number = master.table.number();
                 let tell = Tell::Answer {
                     query,
                     outcome,
                     generation,
+                    number,
                     grants,
                 };
                 self.tell(from, tell);

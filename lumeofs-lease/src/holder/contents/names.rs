@@ -103,6 +103,21 @@ impl Names {
         usize::from(self.names.insert(name.to_vec(), name_of).is_none())
     }
 
+    /// A change with this number came late: what a name means is not known, unless it is newer. Returns how many names
+    /// more there are, modulo 2^64.
+    pub(super) fn doubt(&mut self, number: u64, name: &[u8]) -> usize {
+        if self.pages.iter().any(|(_, page)| *page < number) {
+            self.pages.clear();
+        }
+        match self.names.get(name) {
+            Some(known) if known.number < number => {
+                self.names.remove(name);
+                1_usize.wrapping_neg()
+            }
+            _ => 0,
+        }
+    }
+
     /// Takes the entries after a cookie. Returns how many names more there are.
     pub(super) fn learn_page(
         &mut self,

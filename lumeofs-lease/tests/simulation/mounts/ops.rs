@@ -179,13 +179,20 @@ impl World {
     }
 
     /// An operation that has its file for itself.
-    fn begin_locked(&mut self, mount: usize, id: u64, plan: Plan) {
+    fn begin_locked(&mut self, mount: usize, id: u64, mut plan: Plan) {
+        if let Plan::Write { value, time, .. } = &mut plan {
+            // The times of a mount's writes to a file are in their order.
+            *time = self.unique_time();
+            *value = number_of(*time);
+        }
         let Some(session) = self.mounts[mount].session else {
             return;
         };
         let now = self.now;
         let state = &mut self.mounts[mount];
-        state.ops.get_mut(&id).expect("it is stepped").stage = Stage::Uncached;
+        let op = state.ops.get_mut(&id).expect("it is stepped");
+        op.stage = Stage::Uncached;
+        op.plan = plan.clone();
         match plan {
             Plan::Write {
                 ino,

@@ -8,7 +8,7 @@ use crate::calls::{Ask, Tell};
 use crate::masters::MASTERS;
 use crate::queries;
 use crate::world::MountEvent;
-use lumeofs_base::{Attr, InodeId, SessionId};
+use lumeofs_base::{Attr, FileKind, InodeId, SessionId};
 use lumeofs_lease::{Cached, Generation};
 use lumeofs_meta::change::Change;
 use lumeofs_meta::op::{Mutation, Outcome, Query, Reply};
@@ -21,6 +21,7 @@ impl World {
             outcome,
             generation,
             grants,
+            ..
         } = &tell
         {
             let mut grants = grants.clone();
@@ -180,7 +181,16 @@ impl World {
                 self.flush_again_if_giving(mount, ino);
             }
             (_, Tell::Done { .. }) => self.complete(mount, id),
-            (_, Tell::Answer { query, outcome, .. }) => self.answered(mount, id, &query, outcome),
+            (
+                _,
+                Tell::Answer {
+                    query,
+                    outcome,
+                    generation,
+                    number,
+                    ..
+                },
+            ) => self.answered(mount, id, &query, outcome, (generation, number)),
             (plan, tell) => panic!("{tell:?} for {plan:?}"),
         }
     }
@@ -191,10 +201,17 @@ impl World {
         }
     }
 
-    fn answered(&mut self, mount: usize, id: u64, query: &Query, outcome: Outcome) {
+    fn answered(
+        &mut self,
+        mount: usize,
+        id: u64,
+        query: &Query,
+        outcome: Outcome,
+        at: (Generation, u64),
+    ) {
         let seen = match (query, outcome) {
             (Query::Lookup { parent, name }, Ok(Reply::Attr(attr))) => {
-                let Some(attr) = self.with_own_writes(mount, attr) else {
+                let Some(attr) = self.with_own_writes(mount, attr, at) else {
                     return self.again(mount, id);
                 };
                 let name = Seen::Name(*parent, name.clone(), Some(attr.ino));
@@ -206,7 +223,7 @@ impl World {
                 vec![Seen::Name(*parent, name.clone(), None)]
             }
             (Query::GetAttr { .. }, Ok(Reply::Attr(attr))) => {
-                let Some(attr) = self.with_own_writes(mount, attr) else {
+                let Some(attr) = self.with_own_writes(mount, attr, at) else {
                     return self.again(mount, id);
                 };
                 vec![Seen::Attr(attr)]
@@ -239,11 +256,18 @@ impl World {
     }
 
     /// What the leader answers lacks what this mount has not published.
-    fn with_own_writes(&mut self, mount: usize, attr: Attr) -> Option<Attr> {
+    fn with_own_writes(
+        &mut self,
+        mount: usize,
+        attr: Attr,
+        (generation, number): (Generation, u64),
+    ) -> Option<Attr> {
         let now = self.mount_clock(mount);
         let state = &mut self.mounts[mount];
         if !state.holder.is_writer(attr.ino) {
-            return Some(attr);
+            let is_old = attr.kind == FileKind::Regular
+                && state.holder.is_overtaken(generation, number, attr.ino);
+            return (!is_old).then_some(attr);
         }
         match state.holder.attr(now, attr.ino) {
             Cached::Is(attr) => Some(attr),
