@@ -16,7 +16,7 @@ use crate::wire::{Generation, Grant, Kind, Recall, What};
 use crate::{CONTENTION, WRITER_ACTIVE};
 use lumeofs_base::{FileKind, InodeId, SessionId};
 use sessions::Standing;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 use window::{Recent, Window};
 
@@ -412,6 +412,13 @@ impl Table {
     /// Recalls that were not acknowledged.
     pub fn unacknowledged(&self) -> usize {
         self.recalls.len()
+    }
+
+    /// Sessions that others may be waiting for.
+    pub fn debtors(&self) -> BTreeSet<SessionId> {
+        let owing = self.recalls.values().map(|pending| pending.session);
+        let awaited = self.window.iter().flat_map(Window::awaited);
+        owing.chain(awaited).collect()
     }
 
     /// How long recalls took that were acknowledged since the last call, with what they were about: one of

@@ -26,6 +26,12 @@ pub(super) struct Window {
     since: Duration,
 }
 
+impl Window {
+    pub(super) fn awaited(&self) -> impl Iterator<Item = SessionId> {
+        self.awaited.iter().copied()
+    }
+}
+
 /// When inodes changed last, as this master applied it: of a leader and of those who may become one.
 #[derive(Debug, Default)]
 pub(super) struct Recent {

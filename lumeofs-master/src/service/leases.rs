@@ -50,6 +50,8 @@ pub(crate) struct Leases {
 pub(super) struct Granted {
     pub(super) generation: Generation,
     pub(super) grants: Vec<Grant>,
+    /// Where the answer stands among grants, recalls and changes.
+    pub(super) number: u64,
 }
 
 impl Leases {
@@ -162,8 +164,13 @@ impl Leases {
         let mut table = self.of(term, tables)?;
         let read = table.read(now, session, &shown.inodes, want);
         let generation = table.generation(session).unwrap_or_default();
+        let number = table.number();
         drop(table);
-        let granted = read.map(|grants| Granted { generation, grants });
+        let granted = read.map(|grants| Granted {
+            generation,
+            grants,
+            number,
+        });
         Ok(granted.inspect_err(|_| self.news.notify_waiters()).ok())
     }
 

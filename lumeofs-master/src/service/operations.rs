@@ -45,6 +45,7 @@ impl MetadataService {
             generation_term: granted.generation.term,
             generation_number: granted.generation.number,
             grants: encode_some(&granted.grants),
+            number: granted.number,
             ..reply
         })
     }

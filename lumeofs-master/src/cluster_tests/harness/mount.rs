@@ -222,6 +222,7 @@ fn poll(shared: &Shared, mut client: Client) {
             match act {
                 Act::GiveBack(ino) => giving_back.push((ino, now() + takes)),
                 Act::RestateOpens => restate(&mut client),
+                Act::StateOpen(ino) => release(&mut client, ino),
                 Act::DropData(_) | Act::Reported(_) => {}
             }
         }
@@ -247,6 +248,18 @@ fn restate(client: &mut Client) {
         ..OpenReport::default()
     };
     // A session that has ended states nothing.
+    let _ = client.report(report);
+}
+
+/// It does not have this one open.
+fn release(client: &mut Client, ino: InodeId) {
+    let report = OpenReport {
+        session: client.session,
+        released: vec![ino.get()],
+        term: client.term,
+        ..OpenReport::default()
+    };
+    // Another leader takes only a whole list, and gets one.
     let _ = client.report(report);
 }
 
