@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// Pause before a call is repeated under a new session.
 const RENEWED_PAUSE: Duration = Duration::from_millis(10);
+/// How often a question is asked anew because its answer was overtaken: each time means that a lease was taken away.
+const OVERTAKEN_MAX: usize = 64;
 
 impl Link {
     /// Asks something: memory, where a lease allows that, else the leader. Others than the kernel's callers are always
@@ -51,6 +53,7 @@ impl Link {
     ) -> FsResult<(Reply, u32)> {
         let op = encode(query)?;
         let patience = &asker.patience;
+        let mut overtaken = 0;
         loop {
             let session = self.window.session();
             let make = || MetaRequest {
@@ -61,7 +64,10 @@ impl Link {
                 Ok(reply) => {
                     self.era.fetch_max(reply.era, Ordering::Relaxed);
                     let answer = Answer::of(&reply)?;
-                    self.learn(session, query, &answer);
+                    if !self.learn(session, query, &answer) && overtaken < OVERTAKEN_MAX {
+                        overtaken += 1;
+                        continue;
+                    }
                     return answer.outcome.map(|reply| (reply, answer.era));
                 }
                 Err(error) if error.code == Code::SessionExpired => {

@@ -10,12 +10,12 @@ use crate::data::write::How;
 use crate::inodes::{Inode, Known};
 use crate::link::{Asker, Link};
 use crate::pages::file::File;
-use crate::pages::local::{Local, LocalAttr};
+use crate::pages::local::Local;
 use crate::pages::{count, without};
 use crate::ranges::Held;
 use lumeofs_base::clock::{Clock, SystemClock};
 use lumeofs_base::limits::{BLOCK_SIZE, FILE_SIZE_BYTES_MAX};
-use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId};
+use lumeofs_base::{Code, FsError, FsResult, InodeId};
 use lumeofs_meta::op::{Query, Reply};
 use std::ops::Range;
 use std::sync::Arc;
@@ -270,23 +270,6 @@ impl Link {
         Ok(size)
     }
 
-    /// What the metadata group said of the attributes under the lease: when it was granted, and of each change since.
-    /// Size and mtime of what is not published stay.
-    pub(crate) fn adopt_attr(&self, attr: &Attr) {
-        self.pages
-            .file(attr.ino)
-            .change(|state| match &mut state.local {
-                Some(local) => local.adopt(attr),
-                none => *none = Some(Local::new(attr.clone())),
-            });
-    }
-
-    /// What must be laid over cached attributes of an inode: what was written here since the metadata group said them.
-    pub(crate) fn local_attr(&self, ino: InodeId) -> Option<LocalAttr> {
-        let file = self.pages.find(ino)?;
-        file.look(|state| state.local.as_ref()?.changed())
-    }
-
     /// Drops all data of an inode, also what was not sent: the lease is given up (after [`Link::flush_data`]) or was lost,
     /// or the file is gone. Nobody is reading or writing it through the cache; what is being read ahead does not come in.
     pub(crate) fn drop_data(&self, ino: InodeId) {
@@ -294,11 +277,6 @@ impl Link {
         if let Some(inode) = self.inodes.find(ino) {
             inode.unlearn();
         }
-    }
-
-    /// Bytes of all files that are not with the primaries yet.
-    pub(crate) fn dirty_bytes(&self) -> u64 {
-        self.pages.shared.dirty()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::link::{Asker, Link};
 use crate::pages::file::File;
 use crate::pages::local::Local;
 use lumeofs_base::{Attr, FsResult, InodeId};
-use lumeofs_meta::op::SetAttr;
+use lumeofs_meta::op::{Query, SetAttr};
 use std::sync::Arc;
 
 /// How a file may be read now.
@@ -72,10 +72,26 @@ impl Link {
             self.flush_data(asker, ino)?;
             self.drop_data(ino);
         }
-        match offset {
+        let written = match offset {
             Some(offset) => self.write(asker, ino, offset, data, how),
             None => self.append(asker, ino, data, how),
+        };
+        let anew = self.read_anew(asker, ino);
+        written.and_then(|written| anew.map(|()| written))
+    }
+
+    /// After something was done at the datanodes: if another thread has got the right to use memory meanwhile, what it
+    /// has read may be older.
+    fn read_anew(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
+        if self.pages.find(ino).is_none() {
+            return Ok(());
         }
+        let asker = asker.trusted();
+        let read = self.change_cached(&asker, ino, 0..u64::MAX, u64::MAX, |_| {
+            self.query_attr(&asker, ino, &Query::GetAttr { ino })
+        });
+        self.note_local(ino);
+        read.map(drop)
     }
 
     /// Sets attributes of anything.
@@ -99,7 +115,9 @@ impl Link {
             self.flush_data(asker, ino)?;
             self.drop_data(ino);
         }
-        self.set_attr(asker, ino, set)
+        let attr = self.set_attr(asker, ino, set);
+        let anew = self.read_anew(asker, ino);
+        attr.and_then(|attr| anew.map(|()| attr))
     }
 
     /// fallocate(2).
@@ -122,7 +140,9 @@ impl Link {
             self.flush_data(&asker, ino)?;
             self.drop_data(ino);
         }
-        self.allocate(cx, ino, offset, len, change)
+        let done = self.allocate(cx, ino, offset, len, change);
+        let anew = self.read_anew(&asker, ino);
+        done.and(anew)
     }
 
     /// `SEEK_DATA` and `SEEK_HOLE`: the datanodes know where there is data.

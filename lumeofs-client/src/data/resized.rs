@@ -82,7 +82,7 @@ impl Link {
     }
 
     /// Flushes what begins below `keep`, makes a change, and drops the range that it concerns.
-    fn change_cached(
+    pub(crate) fn change_cached(
         &self,
         asker: &Asker<'_>,
         ino: InodeId,

@@ -4,7 +4,7 @@ use super::State;
 use crate::link::Link;
 use crate::wait::now;
 use lumeofs_base::limits::READDIR_ENTRIES_MAX;
-use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId, SessionId};
+use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId, SessionId};
 use lumeofs_lease::{Cached, Generation, Grant, Learned};
 use lumeofs_meta::change::Change;
 use lumeofs_meta::op::{Outcome, Query, Reply};
@@ -95,20 +95,32 @@ impl Link {
         known
     }
 
-    /// Takes what the leader answered to a question of this session.
-    pub(crate) fn learn(&self, session: SessionId, query: &Query, answer: &Answer) {
+    /// Takes what the leader answered to a question of this session. False if it was overtaken: what this session wrote
+    /// in memory before it asked, and has given to others meanwhile, may be missing.
+    pub(crate) fn learn(&self, session: SessionId, query: &Query, answer: &Answer) -> bool {
         self.leases.counters.query(query, false);
-        if answer.grants.is_empty() {
-            return;
-        }
         self.with_leases(|state| {
-            if state.session == session
+            if state.session != session {
+                return true;
+            }
+            let (generation, grants) = (answer.generation, &answer.grants);
+            if !grants.is_empty()
                 && let Some(learned) = learned(query, &answer.outcome)
             {
-                let (generation, grants) = (answer.generation, &answer.grants);
                 state.holder.learn(now(), generation, grants, learned);
             }
-        });
+            let holder = &state.holder;
+            match &answer.outcome {
+                Ok(Reply::Attr(attr) | Reply::Chunks { attr, .. })
+                    if attr.kind == FileKind::Regular
+                        && generation == holder.generation()
+                        && !holder.is_writer(attr.ino) =>
+                {
+                    !holder.is_overtaken(generation, answer.number, attr.ino)
+                }
+                _ => true,
+            }
+        })
     }
 }
 

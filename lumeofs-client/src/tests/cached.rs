@@ -28,7 +28,7 @@ pub(super) fn write_at(
     let (link, cx) = (&client.link, cx());
     let inode = link.inodes.get(ino);
     let written = link.buffered_write(&link.asker(&cx), ino, &inode, offset, data, HOW)?;
-    assert_eq!(written.attr.size, link.local_attr(ino).unwrap().size);
+    assert_eq!(written.attr.size, link.local_state(ino).unwrap().0.size);
     Ok(written.offset)
 }
 
@@ -175,17 +175,17 @@ fn a_flush_sends_large_requests_and_publishes_once() {
     for at in 0..100 {
         write(&client, ino, at * 1000, &[at as u8; 1000]);
     }
-    assert_eq!(client.link.local_attr(ino).unwrap().size, 100_000);
-    let shown = client.link.local_attr(ino).unwrap().mtime;
-    assert!(client.link.dirty_bytes() == 100_000 && publications(&cluster) == 0);
+    assert_eq!(client.link.local_state(ino).unwrap().0.size, 100_000);
+    let shown = client.link.local_state(ino).unwrap().0.mtime;
+    assert!(client.cache_stats().dirty_bytes == 100_000 && publications(&cluster) == 0);
     flush(&client, ino);
     assert_eq!(
         (writes.load(Ordering::SeqCst), publications(&cluster)),
         (1, 1)
     );
-    assert_eq!(client.link.dirty_bytes(), 0);
+    assert_eq!(client.cache_stats().dirty_bytes, 0);
     // What was shown is what others see.
-    assert_eq!(client.link.local_attr(ino).unwrap().mtime, shown);
+    assert_eq!(client.link.local_state(ino).unwrap().0.mtime, shown);
     assert_eq!(client.getattr(cx(), ino).unwrap().mtime, shown);
     // Nothing is left to do, and what was written is still there.
     flush(&client, ino);
@@ -212,7 +212,7 @@ fn what_was_written_is_sent_by_itself_after_a_second() {
     while get(&other, ino, 0, 10) != b"data" {
         assert!(crate::wait::now() < until, "never sent");
     }
-    let unsent = || client.link.dirty_bytes();
+    let unsent = || client.cache_stats().dirty_bytes;
     assert_eq!(unsent(), 0);
 }
 
@@ -269,7 +269,13 @@ fn a_failed_fetch_is_told_to_its_reader_and_tried_again_by_the_next() {
     }
     let link = &client.link;
     let inode = link.inodes.get(ino);
-    let failed = link.cached_read(&link.asker(&cx()), ino, &inode, 0, &mut [0; 10]);
+    let failed = link.read_file(
+        &link.asker(&cx()),
+        &link.pages.file(ino),
+        &inode,
+        0,
+        &mut [0; 10],
+    );
     assert_eq!(failed.unwrap_err().code, Code::Io);
     for node in &cluster.nodes {
         node.hook(|_, _| None);
@@ -286,7 +292,10 @@ fn a_truncation_discards_what_was_not_sent_and_times_that_are_set_stay() {
     let writes = requests(&cluster, Op::Write);
     resize(&client, ino, 0);
     assert_eq!(
-        (writes.load(Ordering::SeqCst), client.link.dirty_bytes()),
+        (
+            writes.load(Ordering::SeqCst),
+            client.cache_stats().dirty_bytes
+        ),
         (0, 0)
     );
     assert_eq!(read(&client, ino, 0, 10), b"");
@@ -299,8 +308,8 @@ fn a_truncation_discards_what_was_not_sent_and_times_that_are_set_stay() {
     let link = &client.link;
     link.cached_set_attr(&link.asker(&cx()), ino, set).unwrap();
     // It did not have to be sent for that.
-    assert!(writes.load(Ordering::SeqCst) == 0 && link.dirty_bytes() == 5);
-    assert_eq!(link.local_attr(ino).unwrap().mtime, mtime);
+    assert!(writes.load(Ordering::SeqCst) == 0 && link.pages.shared.dirty() == 5);
+    assert_eq!(link.local_state(ino).unwrap().0.mtime, mtime);
     assert_eq!(link.cached_seek(&cx(), ino, 1, false).unwrap(), 1);
     assert_eq!(link.cached_seek(&cx(), ino, 1, true).unwrap(), 5);
     flush(&client, ino);
@@ -366,7 +375,7 @@ fn attributes_that_came_with_the_lease_are_not_asked_for_and_others_do_not_shrin
     let client = cluster.client();
     let ino = file(&client, "f");
     let asker = client.link.asker(&cx());
-    client.link.adopt_attr(&client.getattr(cx(), ino).unwrap());
+    client.getattr(cx(), ino).unwrap();
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
     cluster.masters[0].hook(move |frame, _| {

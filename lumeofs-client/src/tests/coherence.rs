@@ -134,7 +134,7 @@ fn act(client: &Client, random: &mut Random, model: &mut BTreeMap<Vec<u8>, File>
             "punch"
         }
         7 => {
-            client.fsync(cx(), ino, byte % 2 == 0).unwrap();
+            client.fsync(cx(), ino, byte.is_multiple_of(2)).unwrap();
             "fsync"
         }
         _ => {

@@ -49,6 +49,9 @@ fn asked(client: &Client) -> u64 {
     stats.queries.iter().map(|lookups| lookups.asked).sum()
 }
 
+/// A kind of change, what makes it, and whether it is seen.
+type Step<'a> = (&'a str, &'a dyn Fn(), &'a dyn Fn() -> bool);
+
 fn is_absent(client: &Client, name: &[u8]) -> bool {
     match client.lookup(cx(), ROOT, name) {
         Ok(_) => false,
@@ -107,20 +110,26 @@ fn what_one_client_changes_the_other_sees_at_once() {
             b.lookup(cx(), ROOT, name).ok();
         }
     };
-    let changes: &[(&str, &dyn Fn(), &dyn Fn() -> bool)] = &[
+    let changes: &[Step<'_>] = &[
         (
             "create",
-            &|| drop(make(&a, b"g", NewNode::Regular)),
+            &|| {
+                make(&a, b"g", NewNode::Regular);
+            },
             &|| !is_absent(&b, b"g") && names(&b, ROOT).len() == 3,
         ),
         (
             "symlink",
-            &|| drop(make(&a, b"s", NewNode::Symlink(b"x".to_vec()))),
+            &|| {
+                make(&a, b"s", NewNode::Symlink(b"x".to_vec()));
+            },
             &|| !is_absent(&b, b"s"),
         ),
         (
             "link",
-            &|| drop(a.link(cx(), file.ino, ROOT, b"l").unwrap()),
+            &|| {
+                a.link(cx(), file.ino, ROOT, b"l").unwrap();
+            },
             &|| b.getattr(cx(), file.ino).unwrap().nlink == 2 && !is_absent(&b, b"l"),
         ),
         (

@@ -38,7 +38,7 @@ fn a_writer_waits_while_too_much_is_dirty_and_goes_on_when_it_was_sent() {
     }
     for at in 0..64 {
         write(&client, ino, at * 65_536, &[at as u8; 65_536]);
-        most.fetch_max(client.link.dirty_bytes() as usize, Ordering::SeqCst);
+        most.fetch_max(client.cache_stats().dirty_bytes as usize, Ordering::SeqCst);
     }
     assert!(most.load(Ordering::SeqCst) <= 256 << 10);
     flush(&client, ino);
@@ -65,7 +65,7 @@ fn what_cannot_be_stored_is_told_once_and_dropped() {
     write(&client, ino, 50, &[2; 100]);
     assert_eq!(sync(&client, ino).unwrap_err().code, Code::NoSpace);
     sync(&client, ino).unwrap();
-    assert_eq!(client.link.dirty_bytes(), 0);
+    assert_eq!(client.cache_stats().dirty_bytes, 0);
     for node in &cluster.nodes {
         node.hook(|_, _| None);
     }
@@ -107,7 +107,7 @@ fn a_session_that_ends_takes_unsent_data_along_and_its_files_say_so_once() {
     cluster.world.command(Command::Internal(close)).unwrap();
     let asker = crate::wait::Patience::background(&client.link.halt, None);
     client.link.renew_session(session, &asker).unwrap();
-    assert_eq!(client.link.dirty_bytes(), 0);
+    assert_eq!(client.cache_stats().dirty_bytes, 0);
     assert_eq!(sync(&client, ino).unwrap_err().code, Code::Io);
     sync(&client, ino).unwrap();
     write(&client, clean, 0, b"new");
@@ -184,7 +184,7 @@ fn an_outage_delays_what_was_written_and_an_interrupted_flush_leaves_it_dirty() 
         .link
         .flush_data(&client.link.asker(&interrupted), ino);
     assert_eq!(flushed.unwrap_err().code, Code::Interrupted);
-    assert_eq!(client.link.dirty_bytes(), 3);
+    assert_eq!(client.cache_stats().dirty_bytes, 3);
     std::thread::scope(|scope| {
         let flushing = scope.spawn(|| sync(&client, ino));
         assert_eq!(read(&client, ino, 0, 10), b"new");
@@ -207,7 +207,7 @@ fn an_outage_longer_than_the_mount_waits_costs_what_was_not_sent() {
     }
     write(&client, ino, 0, b"new");
     let until = crate::wait::now() + Duration::from_secs(20);
-    while client.link.dirty_bytes() > 0 {
+    while client.cache_stats().dirty_bytes > 0 {
         assert!(crate::wait::now() < until);
         std::thread::park_timeout(Duration::from_millis(20));
     }

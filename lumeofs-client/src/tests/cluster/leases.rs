@@ -154,6 +154,7 @@ impl World {
                 generation_term: generation.term,
                 generation_number: generation.number,
                 grants: encode(&grants),
+                number: state.table.number(),
                 ..MetaReply::default()
             };
             Some(match outcome {
