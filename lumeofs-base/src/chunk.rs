@@ -1,7 +1,8 @@
 //! Operations on chunks, as a replica group orders them and every member applies them.
 
-use crate::{ChunkId, Code, Epoch, Fence, Sequence};
+use crate::{ChunkId, ChunkIndex, Code, Epoch, Fence, InodeId, Sequence};
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU32;
 
 /// The chunk without data that says which era a group is in: its truncation number. Truncating it begins
 /// an era, in which the group forgets the chunks that were deleted in earlier ones and refuses to make a
@@ -17,6 +18,25 @@ pub struct Version {
     pub epoch: Epoch,
     /// Its number; never used twice in a group, contiguous.
     pub sequence: Sequence,
+}
+
+/// Which part of which file a chunk is. It never changes. Nothing is decided by it: it is for people who have lost all
+/// masters, so it says by itself where the bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FilePart {
+    /// The file.
+    pub inode: InodeId,
+    /// The chunk's position among the file's.
+    pub index: ChunkIndex,
+    /// Bytes of a file in one chunk.
+    pub chunk_size: NonZeroU32,
+}
+
+impl FilePart {
+    /// The first byte of the file in this chunk.
+    pub fn offset(&self) -> u64 {
+        u64::from(self.index.get()) * u64::from(self.chunk_size.get())
+    }
 }
 
 /// What is done to a chunk. The data of a write travels beside it.
@@ -36,6 +56,8 @@ pub enum ChunkOp {
         era: u32,
         /// Of the data's pieces between block boundaries.
         checksums: Vec<u32>,
+        /// What the writer knows of the chunk's place. A chunk keeps the first that it is told.
+        part: Option<FilePart>,
     },
     /// Makes a range read as zero and gives whole blocks of it back.
     Zero {
@@ -84,6 +106,17 @@ impl ChunkOp {
             | Self::Truncate { chunk, .. }
             | Self::Delete { chunk } => *chunk,
             Self::Fence { .. } => ERA_MARK,
+        }
+    }
+
+    /// Where the chunk belongs, if the operation says so.
+    pub fn part(&self) -> Option<FilePart> {
+        match self {
+            Self::Write { part, .. } => *part,
+            Self::Zero { .. }
+            | Self::Truncate { .. }
+            | Self::Delete { .. }
+            | Self::Fence { .. } => None,
         }
     }
 
@@ -162,4 +195,9 @@ pub struct ChunkState {
     pub truncations: u32,
     /// A tombstone.
     pub deleted: bool,
+    /// Where it belongs, if any of its writes said so. A tombstone belongs nowhere.
+    pub part: Option<FilePart>,
 }
+
+// Every chunk of a datanode has one in memory.
+const _: () = assert!(size_of::<Option<FilePart>>() == 16);

@@ -1,10 +1,11 @@
 //! Disks as data: the trait through which every byte reaches storage.
 //!
 //! There is a real form ([`os::OsDisk`]) and a simulated one ([`sim::SimDisk`]) that can lose, tear
-//! and reorder whatever was not synced, so that crash safety is tested and not hoped for. All calls
-//! block. An error of a sync is final for the file: whoever sees one must stop using it.
+//! and reorder whatever was not synced, so that crash safety is tested and not hoped for;
+//! [`scratch::ScratchDisk`] is for looking at a disk without changing it. All calls block. An error of a sync is final for the file: whoever sees one must stop using it.
 
 pub mod os;
+pub mod scratch;
 pub mod sim;
 
 use std::io;

@@ -24,7 +24,7 @@ pub mod slow;
 
 pub use attr::{Attr, FileKind, Timestamp};
 pub use buf::AlignedBuf;
-pub use chunk::{ChunkOp, ChunkState, ERA_MARK, Past, Verdict, Version};
+pub use chunk::{ChunkOp, ChunkState, ERA_MARK, FilePart, Past, Verdict, Version};
 pub use cluster::{ClusterMap, GroupConfig, NodeInfo, NodeKind, NodeState, RepairPolicy};
 pub use error::{Code, FsError, FsResult};
 pub use fence::Fence;

@@ -1,13 +1,14 @@
 //! Between the core's types and the wire's. Nothing else knows both.
 
 use crate::data::Data;
-use lumeofs_base::limits::SESSIONS_MAX;
+use lumeofs_base::limits::{CHUNK_SIZE_BYTES, SESSIONS_MAX};
 use lumeofs_base::{
-    ChunkId, ChunkOp, ChunkState, Code, Epoch, Fence, FsError, FsResult, GroupConfig, GroupId,
-    NodeId, Sequence, SessionId, Version,
+    ChunkId, ChunkIndex, ChunkOp, ChunkState, Code, Epoch, Fence, FilePart, FsError, FsResult,
+    GroupConfig, GroupId, InodeId, NodeId, Sequence, SessionId, Version,
 };
 use lumeofs_proto::data as wire;
 use lumeofs_replica::{CopyStep, Entry, PeerState, State, ToMember, ToPrimary, Writer};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use wire::stream_answer::Kind as AnswerKind;
 use wire::stream_message::Kind as MessageKind;
@@ -80,6 +81,25 @@ pub(crate) fn fence_in(fence: wire::Fence) -> FsResult<Fence> {
     })
 }
 
+fn part_out(part: FilePart) -> wire::FilePart {
+    wire::FilePart {
+        inode: part.inode.get(),
+        index: part.index.get(),
+        chunk_size: part.chunk_size.get(),
+    }
+}
+
+/// A part of a file, checked as far as that is possible here.
+pub(crate) fn part_in(part: wire::FilePart) -> FsResult<FilePart> {
+    let chunk_size = NonZeroU32::new(part.chunk_size);
+    let chunk_size = chunk_size.filter(|bytes| u64::from(bytes.get()) <= CHUNK_SIZE_BYTES);
+    Ok(FilePart {
+        inode: InodeId(part.inode),
+        index: ChunkIndex(part.index),
+        chunk_size: missing(chunk_size, "size of a chunk")?,
+    })
+}
+
 fn op_out(op: &ChunkOp) -> wire::ChunkOp {
     let chunk = op.chunk().get();
     match op {
@@ -88,6 +108,7 @@ fn op_out(op: &ChunkOp) -> wire::ChunkOp {
             truncations,
             era,
             checksums,
+            part,
             ..
         } => wire::ChunkOp {
             kind: 1,
@@ -98,6 +119,7 @@ fn op_out(op: &ChunkOp) -> wire::ChunkOp {
             era: *era,
             checksums: checksums.clone(),
             fence: None,
+            part: part.map(part_out),
         },
         ChunkOp::Zero {
             offset,
@@ -114,6 +136,7 @@ fn op_out(op: &ChunkOp) -> wire::ChunkOp {
             era: *era,
             checksums: Vec::new(),
             fence: None,
+            part: None,
         },
         ChunkOp::Truncate {
             len,
@@ -129,6 +152,7 @@ fn op_out(op: &ChunkOp) -> wire::ChunkOp {
             era: *era,
             checksums: Vec::new(),
             fence: None,
+            part: None,
         },
         ChunkOp::Delete { .. } => wire::ChunkOp {
             kind: 4,
@@ -153,6 +177,7 @@ fn op_in(op: wire::ChunkOp) -> FsResult<ChunkOp> {
         checksums,
         era,
         fence,
+        part,
     } = op;
     let chunk = ChunkId(chunk);
     Ok(match kind {
@@ -162,6 +187,7 @@ fn op_in(op: wire::ChunkOp) -> FsResult<ChunkOp> {
             truncations,
             era,
             checksums,
+            part: part.map(part_in).transpose()?,
         },
         2 => ChunkOp::Zero {
             chunk,
@@ -191,17 +217,19 @@ pub(crate) fn chunk_out(state: &ChunkState) -> wire::ChunkVersion {
         len: state.len,
         truncations: state.truncations,
         deleted: state.deleted,
+        part: state.part.map(part_out),
     }
 }
 
-fn chunk_in(state: wire::ChunkVersion) -> ChunkState {
-    ChunkState {
+fn chunk_in(state: wire::ChunkVersion) -> FsResult<ChunkState> {
+    Ok(ChunkState {
         chunk: ChunkId(state.chunk),
         version: state.version.map(version_in).unwrap_or_default(),
         len: state.len,
         truncations: state.truncations,
         deleted: state.deleted,
-    }
+        part: state.part.map(part_in).transpose()?,
+    })
 }
 
 fn entry_out(entry: &Entry<Data>) -> wire::Replicate {
@@ -382,7 +410,7 @@ pub(crate) fn message_in(message: wire::StreamMessage, data: Data) -> FsResult<T
                 data,
             },
             3 => CopyStep::End {
-                state: chunk_in(missing(copy.state, "state of a chunk")?),
+                state: chunk_in(missing(copy.state, "state of a chunk")?)?,
             },
             4 => CopyStep::Drop {
                 chunk: ChunkId(copy.chunk),
@@ -472,7 +500,11 @@ pub(crate) fn answer_in(answer: wire::StreamAnswer, data: Data) -> FsResult<ToPr
         },
         AnswerKind::TailEnd(_) => ToPrimary::TailEnd,
         AnswerKind::Listed(list) => ToPrimary::Listed {
-            chunks: list.chunks.into_iter().map(chunk_in).collect(),
+            chunks: list
+                .chunks
+                .into_iter()
+                .map(chunk_in)
+                .collect::<FsResult<_>>()?,
             end: list.end,
         },
         AnswerKind::Copied(_) => ToPrimary::Copied,

@@ -78,6 +78,7 @@ impl GroupDriver {
             offset,
             truncations,
             era,
+            part,
             ..
         } = &entry.op
         else {
@@ -108,6 +109,7 @@ impl GroupDriver {
             truncations: *truncations,
             era: *era,
             checksums: block_checksums(from, &wide),
+            part: *part,
         };
         Some((op, wide))
     }

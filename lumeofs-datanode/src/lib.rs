@@ -2,7 +2,7 @@
 //!
 //! The replication protocol is `lumeofs-replica`; here are its threads and sockets. One thread per
 //! connection, one worker per group, one thread per peer for beacons, one for the controller, one per
-//! store that scrubs it.
+//! store that scrubs it. The chunks of a datanode that does not run are read by [`StoppedStore`] and [`salvage`].
 
 mod attest;
 mod blocked;
@@ -24,10 +24,14 @@ mod peers;
 mod placing;
 mod requests;
 mod run;
+mod salvage;
 mod scrub;
+mod stopped;
 pub mod store;
 mod streams;
 mod work;
 
 pub use metrics::Metrics;
 pub use run::{DatanodeConfig, run};
+pub use salvage::{Damage, Salvaged, salvage};
+pub use stopped::StoppedStore;

@@ -1,7 +1,7 @@
 //! Requests of clients: decode, ask the core, reply. And handing writes on to the primary.
 
 use crate::blocked::{Work, blocked};
-use crate::convert::{chunk_out, fence_in, state_out};
+use crate::convert::{chunk_out, fence_in, part_in, state_out};
 use crate::data::Data;
 use crate::group::{Attempt, GroupDriver};
 use crate::metrics::Asked;
@@ -221,6 +221,7 @@ fn operation(op: Op, asked: &ChunkRequest, data: &[u8]) -> FsResult<ChunkOp> {
                 truncations,
                 era,
                 checksums: asked.checksums.clone(),
+                part: asked.part.map(part_in).transpose()?,
             }
         }
         Op::Zero => ChunkOp::Zero {

@@ -34,6 +34,7 @@ mod extents;
 mod free_map;
 mod health;
 mod journal;
+mod look;
 mod plan;
 mod read;
 mod read_ahead;

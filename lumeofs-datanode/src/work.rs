@@ -290,6 +290,7 @@ impl GroupDriver {
             len: 0,
             truncations: 0,
             deleted: true,
+            part: None,
         };
         let state = self.store.state(self.id, chunk).unwrap_or(missing);
         let extents = if state.deleted {

@@ -65,6 +65,7 @@ mod tests {
             truncations: 3,
             era: 0,
             checksums: block_checksums(100, &bytes),
+            part: None,
         };
         let (clipped, data) = below(&op, &bytes, 8192).unwrap();
         assert_eq!(data, bytes[..8092]);

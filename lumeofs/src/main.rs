@@ -8,6 +8,7 @@
 
 mod access;
 mod admin;
+mod chunks;
 mod cluster;
 mod dev;
 mod endpoint;

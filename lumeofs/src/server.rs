@@ -62,7 +62,10 @@ pub(crate) struct MasterArgs {
 /// A datanode joins with a token; later starts need only --data. With --id, --masters, --listen and --secret
 /// everything is named instead.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct DatanodeArgs {
+    #[command(subcommand)]
+    command: Option<crate::chunks::Command>,
     /// Data directories, one per disk, separated by commas; created if missing
     #[arg(long, value_delimiter = ',', required = true)]
     data: Vec<PathBuf>,
@@ -220,9 +223,12 @@ pub(crate) fn check_chunk_size(bytes: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs a datanode until it is stopped.
+/// Runs a datanode until it is stopped, or does what is done with one that does not run.
 pub(crate) fn datanode(args: DatanodeArgs) -> anyhow::Result<()> {
     raise_file_limit();
+    if let Some(command) = args.command {
+        return crate::chunks::run(command);
+    }
     for dir in &args.data {
         create_dir(dir)?;
     }

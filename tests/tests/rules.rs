@@ -193,11 +193,17 @@ fn the_pure_crates_have_neither_io_nor_time_nor_threads() {
                 "Instant",
                 "OsDisk",
                 "entropy",
-                // Their order is random.
-                "HashMap",
-                "HashSet",
             ] {
                 assert!(!code.contains(word), "{} uses {word}", file.display());
+            }
+            // Their order is random: what the state machines of all members must do alike cannot go by it.
+            for word in ["HashMap", "HashSet"] {
+                let is_soft = name == "lumeofs-lease";
+                assert!(
+                    is_soft || !code.contains(word),
+                    "{} uses {word}",
+                    file.display()
+                );
             }
         }
     }

@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Clone, Debug)]
 pub struct OsDisk {
     root: PathBuf,
+    /// Files are opened for reading only, and none is made.
+    read_only: bool,
     /// That there is no direct I/O here is told once.
     told_buffered: Arc<AtomicBool>,
 }
@@ -24,7 +26,16 @@ impl OsDisk {
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
+            read_only: false,
             told_buffered: Arc::default(),
+        }
+    }
+
+    /// The same for reading: its files refuse to be written, and the calls that change names are the caller's to avoid.
+    pub fn read_only(root: impl Into<PathBuf>) -> Self {
+        Self {
+            read_only: true,
+            ..Self::new(root)
         }
     }
 
@@ -49,8 +60,8 @@ impl Disk for OsDisk {
         let open = |flags: OFlags| {
             File::options()
                 .read(true)
-                .write(true)
-                .create(mode.create)
+                .write(!self.read_only)
+                .create(mode.create && !self.read_only)
                 .custom_flags(flags.bits().cast_signed())
                 .open(&path)
         };

@@ -16,7 +16,7 @@ use lumeofs_base::clock::{Clock, SystemClock};
 use lumeofs_base::limits::IO_BYTES_MAX;
 use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId};
 use lumeofs_meta::op::{Mutation, Query, Reply};
-use lumeofs_proto::data::ChunkRequest;
+use lumeofs_proto::data::{ChunkRequest, FilePart};
 use lumeofs_proto::frame::Op;
 use std::ops::Range;
 use std::time::Duration;
@@ -324,6 +324,12 @@ impl Link {
                     era: known.era,
                     checksums: block_checksums(piece.within, payload),
                     durable,
+                    part: Some(FilePart {
+                        inode: known.attr.ino.get(),
+                        index: piece.index.get(),
+                        // A cluster's is at most 64 MiB.
+                        chunk_size: map.chunk_size as u32,
+                    }),
                     ..Default::default()
                 };
                 ops.push(GroupOp::new(chunk.group, Op::Write, header, payload));

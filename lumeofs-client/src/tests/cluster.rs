@@ -14,7 +14,7 @@ use lumeofs_meta::op::{Caller, Command, Internal, Mutation, Outcome, Reply};
 use lumeofs_meta::tables::MemoryTables;
 use lumeofs_proto::auth::{Credentials, Identity};
 use lumeofs_proto::blocking::{Conn, Frame};
-use lumeofs_proto::data::{ChunkReply, ChunkRequest};
+use lumeofs_proto::data::{ChunkReply, ChunkRequest, FilePart};
 use lumeofs_proto::frame::{FLAG_BLOCK_CHECKSUMS, Op};
 use lumeofs_proto::meta::*;
 use parking_lot::Mutex;
@@ -73,6 +73,8 @@ pub(super) struct State {
 struct FakeChunk {
     data: Vec<u8>,
     truncations: u32,
+    /// What writes said of it.
+    part: Option<FilePart>,
 }
 
 pub(super) struct Server {
@@ -426,6 +428,9 @@ impl World {
                     &frame.payload,
                     &asked.checksums
                 ));
+                let part = asked.part.expect("each write says where its chunk belongs");
+                assert_eq!(u64::from(part.chunk_size), CHUNK);
+                assert_eq!(*chunk.part.get_or_insert(part), part);
                 let end = start + frame.payload.len();
                 chunk.data.resize(chunk.data.len().max(end), 0);
                 chunk.data[start..end].copy_from_slice(&frame.payload);

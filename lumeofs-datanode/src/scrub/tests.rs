@@ -32,6 +32,7 @@ fn filled(disk: &SimDisk) -> Arc<ChunkStore> {
             offset: 0,
             truncations: 0,
             era: 0,
+            part: None,
             checksums: block_checksums(0, &data),
         };
         let version = Version {

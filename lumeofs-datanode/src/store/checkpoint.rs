@@ -12,7 +12,7 @@
 use super::record::{Head, Placement};
 use lumeofs_base::checksum::crc32c;
 use lumeofs_base::disk::{Disk, DiskFile, OpenMode};
-use lumeofs_base::{ChunkId, Code, FsError, FsResult, GroupId, Version};
+use lumeofs_base::{ChunkId, Code, FilePart, FsError, FsResult, GroupId, Version};
 use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,9 @@ use std::sync::Arc;
 const FILE_NAME: &str = "checkpoint";
 const FILE_NAME_NEW: &str = "checkpoint.new";
 const MAGIC: &[u8; 8] = b"LUMECKPT";
-const FORMAT_VERSION: u32 = 2;
+/// The format that is written; those from the second on are read, which had no `Item::Part`.
+const FORMAT_VERSION: u32 = 3;
+const FORMAT_VERSION_OLDEST: u32 = 2;
 const HEADER_BYTES: usize = 12;
 /// A frame is written when its items take about so much. One item is at most 16384 runs.
 const FRAME_BYTES: usize = 256 << 10;
@@ -43,6 +45,11 @@ pub(super) enum Item {
     },
     End {
         items: u64,
+    },
+    /// Where the chunk before it belongs.
+    Part {
+        chunk: ChunkId,
+        part: FilePart,
     },
 }
 
@@ -87,6 +94,7 @@ impl Writer {
             Item::Chunk { runs, .. } => runs.len() + 4,
             Item::Group { note, .. } => note.len() / 8 + 4,
             Item::End { .. } => 1,
+            Item::Part { .. } => 4,
         };
         self.frame.push(item);
         self.items += 1;
@@ -184,12 +192,12 @@ impl Reader {
             return Err(self.damaged("it is not a checkpoint"));
         }
         let version = u32::from_le_bytes(header[8..].try_into().expect("4 bytes"));
-        if version != FORMAT_VERSION {
+        if !(FORMAT_VERSION_OLDEST..=FORMAT_VERSION).contains(&version) {
             return Err(FsError::new(
                 Code::Invalid,
                 format!(
-                    "{} has format version {version}, this program knows {FORMAT_VERSION}: run the \
-                     release that wrote it",
+                    "{} has format version {version}, this program knows \
+                     {FORMAT_VERSION_OLDEST} to {FORMAT_VERSION}: run the release that wrote it",
                     self.path.display()
                 ),
             ));

@@ -5,7 +5,7 @@ use super::read_ahead::ReadAhead;
 use super::record::{Edit, Head, Placement};
 use lumeofs_base::checksum::crc32c;
 use lumeofs_base::limits::{BLOCK_SIZE, CHUNK_SIZE_BYTES};
-use lumeofs_base::{ChunkId, ChunkState, GroupId};
+use lumeofs_base::{ChunkId, ChunkState, FilePart, GroupId};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,6 +42,7 @@ impl Chunk {
             len: u64::from(content.map.end()) * BLOCK_SIZE as u64,
             truncations: content.head.truncations,
             deleted: content.head.deleted,
+            part: content.part,
         }
     }
 }
@@ -50,6 +51,8 @@ impl Chunk {
 #[derive(Debug, Default)]
 pub(super) struct Content {
     pub(super) head: Head,
+    /// Where the chunk belongs, if that is known. A tombstone belongs nowhere.
+    pub(super) part: Option<FilePart>,
     pub(super) map: BlockMap,
     /// Newer than what lies at the block's place. Every block here is in the map too: its space was
     /// taken when it was written, so that moving it there cannot fail for want of space.
@@ -79,6 +82,7 @@ impl Content {
     pub(super) fn apply(&mut self, edit: &Edit, images: &[Arc<Image>]) -> Vec<Run> {
         let mut freed = Vec::new();
         self.head = edit.head;
+        self.part = edit.part.or(self.part).filter(|_| !edit.head.deleted);
         self.clear(edit.cleared_range(), &mut freed);
         for mapped in edit.placed.iter().copied().map(Placement::mapped) {
             self.clear(mapped.block..mapped.block + mapped.run.count, &mut freed);

@@ -11,7 +11,9 @@ use super::plan::Plan;
 use super::record::{Edit, Head, Record};
 use super::write::verify_data;
 use lumeofs_base::limits::SESSIONS_MAX;
-use lumeofs_base::{AlignedBuf, ChunkId, ChunkState, Code, FsError, FsResult, GroupId, Version};
+use lumeofs_base::{
+    AlignedBuf, ChunkId, ChunkState, Code, FilePart, FsError, FsResult, GroupId, Version,
+};
 use std::sync::Arc;
 
 /// Longest note of a group: the fence in it names every live session.
@@ -26,7 +28,7 @@ impl Core {
         let id = stored_id(group, id);
         let _order = self.order_of(id);
         let chunk = self.chunk_of(group, id)?;
-        self.publish_copy(&chunk, Plan::wipe(), Head::default());
+        self.publish_copy(&chunk, Plan::wipe(), Head::default(), None);
         Ok(())
     }
 
@@ -45,7 +47,7 @@ impl Core {
         let chunk = self.chunk_of(group, id)?;
         let plan = Plan::write(self, &chunk, offset, data, checksums)?;
         let head = chunk.content.read().head;
-        self.publish_copy(&chunk, plan, head);
+        self.publish_copy(&chunk, plan, head, None);
         Ok(())
     }
 
@@ -68,12 +70,21 @@ impl Core {
                 truncations,
                 deleted,
             },
+            state.part,
         );
         Ok(())
     }
 
-    pub(super) fn publish_copy(&self, chunk: &Arc<Chunk>, plan: Plan<'_>, head: Head) {
+    /// Makes a change outside the group's order; `part` is news about the chunk.
+    pub(super) fn publish_copy(
+        &self,
+        chunk: &Arc<Chunk>,
+        plan: Plan<'_>,
+        head: Head,
+        part: Option<FilePart>,
+    ) {
         let mut edit = Edit::of_head(chunk.id, chunk.group, head);
+        edit.part = part;
         let images = plan.commit(&mut edit);
         self.publish(chunk, Record::Copied { edit }, images);
     }

@@ -6,14 +6,14 @@
 //!
 //! ```text
 //! 0  4  bytes of the body
-//! 4  n  body: a `Record` in postcard's encoding
+//! 4  n  body: a `Record` in postcard's encoding; then, if there is news of it, `Edit::part`, a `FilePart`
 //! .. m  the images of the blocks in `Edit::inlined`, 4096 bytes each, in order
 //! ```
 //! The log keeps the checksum of the whole.
 
 use super::block_map::{Block, Mapped, Run};
 use lumeofs_base::limits::BLOCK_SIZE;
-use lumeofs_base::{ChunkId, Code, FsError, FsResult, GroupId, Past, Timestamp, Version};
+use lumeofs_base::{ChunkId, Code, FilePart, FsError, FsResult, GroupId, Past, Timestamp, Version};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -52,6 +52,9 @@ pub(super) struct Edit {
     pub(super) inlined: Vec<Placement>,
     /// Checksums of the blocks placed, then of those inlined.
     pub(super) sums: Vec<u32>,
+    /// Where the chunk belongs, if that was not known before. Stored behind the record, where format 2 has nothing.
+    #[serde(skip)]
+    pub(super) part: Option<FilePart>,
 }
 
 /// What a chunk is apart from its data.
@@ -105,6 +108,7 @@ impl Edit {
             placed,
             inlined,
             sums,
+            part: None,
         }
     }
 
@@ -124,9 +128,29 @@ impl Edit {
 }
 
 impl Record {
+    /// The change of a chunk in it.
+    pub(super) fn edit(&self) -> Option<&Edit> {
+        match self {
+            Self::Operation { edit, .. } => edit.as_ref(),
+            Self::Copied { edit } => Some(edit),
+            Self::Forgotten { .. } | Self::Last { .. } | Self::Note { .. } => None,
+        }
+    }
+
+    fn edit_mut(&mut self) -> Option<&mut Edit> {
+        match self {
+            Self::Operation { edit, .. } => edit.as_mut(),
+            Self::Copied { edit } => Some(edit),
+            Self::Forgotten { .. } | Self::Last { .. } | Self::Note { .. } => None,
+        }
+    }
+
     /// Length and body, for the images to follow.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let body = postcard::to_extend(self, vec![0; 4]);
+        let mut body = postcard::to_extend(self, vec![0; 4]);
+        if let Some(part) = self.edit().and_then(|edit| edit.part) {
+            body = body.and_then(|body| postcard::to_extend(&part, body));
+        }
         let mut body = body.expect("a record holds nothing that cannot be encoded");
         let len = u32::try_from(body.len() - 4).expect("records are far below 4 GiB");
         body[..4].copy_from_slice(&len.to_le_bytes());
@@ -139,13 +163,15 @@ impl Record {
         let (len, rest) = bytes.split_first_chunk::<4>().ok_or_else(malformed)?;
         let len = u32::from_le_bytes(*len) as usize;
         let (body, images) = rest.split_at_checked(len).ok_or_else(malformed)?;
-        let record: Record = postcard::from_bytes(body).map_err(|_| malformed())?;
-        let consistent = match &record {
-            Record::Operation {
-                edit: Some(edit), ..
-            }
-            | Record::Copied { edit } => edit.is_consistent(images),
-            _ => images.is_empty(),
+        let (mut record, part): (Record, _) =
+            postcard::take_from_bytes(body).map_err(|_| malformed())?;
+        if !part.is_empty() {
+            let part = postcard::from_bytes(part).map_err(|_| malformed())?;
+            record.edit_mut().ok_or_else(malformed)?.part = Some(part);
+        }
+        let consistent = match record.edit() {
+            Some(edit) => edit.is_consistent(images),
+            None => images.is_empty(),
         };
         if consistent {
             Ok((record, images))

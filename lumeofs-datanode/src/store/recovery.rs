@@ -146,6 +146,11 @@ impl Index {
                 self.catalog.set_last(group, last);
                 self.catalog.set_note(group, note);
             }
+            Item::Part { chunk, part } => {
+                if let Some(chunk) = self.catalog.chunk(chunk) {
+                    chunk.content.write().part = Some(part);
+                }
+            }
             Item::End { .. } => {}
         }
         Ok(())

@@ -165,7 +165,7 @@ impl Core {
             return Ok(Mended::Differs);
         }
         let plan = Plan::write(self, &chunk, block.offset, &good.data, &[sum])?;
-        self.publish_copy(&chunk, plan, head);
+        self.publish_copy(&chunk, plan, head, None);
         Ok(Mended::Whole)
     }
 

@@ -23,8 +23,12 @@ use std::path::Path;
 
 /// Name of the file in the store's directory.
 pub(super) const FILE_NAME: &str = "superblock";
-/// The format that this program writes and the only one it reads.
-pub(super) const FORMAT_VERSION: u32 = 2;
+const FILE_NAME_NEW: &str = "superblock.new";
+/// The format that this program writes.
+pub(super) const FORMAT_VERSION: u32 = 3;
+/// The oldest format that it reads: it has nothing of what the next one has not, so such a store becomes one of ours
+/// by its number.
+const FORMAT_VERSION_OLDEST: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"LUMECHNK";
 const LEN: usize = 48;
@@ -43,21 +47,37 @@ impl Superblock {
         directory: &Path,
         fresh: Superblock,
     ) -> FsResult<Superblock> {
+        let Some((found, version)) = Superblock::read(disk, directory)? else {
+            fresh.create(disk, directory)?;
+            return Ok(fresh);
+        };
+        found.check_owner(fresh.identity, directory)?;
+        if version != FORMAT_VERSION {
+            // Before anything is written that a program of that version does not understand.
+            found.write(disk, directory)?;
+            tracing::info!(
+                directory = %directory.display(),
+                "chunk store of format {version} is one of format {FORMAT_VERSION} from here on"
+            );
+        }
+        Ok(found)
+    }
+
+    /// The superblock of `directory` and its format version. `None` if there is none.
+    pub(super) fn read(disk: &dyn Disk, directory: &Path) -> FsResult<Option<(Superblock, u32)>> {
         let path = directory.join(FILE_NAME);
         let file = match disk.open(&path, OpenMode::default()) {
             Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                fresh.create(disk, directory)?;
-                return Ok(fresh);
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(FsError::from_disk(&error, path.display())),
         };
         let mut bytes = [0; LEN];
         file.read_exact_at(&mut bytes, 0)
             .map_err(|error| FsError::from_disk(&error, format!("read {}", path.display())))?;
-        let found = Superblock::decode(&bytes).map_err(|error| error.during(path.display()))?;
-        found.check_owner(fresh.identity, directory)?;
-        Ok(found)
+        let decoded = Superblock::decode(&bytes);
+        decoded
+            .map(Some)
+            .map_err(|error| error.during(path.display()))
     }
 
     fn create(&self, disk: &dyn Disk, directory: &Path) -> FsResult<()> {
@@ -68,11 +88,10 @@ impl Superblock {
             )
         };
         disk.create_dir_all(directory).map_err(failed)?;
-        let temporary = directory.join("superblock.new");
         let strange: Vec<_> = disk.list(directory).map_err(failed)?;
         if let Some(name) = strange
             .iter()
-            .find(|name| name.as_path() != Path::new("superblock.new"))
+            .find(|name| name.as_path() != Path::new(FILE_NAME_NEW))
         {
             return Err(FsError::new(
                 Code::Invalid,
@@ -84,23 +103,30 @@ impl Superblock {
                 ),
             ));
         }
-        let mode = OpenMode {
-            create: true,
-            ..OpenMode::default()
-        };
-        let file = disk.open(&temporary, mode).map_err(failed)?;
-        file.write_all_at(&self.encode(), 0).map_err(failed)?;
-        // The rename must not become durable before the bytes it gives a name to.
-        file.sync().map_err(failed)?;
-        disk.rename(&temporary, &directory.join(FILE_NAME))
-            .map_err(failed)?;
-        disk.sync_dir(directory).map_err(failed)?;
+        self.write(disk, directory)?;
         // The directory itself may be new; without this a power cut could take it with everything in it.
         let parents = directory.ancestors().skip(1);
         parents
             .into_iter()
             .try_for_each(|parent| disk.sync_dir(parent))
             .map_err(failed)
+    }
+
+    /// Puts the file there, in the place of an older one.
+    fn write(&self, disk: &dyn Disk, directory: &Path) -> FsResult<()> {
+        let (new, path) = (directory.join(FILE_NAME_NEW), directory.join(FILE_NAME));
+        let mode = OpenMode {
+            create: true,
+            ..OpenMode::default()
+        };
+        let written = disk.open(&new, mode).and_then(|file| {
+            file.write_all_at(&self.encode(), 0)?;
+            // The rename must not become durable before the bytes it gives a name to.
+            file.sync()?;
+            disk.rename(&new, &path)?;
+            disk.sync_dir(directory)
+        });
+        written.map_err(|error| FsError::from_disk(&error, format!("write {}", path.display())))
     }
 
     fn encode(&self) -> [u8; LEN] {
@@ -115,7 +141,8 @@ impl Superblock {
         bytes
     }
 
-    fn decode(bytes: &[u8; LEN]) -> FsResult<Superblock> {
+    /// The superblock and its format version.
+    fn decode(bytes: &[u8; LEN]) -> FsResult<(Superblock, u32)> {
         let number = |at: usize| {
             u64::from_le_bytes(bytes[at..at + 8].try_into().expect("a slice of 8 bytes"))
         };
@@ -128,10 +155,10 @@ impl Superblock {
         }
         // The version comes before the checksum: another format may place its checksum elsewhere.
         let version = short(8);
-        if version != FORMAT_VERSION {
+        if !(FORMAT_VERSION_OLDEST..=FORMAT_VERSION).contains(&version) {
             return invalid(format!(
-                "chunk store has format version {version}, this program knows {FORMAT_VERSION}: run \
-                 the release that wrote it, or empty the directory and let the node recover"
+                "chunk store has format version {version}, this program knows {FORMAT_VERSION_OLDEST} to \
+                 {FORMAT_VERSION}: run the release that wrote it, or empty the directory and let the node recover"
             ));
         }
         if short(44) != crc32c(&bytes[..44]) {
@@ -148,10 +175,11 @@ impl Superblock {
                 "extent file size {extent_file_bytes} is not whole blocks"
             ));
         }
-        Ok(Superblock {
+        let superblock = Superblock {
             identity,
             extent_file_bytes,
-        })
+        };
+        Ok((superblock, version))
     }
 
     fn check_owner(&self, wanted: StoreIdentity, directory: &Path) -> FsResult<()> {

@@ -4,6 +4,7 @@ mod crash;
 mod faults;
 pub(crate) mod gate;
 mod model;
+mod parts;
 mod scrub;
 mod threads;
 
@@ -11,8 +12,9 @@ use super::*;
 use lumeofs_base::checksum::block_checksums;
 use lumeofs_base::disk::sim::SimDisk;
 use lumeofs_base::rng::SplitMix64;
-use lumeofs_base::{Epoch, Sequence};
+use lumeofs_base::{ChunkIndex, Epoch, FilePart, InodeId, Sequence};
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 const B: u64 = BLOCK_SIZE as u64;
 
@@ -66,6 +68,16 @@ fn write_op(chunk: u64, offset: u64, truncations: u32, data: &[u8]) -> ChunkOp {
         truncations,
         era: 0,
         checksums,
+        part: None,
+    }
+}
+
+/// Part `index` of the file that stands for a chunk here.
+fn part_of(chunk: ChunkId, index: u32) -> FilePart {
+    FilePart {
+        inode: InodeId(chunk.get() + 7000),
+        index: ChunkIndex(index),
+        chunk_size: NonZeroU32::new(64 << 20).unwrap(),
     }
 }
 
@@ -128,6 +140,8 @@ impl Step {
                     truncations,
                     era: planned_era,
                     checksums: block_checksums(offset, &data_of(data_seed, data_len)),
+                    // No two say the same, so that it shows which one counts.
+                    part: rng.percent(50).then(|| part_of(chunk, sequence as u32)),
                 }
             }
             75..85 => ChunkOp::Zero {
@@ -172,6 +186,7 @@ struct ModelChunk {
     version: Version,
     truncations: u32,
     deleted: bool,
+    part: Option<FilePart>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -233,9 +248,11 @@ impl Model {
             version: step.version,
             truncations: 0,
             deleted: false,
+            part: None,
         };
         let (_, chunk) = self.chunks.entry(id).or_insert((step.group, chunk));
         chunk.version = step.version;
+        chunk.part = chunk.part.or(step.op.part());
         match &step.op {
             ChunkOp::Write { offset, .. } => {
                 let (start, end) = (*offset as usize, *offset as usize + step.data_len);
@@ -254,6 +271,7 @@ impl Model {
             ChunkOp::Fence { .. } => {}
             ChunkOp::Delete { .. } => {
                 chunk.deleted = true;
+                chunk.part = None;
                 chunk.zero(0, AREA);
             }
         }
@@ -294,6 +312,7 @@ impl Model {
                 len,
                 truncations: chunk.truncations,
                 deleted: chunk.deleted,
+                part: chunk.part,
             };
             assert_eq!(state, expected);
             let (bytes, _) = store.read(id, 0, AREA + 5000).unwrap();

@@ -252,7 +252,7 @@ impl Core {
     ) -> FsResult<Work> {
         let chunks = self.catalog.chunks_after(after, STEP_CHUNKS);
         for chunk in &chunks {
-            writer.push(item_of(chunk))?;
+            items_of(chunk).try_for_each(|item| writer.push(item))?;
         }
         if let Some(last) = chunks.last() {
             return Ok(Work::Writing {
@@ -278,13 +278,16 @@ impl Core {
     }
 }
 
-fn item_of(chunk: &Chunk) -> Item {
+fn items_of(chunk: &Chunk) -> impl Iterator<Item = Item> + use<> {
     let content = chunk.content.read();
     let runs = content.map.iter().map(Placement::from).collect();
-    Item::Chunk {
-        chunk: chunk.id,
-        group: chunk.group,
-        head: content.head,
+    let (head, part, chunk, group) = (content.head, content.part, chunk.id, chunk.group);
+    let place = part.map(|part| Item::Part { chunk, part });
+    let item = Item::Chunk {
+        chunk,
+        group,
+        head,
         runs,
-    }
+    };
+    std::iter::once(item).chain(place)
 }

@@ -73,6 +73,7 @@ impl Core {
             ChunkOp::Fence { .. } => unreachable!("a fence changes no chunk"),
         };
         let mut edit = Edit::of_head(chunk.id, chunk.group, head_after(head, op, version));
+        edit.part = op.part().filter(|_| chunk.content.read().part.is_none());
         let images = plan.commit(&mut edit);
         let record = Record::Operation {
             group: chunk.group,
@@ -109,16 +110,8 @@ impl Core {
         record: Record,
         images: Vec<Arc<Image>>,
     ) -> Lsn {
-        let edit = match &record {
-            Record::Operation {
-                edit: Some(edit), ..
-            }
-            | Record::Copied { edit } => edit,
-            Record::Operation { edit: None, .. }
-            | Record::Forgotten { .. }
-            | Record::Last { .. }
-            | Record::Note { .. } => unreachable!("only changes of a chunk are published"),
-        };
+        let edit = record.edit();
+        let edit = edit.expect("only changes of a chunk are published");
         let entry = Entry::new(&record, images.clone());
         let mut content = chunk.content.write();
         let (overlay_before, deleted_before) = (content.overlay.len(), content.head.deleted);

@@ -13,7 +13,8 @@ use lumeofs_proto::control::{
     self, HeartbeatReply, HeartbeatRequest, SetGroupConfigReply, SetGroupConfigRequest,
 };
 use lumeofs_proto::data::{
-    ChunkReply, ChunkRequest, GroupState, GroupStateRequest, ScrubDisk, ScrubReply, ScrubRequest,
+    ChunkReply, ChunkRequest, ChunkVersion, FilePart, GroupState, GroupStateRequest, ScrubDisk,
+    ScrubReply, ScrubRequest,
 };
 use lumeofs_proto::frame::{FLAG_BLOCK_CHECKSUMS, Op};
 use std::cell::RefCell;
@@ -367,6 +368,7 @@ impl Cluster {
         let asked = ChunkRequest {
             chunk,
             offset,
+            part: Some(part_of(chunk)),
             ..self.request()
         };
         self.insist(Op::Write, &asked, data).unwrap().0
@@ -394,15 +396,28 @@ impl Cluster {
         self.insist(op, &asked, data).map(|(reply, _)| reply)
     }
 
+    /// A member knows which part of which file each of these chunks is.
+    pub(crate) fn assert_parts(&self, node: NodeId, chunks: impl IntoIterator<Item = u64>) {
+        let listed = self.listed(node);
+        for chunk in chunks {
+            let found = listed.iter().find(|found| found.chunk == chunk);
+            assert_eq!(found.and_then(|found| found.part), Some(part_of(chunk)));
+        }
+    }
+
     /// The chunks that a member lists, tombstones and the mark of the era included.
     pub(crate) fn chunks(&self, node: NodeId) -> Vec<u64> {
+        let chunks = self.listed(node);
+        chunks.iter().map(|chunk| chunk.chunk).collect()
+    }
+
+    fn listed(&self, node: NodeId) -> Vec<ChunkVersion> {
         let mut state = None;
         self.until("a member answers", || {
             state = self.state(node);
             state.is_some()
         });
-        let chunks = state.unwrap_or_default().chunks;
-        chunks.iter().map(|chunk| chunk.chunk).collect()
+        state.unwrap_or_default().chunks
     }
 
     pub(crate) fn sync(&self, after: (u64, u64)) -> FsResult<ChunkReply> {
@@ -460,6 +475,15 @@ impl Cluster {
         // Equal contents: each member is stopped from being asked otherwise by its version, so read
         // through the primary after each has led is left to the simulation.
         assert!(!self.chunks(NodeId(NODES[0])).is_empty());
+    }
+}
+
+/// Where [`Cluster::write`] says that a chunk belongs.
+fn part_of(chunk: u64) -> FilePart {
+    FilePart {
+        inode: 1000 + chunk,
+        index: chunk as u32,
+        chunk_size: 64 << 20,
     }
 }
 

@@ -93,6 +93,7 @@ fn writes_go_on_after_the_primary_died_and_it_is_caught_up_when_it_returns() {
         assert_eq!(read[8192..], second[..], "chunk {chunk}");
     }
     cluster.assert_equal();
+    cluster.assert_parts(dead, 1..=30);
 }
 
 #[test]
@@ -122,6 +123,7 @@ fn a_member_joins_beside_live_writes_and_large_chunks() {
     }
     cluster.sync((0, 0)).unwrap();
     cluster.assert_equal();
+    cluster.assert_parts(gone, [5, 100, 119]);
 }
 
 #[test]

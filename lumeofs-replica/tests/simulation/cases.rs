@@ -45,6 +45,7 @@ fn write_op() -> (ChunkOp, Vec<u8>) {
         offset: 0,
         truncations: 0,
         checksums: block_checksums(0, &data),
+        part: None,
     };
     (op, data)
 }
@@ -286,6 +287,7 @@ fn primary_that_copies() -> (Bench, StreamId) {
         len: 3 * 4096,
         truncations: 1,
         deleted: false,
+        part: None,
     };
     bench
         .core
@@ -450,6 +452,7 @@ fn a_member_whose_catch_up_has_not_reached_the_disk_must_not_lead() {
         len: 0,
         truncations: 0,
         deleted: false,
+        part: None,
     };
     bench.message(1, ToMember::Copy(CopyStep::Begin { chunk: ChunkId(1) }));
     bench.message(1, ToMember::Copy(CopyStep::End { state }));

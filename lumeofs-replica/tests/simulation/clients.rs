@@ -11,9 +11,12 @@ use crate::world::{Core, World, index};
 use lumeofs_base::checksum::block_checksums;
 use lumeofs_base::limits::BLOCK_SIZE;
 use lumeofs_base::rng::SplitMix64;
-use lumeofs_base::{ChunkId, ChunkOp, Code, Epoch, FsResult, Sequence, Version};
+use lumeofs_base::{
+    ChunkId, ChunkIndex, ChunkOp, Code, Epoch, FilePart, FsResult, InodeId, Sequence, Version,
+};
 use lumeofs_replica::{Admission, ReadEnd, ReadStart, WriteRequest, Writer};
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 const CLIENTS: usize = 8;
@@ -21,6 +24,16 @@ const CHUNKS: u64 = 20;
 const BLOCKS: u64 = 8;
 /// Chunks of which only the comparison of all stores is checked.
 const OTHERS: u64 = 20;
+
+/// What a write to `offset` says of its chunk: not all say something, and no two the same.
+fn part(offset: u64) -> Option<FilePart> {
+    let index = (offset / BLOCK_SIZE as u64) as u32;
+    (!index.is_multiple_of(3)).then_some(FilePart {
+        inode: InodeId(1),
+        index: ChunkIndex(index),
+        chunk_size: NonZeroU32::MIN,
+    })
+}
 
 /// What is known of a block.
 #[derive(Clone, Debug, Default)]
@@ -242,6 +255,7 @@ impl Clients {
                 truncations: 0,
                 era: 0,
                 checksums: block_checksums(offset, &bytes),
+                part: part(offset),
             },
             data: bytes,
             durable,
@@ -284,6 +298,7 @@ impl Clients {
                     truncations,
                     era: 0,
                     checksums,
+                    part: part(offset),
                 }
             }
             12..=15 => ChunkOp::Zero {

@@ -2,7 +2,7 @@
 
 use lumeofs_base::limits::BLOCK_SIZE;
 use lumeofs_base::rng::SplitMix64;
-use lumeofs_base::{ChunkId, ChunkOp, ChunkState, Past, Verdict, Version};
+use lumeofs_base::{ChunkId, ChunkOp, ChunkState, FilePart, Past, Verdict, Version};
 use lumeofs_replica::{CopyStep, Entry, Note, Outcome, Piece};
 use std::collections::BTreeMap;
 
@@ -17,6 +17,7 @@ pub(crate) struct Chunk {
     pub(crate) version: Version,
     pub(crate) truncations: u32,
     pub(crate) deleted: bool,
+    pub(crate) part: Option<FilePart>,
     pub(crate) blocks: BTreeMap<u64, u64>,
 }
 
@@ -106,6 +107,7 @@ impl Contents {
                 chunk.version = state.version;
                 chunk.truncations = state.truncations;
                 chunk.deleted = state.deleted;
+                chunk.part = state.part;
                 if chunk.deleted {
                     chunk.blocks.clear();
                 }
@@ -134,7 +136,11 @@ impl Contents {
         let chunk = self.chunks.entry(id).or_default();
         chunk.truncations = entry.op.truncations_after(chunk.truncations);
         chunk.version = entry.version;
+        chunk.part = chunk.part.or(entry.op.part());
         chunk.deleted = matches!(entry.op, ChunkOp::Delete { .. });
+        if chunk.deleted {
+            chunk.part = None;
+        }
         chunk.change(&entry.op, &entry.data);
         Outcome::Applied
     }
@@ -253,5 +259,6 @@ fn state(id: ChunkId, chunk: &Chunk) -> ChunkState {
             .map_or(0, |(block, _)| (block + 1) * BLOCK),
         truncations: chunk.truncations,
         deleted: chunk.deleted,
+        part: chunk.part,
     }
 }

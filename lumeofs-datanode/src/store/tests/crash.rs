@@ -152,6 +152,7 @@ fn a_copy_is_whole_once_the_group_says_so() {
         len: (new.len() as u64).next_multiple_of(B),
         truncations: 1,
         deleted: false,
+        part: None,
     };
     for after in 0..40 {
         let disk = SimDisk::new();

@@ -349,14 +349,14 @@ fn a_directory_of_another_node_or_format_is_refused() {
         );
     }
     let superblock = Path::new("chunks/superblock");
-    disk.flip_bit(superblock, 8);
+    disk.flip_bit(superblock, 9);
     let version = refused(identity());
     assert_eq!(version.code, Code::Invalid);
     assert!(
-        version.context.contains("version 3") && version.context.contains("knows 2"),
+        version.context.contains("version 259") && version.context.contains("knows 2 to 3"),
         "{version}"
     );
-    disk.flip_bit(superblock, 8);
+    disk.flip_bit(superblock, 9);
     disk.flip_bit(superblock, 30);
     assert_eq!(refused(identity()).code, Code::Io);
     disk.remove(superblock).unwrap();

@@ -140,8 +140,10 @@ fn a_new_era_forgets_deleted_chunks_and_makes_none_for_an_older_plan() {
             offset,
             truncations,
             checksums,
+            part,
             ..
         } => ChunkOp::Write {
+            part,
             chunk,
             offset,
             truncations,
@@ -251,6 +253,7 @@ fn a_copied_chunk_replaces_what_was_there_and_survives() {
         len: 23 * B,
         truncations: 5,
         deleted: false,
+        part: None,
     };
     store.copy_end(group, &state).unwrap();
     assert_eq!(store.last(group), version(2));

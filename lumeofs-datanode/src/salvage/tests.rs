@@ -1,0 +1,188 @@
+//! What of several directories counts.
+
+use super::*;
+use crate::store::{ChunkStore, StoreConfig, StoreIdentity};
+use lumeofs_base::checksum::block_checksums;
+use lumeofs_base::disk::os::OsDisk;
+use lumeofs_base::{ChunkIndex, ChunkOp, ClusterId, Epoch, GroupId, NodeId, Sequence};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+const CHUNK_BYTES: u32 = 1 << 20;
+const GROUP: GroupId = GroupId(1);
+
+/// Data directories of datanodes.
+struct Nodes {
+    dir: tempfile::TempDir,
+}
+
+impl Nodes {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { dir }
+    }
+
+    fn path(&self, node: u64) -> PathBuf {
+        self.dir.path().join(format!("node-{node}"))
+    }
+
+    /// What a node did before it stopped.
+    fn run(&self, cluster: u8, node: u64, work: impl FnOnce(&ChunkStore)) {
+        std::fs::create_dir_all(self.path(node)).unwrap();
+        let identity = StoreIdentity {
+            cluster: ClusterId([cluster; 16]),
+            node: NodeId(node),
+        };
+        let disk = Arc::new(OsDisk::new(self.path(node)));
+        let store = ChunkStore::open(disk, identity, StoreConfig::for_disk(0)).unwrap();
+        work(&store);
+        store
+            .set_last(GROUP, version(1_000_000))
+            .expect("all is durable");
+    }
+
+    fn stopped(&self, nodes: &[u64]) -> Vec<StoppedStore> {
+        let stores = nodes
+            .iter()
+            .map(|node| StoppedStore::open(&self.path(*node)));
+        stores.collect::<FsResult<_>>().unwrap()
+    }
+
+    fn out(&self) -> PathBuf {
+        self.dir.path().join("out")
+    }
+
+    fn salvage(&self, nodes: &[u64]) -> FsResult<Salvaged> {
+        salvage(&mut self.stopped(nodes), &self.out(), &mut |_| ())
+    }
+
+    fn found(&self, inode: u64) -> Option<Vec<u8>> {
+        std::fs::read(self.out().join(format!("inode-{inode}"))).ok()
+    }
+}
+
+fn version(sequence: u64) -> Version {
+    Version {
+        epoch: Epoch(1),
+        sequence: Sequence(sequence),
+    }
+}
+
+/// Writes a block full of `byte` at the start of a chunk: part `index` of `inode`, if it is told.
+fn write(store: &ChunkStore, sequence: u64, chunk: u64, part: Option<(u64, u32)>, byte: u8) {
+    let data = AlignedBuf::copy_of(&[byte; BLOCK_SIZE]);
+    let op = ChunkOp::Write {
+        chunk: ChunkId(chunk),
+        offset: 0,
+        truncations: 0,
+        era: 0,
+        checksums: block_checksums(0, &data),
+        part: part.map(|(inode, index)| FilePart {
+            inode: InodeId(inode),
+            index: ChunkIndex(index),
+            chunk_size: NonZeroU32::new(CHUNK_BYTES).unwrap(),
+        }),
+    };
+    let applied = store.apply(GROUP, version(sequence), &op, &data).unwrap();
+    assert_eq!(applied.refused, None);
+}
+
+fn delete(store: &ChunkStore, sequence: u64, chunk: u64) {
+    let op = ChunkOp::Delete {
+        chunk: ChunkId(chunk),
+    };
+    let none = AlignedBuf::zeroed(0);
+    store.apply(GROUP, version(sequence), &op, &none).unwrap();
+}
+
+#[test]
+fn the_newest_copy_counts_in_whichever_directory_it_is() {
+    let nodes = Nodes::new();
+    nodes.run(1, 1, |store| {
+        write(store, 1, 10, Some((7, 0)), 1);
+        write(store, 2, 11, Some((7, 2)), 2);
+        write(store, 3, 12, Some((8, 0)), 3);
+    });
+    nodes.run(1, 2, |store| {
+        write(store, 1, 10, Some((7, 0)), 1);
+        write(store, 4, 10, None, 4);
+        write(store, 3, 12, Some((8, 0)), 3);
+        delete(store, 5, 12);
+    });
+    let done = nodes.salvage(&[1, 2]).unwrap();
+    assert_eq!((done.files, done.chunks, done.chunks_all), (1, 2, 2));
+    assert_eq!((done.damaged_blocks, done.unknown_chunks), (0, 0));
+    let file = nodes.found(7).unwrap();
+    let second = 2 * CHUNK_BYTES as usize;
+    assert_eq!(file.len(), second + BLOCK_SIZE);
+    assert_eq!(file[..BLOCK_SIZE], [4; BLOCK_SIZE]);
+    assert!(file[BLOCK_SIZE..second].iter().all(|byte| *byte == 0));
+    assert_eq!(file[second..], [2; BLOCK_SIZE]);
+    assert_eq!(nodes.found(8), None, "it was deleted");
+}
+
+#[test]
+fn of_two_chunks_for_one_place_the_later_one_counts_and_one_for_no_place_is_told() {
+    let nodes = Nodes::new();
+    nodes.run(1, 1, |store| {
+        write(store, 1, 20, Some((7, 0)), 1);
+        write(store, 2, 21, Some((7, 0)), 2);
+        write(store, 9, 20, None, 3);
+        write(store, 10, 22, None, 4);
+    });
+    let done = nodes.salvage(&[1]).unwrap();
+    assert_eq!(nodes.found(7), Some(vec![2; BLOCK_SIZE]));
+    assert_eq!(done.unknown_chunks, 1);
+}
+
+#[test]
+fn looking_changes_nothing_and_keeps_the_datanode_out() {
+    let nodes = Nodes::new();
+    nodes.run(1, 1, |store| write(store, 1, 20, Some((7, 0)), 1));
+    std::fs::write(nodes.path(1).join("lock"), "").unwrap();
+    let names = || {
+        let mut found = Vec::new();
+        for dir in ["", "chunks", "chunks/wal", "chunks/extents"] {
+            for entry in std::fs::read_dir(nodes.path(1).join(dir)).unwrap() {
+                let entry = entry.unwrap();
+                let metadata = entry.metadata().unwrap();
+                found.push((entry.path(), metadata.len(), metadata.modified().unwrap()));
+            }
+        }
+        found.sort();
+        found
+    };
+    let before = names();
+    let store = nodes.stopped(&[1]).remove(0);
+    let parts: Vec<_> = store
+        .chunks()
+        .map(|(group, state)| (group, state.part))
+        .collect();
+    assert_eq!(parts.len(), 1);
+    assert_eq!(parts[0].1.unwrap().inode, InodeId(7));
+    assert!(StoppedStore::open(&nodes.path(1)).is_ok(), "two may look");
+    let lock = File::open(nodes.path(1).join("lock")).unwrap();
+    let exclusive = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    assert!(rustix::fs::flock(&lock, exclusive).is_err());
+    drop(store);
+    rustix::fs::flock(&lock, exclusive).unwrap();
+    let busy = StoppedStore::open(&nodes.path(1));
+    assert_eq!(busy.err().unwrap().code, Code::Busy);
+    assert!(names() == before);
+}
+
+#[test]
+fn directories_of_two_clusters_and_full_ones_to_write_to_are_refused() {
+    let nodes = Nodes::new();
+    for node in [1, 2] {
+        nodes.run(node as u8, node, |store| {
+            write(store, 1, 20, Some((7, 0)), 1);
+        });
+    }
+    assert_eq!(nodes.salvage(&[1, 2]).unwrap_err().code, Code::Refused);
+    nodes.salvage(&[1]).unwrap();
+    assert_eq!(nodes.salvage(&[1]).unwrap_err().code, Code::Exists);
+    let nothing = StoppedStore::open(&nodes.path(3));
+    assert_eq!(nothing.err().unwrap().code, Code::NotFound);
+}
