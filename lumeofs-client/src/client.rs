@@ -39,6 +39,19 @@ pub struct Context<'a> {
     pub interrupted: &'a (dyn Fn() -> bool + Sync),
 }
 
+/// What a write is besides its data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteMode {
+    /// At the true end of the file, whatever the offset.
+    pub append: bool,
+    /// On the disks of all in-sync replicas before it is acknowledged.
+    pub durable: bool,
+    /// With all in-sync replicas before it is acknowledged.
+    pub direct: bool,
+    /// Takes suid and sgid from the mode.
+    pub clear_suid: bool,
+}
+
 /// What a write did.
 #[derive(Clone, Debug)]
 pub struct Written {

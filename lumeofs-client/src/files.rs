@@ -1,6 +1,6 @@
 //! Open files and their data, as the caller sees them.
 
-use crate::client::{Client, Context, Range, Written};
+use crate::client::{Client, Context, Range, WriteMode, Written};
 use crate::data::write::How;
 use crate::link::{Asker, Link};
 use crate::opens::Entered;
@@ -70,25 +70,22 @@ impl Client {
             .read_leased(&self.link.asker(&cx), ino, offset, buf)
     }
 
-    /// Writes all of `data` at `offset`, or with `append` at the end. With `durable` it is on the
-    /// disks of all in-sync replicas afterwards. `clear_suid` takes suid and sgid from the mode.
-    #[expect(clippy::too_many_arguments, reason = "what write(2) needs")]
+    /// Writes all of `data` at `offset`, or at the end.
     pub fn write(
         &self,
         cx: Context<'_>,
         ino: InodeId,
         offset: u64,
         data: &[u8],
-        append: bool,
-        durable: bool,
-        clear_suid: bool,
+        mode: WriteMode,
     ) -> FsResult<Written> {
         let asker = self.link.asker(&cx);
         let how = How {
-            durable,
-            clear_suid,
+            durable: mode.durable,
+            direct: mode.direct,
+            clear_suid: mode.clear_suid,
         };
-        let offset = (!append).then_some(offset);
+        let offset = (!mode.append).then_some(offset);
         self.link.write_leased(&asker, ino, offset, data, how)
     }
 

@@ -26,7 +26,7 @@ mod tests;
 mod wait;
 mod window;
 
-pub use client::{Client, ClientOptions, Context, OnOutage, Range, Usage, Written};
+pub use client::{Client, ClientOptions, Context, OnOutage, Range, Usage, WriteMode, Written};
 pub use leases::{GiveBacks, LeaseStats, Lookups, Polls};
 pub use pages::{CACHE_BYTES_DEFAULT, CACHE_BYTES_MIN, CacheStats};
 pub use report::{ChunkReport, ReplicaReport, ReplicaState};

@@ -2,20 +2,9 @@
 //! without servers; [`Client`] is its only implementation outside tests.
 
 use lumeofs_base::{Attr, FsResult, InodeId};
-use lumeofs_client::{Client, Context, Range, Usage, Written};
+use lumeofs_client::{CacheStats, Client, Context, LeaseStats, Range, Usage, WriteMode, Written};
 use lumeofs_meta::op::{DirEntry, NewNode, RenameMode, SetAttr, XattrMode};
 use std::time::Duration;
-
-/// What a WRITE carries besides its data.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct WriteMode {
-    /// At the true end of the file, wherever the kernel thinks that it is.
-    pub(crate) append: bool,
-    /// On disks before it is acknowledged.
-    pub(crate) durable: bool,
-    /// Takes suid and sgid away.
-    pub(crate) clear_suid: bool,
-}
 
 /// The calls of [`Client`] that a mount makes; see there for what each promises.
 pub(crate) trait Backend: Send + Sync + 'static {
@@ -92,6 +81,10 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn silence(&self) -> Duration;
     /// Sessions that the cluster has ended.
     fn lost_sessions(&self) -> u64;
+    /// What was answered from memory, and what keeping leases takes.
+    fn lease_stats(&self) -> LeaseStats;
+    /// What the data cache holds and does.
+    fn cache_stats(&self) -> CacheStats;
     /// Ends the session; later calls fail.
     fn close(&self);
 }
@@ -189,16 +182,7 @@ impl Backend for Client {
         data: &[u8],
         mode: WriteMode,
     ) -> FsResult<Written> {
-        Client::write(
-            self,
-            cx,
-            ino,
-            offset,
-            data,
-            mode.append,
-            mode.durable,
-            mode.clear_suid,
-        )
+        Client::write(self, cx, ino, offset, data, mode)
     }
     fn flush(&self, cx: Context<'_>, ino: InodeId) -> FsResult<()> {
         Client::flush(self, cx, ino)
@@ -230,6 +214,12 @@ impl Backend for Client {
     }
     fn lost_sessions(&self) -> u64 {
         Client::lost_sessions(self)
+    }
+    fn lease_stats(&self) -> LeaseStats {
+        Client::lease_stats(self)
+    }
+    fn cache_stats(&self) -> CacheStats {
+        Client::cache_stats(self)
     }
     fn close(&self) {
         Client::close(self);

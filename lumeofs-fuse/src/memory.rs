@@ -1,9 +1,9 @@
 //! A filesystem in memory in place of a cluster, for tests of the mount. It can be changed behind the
 //! mount's back, as another mount would, and lookups of names with `wait` in them wait until they are let go.
 
-use crate::backend::{Backend, WriteMode};
+use crate::backend::Backend;
 use lumeofs_base::{Attr, Code, FileKind, FsResult, InodeId, Timestamp};
-use lumeofs_client::{Context, Range, Usage, Written};
+use lumeofs_client::{CacheStats, Context, LeaseStats, Range, Usage, WriteMode, Written};
 use lumeofs_meta::op::{DirEntry, NewNode, RenameMode, SetAttr, SetTime, XattrMode};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
@@ -473,6 +473,12 @@ impl Backend for Memory {
     fn leave(&self) {}
     fn silence(&self) -> Duration {
         Duration::ZERO
+    }
+    fn lease_stats(&self) -> LeaseStats {
+        LeaseStats::default()
+    }
+    fn cache_stats(&self) -> CacheStats {
+        CacheStats::default()
     }
     fn lost_sessions(&self) -> u64 {
         0

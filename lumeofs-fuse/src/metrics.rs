@@ -1,5 +1,7 @@
 //! What a mount tells Prometheus.
 
+mod caches;
+
 use crate::backend::Backend;
 use crate::stats::Stats;
 use lumeofs_base::metrics::{Kind, Page};
@@ -23,6 +25,8 @@ impl Metrics {
         let name = "lumeofs_mount_sessions_lost_total";
         let help = "Sessions of this mount that the cluster has ended";
         page.value(Kind::Counter, name, help, self.backend.lost_sessions());
+        caches::collect_leases(page, &self.backend.lease_stats());
+        caches::collect_data(page, &self.backend.cache_stats());
     }
 }
 

@@ -106,7 +106,8 @@ fn every_process_tells_what_it_does_and_alerts_name_what_is_told() {
     assert!(grew(2, "lumeofs_mount_operations_total", &["op=\"write\"", ok]) >= 3.0);
     assert!(grew(2, "lumeofs_mount_written_bytes_total", &[]) >= f64::from(3 << 20));
 
-    let dir = cluster.mount().to_string_lossy();
+    let mount = cluster.mount();
+    let dir = mount.to_string_lossy();
     let live: serde_json::Value =
         serde_json::from_str(&run(binary(), &["stats", "--json", &dir])).unwrap();
     let written = live["counters"]["written_bytes_total"].as_f64().unwrap();

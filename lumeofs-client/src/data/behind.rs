@@ -69,6 +69,24 @@ impl Link {
         })
     }
 
+    /// Sends all data of an inode that is dirty now, and publishes its size if it has grown: what O_DIRECT promises.
+    ///
+    /// # Errors
+    /// Also those of write-behind, once.
+    pub(crate) fn send_data(&self, asker: &Asker<'_>, ino: InodeId, inode: &Inode) -> FsResult<()> {
+        let Some(file) = self.pages.find(ino) else {
+            return Ok(());
+        };
+        again(asker, ino, || {
+            let number = file.look(State::last_number);
+            self.send_dirty(asker, inode, &file, Until::written(number))?;
+            let has_grown = file.look(|state| state.unpublished() > 0);
+            let is_whole = !has_grown || self.publish_local(asker, inode, &file, false)?;
+            Ok(is_whole.then_some(()))
+        })?;
+        inode.take_error().map_or(Ok(()), Err)
+    }
+
     /// fsync of an inode: sends its data, then has it synced while what is new of size and time is published: with
     /// `data_only` only a new size.
     ///
@@ -225,6 +243,7 @@ impl Link {
         };
         let how = How {
             durable: false,
+            direct: false,
             clear_suid: false,
         };
         let sent = self.send(asker, inode, &known, parts, how, is_remembered, &mut || {})?;

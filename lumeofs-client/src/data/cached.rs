@@ -156,8 +156,8 @@ impl Link {
         inode.known(first, last)
     }
 
-    /// Writes into the cache, at `offset` or at the end, and returns; with `how.durable` once it is on disk. The caller
-    /// holds `Exclusive`.
+    /// Writes into the cache, at `offset` or at the end, and returns; with `how.durable` once it is on disk, with
+    /// `how.direct` once all in-sync replicas have it. The caller holds `Exclusive`.
     ///
     /// # Errors
     /// Also those of earlier writes that could not be sent, once.
@@ -175,8 +175,11 @@ impl Link {
         }
         let file = self.pages.file(ino);
         let written = self.write_cached(asker, ino, inode, &file, offset, data, how)?;
-        if how.durable && !data.is_empty() {
-            self.sync_data(asker, ino, inode, false)?;
+        match how {
+            _ if data.is_empty() => {}
+            How { durable: true, .. } => self.sync_data(asker, ino, inode, false)?,
+            How { direct: true, .. } => self.send_data(asker, ino, inode)?,
+            How { .. } => {}
         }
         Ok(written)
     }

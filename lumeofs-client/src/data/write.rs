@@ -29,6 +29,8 @@ const REDO_MAX: u32 = 64;
 pub(crate) struct How {
     /// Return when it is on disk.
     pub(crate) durable: bool,
+    /// Return when all in-sync replicas have it. Where nothing is kept in memory that is so in any case.
+    pub(crate) direct: bool,
     /// Clear suid and sgid.
     pub(crate) clear_suid: bool,
 }

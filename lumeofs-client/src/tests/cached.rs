@@ -16,6 +16,7 @@ use std::time::Duration;
 
 const HOW: How = How {
     durable: false,
+    direct: false,
     clear_suid: false,
 };
 

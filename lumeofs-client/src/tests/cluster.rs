@@ -2,7 +2,7 @@
 
 mod leases;
 
-use crate::client::{Client, ClientOptions, Context, OnOutage};
+use crate::client::{Client, ClientOptions, Context, OnOutage, WriteMode};
 use lumeofs_base::checksum::{block_checksums, verify_blocks};
 use lumeofs_base::{
     ClusterMap, Code, Epoch, FsError, FsResult, GroupConfig, GroupId, InodeId, NodeId, NodeInfo,
@@ -24,6 +24,13 @@ use std::sync::Arc;
 
 pub(super) const CHUNK: u64 = 256 << 10;
 pub(super) const GROUP: GroupId = GroupId(1);
+/// A write at the end.
+pub(super) const APPEND: WriteMode = WriteMode {
+    append: true,
+    durable: false,
+    direct: false,
+    clear_suid: false,
+};
 
 /// What a server does with a request.
 pub(super) enum Answer {

@@ -1,8 +1,8 @@
 //! Several clients that cache all they may, against one model: whoever looks sees what was done last, by whomever.
 
-use super::cluster::{Cluster, cx};
+use super::cluster::{APPEND, Cluster, cx};
 use super::until;
-use crate::client::{Client, Range};
+use crate::client::{Client, Range, WriteMode};
 use crate::pages::testing::Random;
 use lumeofs_base::{Code, FileKind, InodeId};
 use lumeofs_meta::op::{NewNode, RenameMode, SetAttr, XattrMode};
@@ -120,7 +120,7 @@ fn act(client: &Client, random: &mut Random, model: &mut BTreeMap<Vec<u8>, File>
         }
         5 => {
             let data = vec![byte; len as usize];
-            let written = client.write(cx(), ino, 0, &data, true, false, false);
+            let written = client.write(cx(), ino, 0, &data, APPEND);
             assert_eq!(written.unwrap().offset, file.data.len() as u64);
             file.data.extend(data);
             "append"
@@ -142,7 +142,7 @@ fn act(client: &Client, random: &mut Random, model: &mut BTreeMap<Vec<u8>, File>
             file.data[offset as usize..end].fill(byte);
             let data = vec![byte; len as usize];
             client
-                .write(cx(), ino, offset, &data, false, false, false)
+                .write(cx(), ino, offset, &data, WriteMode::default())
                 .unwrap();
             "write"
         }
@@ -182,7 +182,7 @@ fn a_reader_never_sees_an_older_write_than_one_that_had_ended() {
     let ino = attr.ino;
     let write = |client: &Client, number: u64| {
         client
-            .write(cx(), ino, 0, &number.to_le_bytes(), false, false, false)
+            .write(cx(), ino, 0, &number.to_le_bytes(), WriteMode::default())
             .unwrap();
     };
     write(&clients[0], 0);
@@ -224,9 +224,7 @@ fn appends_of_several_clients_leave_no_gap_and_lose_nothing() {
             scope.spawn(move || {
                 for _ in 0..40 {
                     let record = [byte; 16];
-                    client
-                        .write(cx(), attr.ino, 0, &record, true, false, false)
-                        .unwrap();
+                    client.write(cx(), attr.ino, 0, &record, APPEND).unwrap();
                 }
             });
         }

@@ -1,7 +1,7 @@
 //! Data through its faults, on its way to and from the datanodes without a cache.
 
-use super::cluster::{Answer, CHUNK, Cluster, direct as cx};
-use crate::client::{Client, Range};
+use super::cluster::{APPEND, Answer, CHUNK, Cluster, direct as cx};
+use crate::client::{Client, Range, WriteMode};
 use lumeofs_base::{Code, FsError, InodeId};
 use lumeofs_meta::op::{Command, Internal, Mutation, NewNode, SetAttr};
 use lumeofs_proto::data::{ChunkReply, ChunkRequest};
@@ -25,7 +25,7 @@ pub(super) fn file(client: &Client, name: &str) -> InodeId {
 
 pub(super) fn put(client: &Client, ino: InodeId, offset: u64, data: &[u8]) {
     client
-        .write(cx(), ino, offset, data, false, false, false)
+        .write(cx(), ino, offset, data, WriteMode::default())
         .unwrap();
 }
 
@@ -118,7 +118,7 @@ fn truncated_bytes_do_not_come_back() {
             set: truncate(5),
         })
         .unwrap();
-    let written = a.write(cx(), ino, 0, b"yz", true, false, false).unwrap();
+    let written = a.write(cx(), ino, 0, b"yz", APPEND).unwrap();
     assert_eq!(written.offset, 5);
     a.setattr(cx(), ino, truncate(600)).unwrap();
     let read = get(&b, ino, 0, 2000);
@@ -145,7 +145,7 @@ fn bytes_of_a_writer_that_died_before_it_told_do_not_show_up_in_a_gap() {
         }),
         ("append", |client, ino| {
             let data = [0; 300];
-            let written = client.write(cx(), ino, 0, &data, true, false, false);
+            let written = client.write(cx(), ino, 0, &data, APPEND);
             assert_eq!(written.unwrap().offset, 100);
         }),
     ];
@@ -154,7 +154,7 @@ fn bytes_of_a_writer_that_died_before_it_told_do_not_show_up_in_a_gap() {
         put(&client, ino, 0, &[7; 100]);
         let doomed = cluster.client();
         cluster.masters[0].once(Op::Mutate, |_, _| Answer::Fail(Code::Io.into()));
-        let lost = doomed.write(cx(), ino, 50, &[9; 500], false, false, false);
+        let lost = doomed.write(cx(), ino, 50, &[9; 500], WriteMode::default());
         assert_eq!(lost.unwrap_err().code, Code::Io);
         let session = doomed.link.window.session();
         let close = Internal::CloseSession { session };
@@ -433,9 +433,7 @@ fn appends_of_two_clients_do_not_overwrite_each_other() {
         for (client, byte) in [(&a, 1u8), (&a, 2), (&b, 3), (&b, 4)] {
             scope.spawn(move || {
                 for _ in 0..25 {
-                    client
-                        .write(cx(), ino, 0, &[byte; 3000], true, false, false)
-                        .unwrap();
+                    client.write(cx(), ino, 0, &[byte; 3000], APPEND).unwrap();
                 }
             });
         }
@@ -466,12 +464,7 @@ fn an_append_refused_for_its_connection_generation_keeps_its_place() {
     let cluster = Cluster::start(1);
     let client = cluster.client();
     let ino = file(&client, "f");
-    let append = |data: &[u8]| {
-        client
-            .write(cx(), ino, 0, data, true, false, false)
-            .unwrap()
-            .offset
-    };
+    let append = |data: &[u8]| client.write(cx(), ino, 0, data, APPEND).unwrap().offset;
     assert_eq!(append(b"one."), 0);
     // A neighbour's time-out raised the generation before this write arrived,
     cluster.nodes[0].once(Op::Write, |_, _| Answer::Fail(Code::StaleWrite.into()));
@@ -501,7 +494,7 @@ fn an_append_whose_range_was_cut_off_goes_to_the_new_end() {
             .unwrap();
         Answer::Fail(Code::StaleWrite.into())
     });
-    let written = client.write(cx(), ino, 0, b" after", true, false, false);
+    let written = client.write(cx(), ino, 0, b" after", APPEND);
     assert_eq!(written.unwrap().offset, 4);
     assert_eq!(get(&client, ino, 0, 100), b"long after");
     assert_eq!(client.getattr(cx(), ino).unwrap().size, 10);
@@ -542,7 +535,7 @@ fn ranges_are_reserved_punched_and_sought() {
     let error = client.seek(cx(), ino, 5 * CHUNK, true).unwrap_err();
     assert_eq!(error.code, Code::NoSuchOffset);
     let error = client
-        .write(cx(), ino, u64::MAX - 3, b"1234", false, false, false)
+        .write(cx(), ino, u64::MAX - 3, b"1234", WriteMode::default())
         .unwrap_err();
     assert_eq!(error.code, Code::FileTooBig);
 }

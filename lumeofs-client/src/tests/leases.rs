@@ -1,8 +1,8 @@
 //! Answers from memory, and how long they may be given.
 
-use super::cluster::{Answer, Cluster, cx};
+use super::cluster::{APPEND, Answer, Cluster, cx};
 use super::until;
-use crate::client::{Client, Context, OnOutage};
+use crate::client::{Client, Context, OnOutage, WriteMode};
 use lumeofs_base::{Attr, Code, InodeId, Timestamp};
 use lumeofs_lease::TERM_OF_HOLDER;
 use lumeofs_meta::op::{Caller, Mutation, NewNode, RenameMode, SetAttr, SetTime, XattrMode};
@@ -205,7 +205,7 @@ fn what_one_client_changes_the_other_sees_at_once() {
         (
             "write",
             &|| {
-                a.write(cx(), file.ino, 0, b"12345", false, false, false)
+                a.write(cx(), file.ino, 0, b"12345", WriteMode::default())
                     .unwrap();
             },
             &|| {
@@ -217,7 +217,7 @@ fn what_one_client_changes_the_other_sees_at_once() {
         (
             "overwrite",
             &|| {
-                a.write(cx(), file.ino, 1, b"x", false, false, false)
+                a.write(cx(), file.ino, 1, b"x", WriteMode::default())
                     .unwrap();
             },
             &|| {
@@ -229,8 +229,7 @@ fn what_one_client_changes_the_other_sees_at_once() {
         (
             "append",
             &|| {
-                a.write(cx(), file.ino, 0, b"67", true, false, false)
-                    .unwrap();
+                a.write(cx(), file.ino, 0, b"67", APPEND).unwrap();
             },
             &|| b.getattr(cx(), file.ino).unwrap().size == 7,
         ),
@@ -408,7 +407,7 @@ fn writers_of_one_file_hand_the_right_over_or_share_it() {
         let (writer, reader) = if n % 2 == 0 { (&a, &b) } else { (&b, &a) };
         let data = [n as u8 + 1; 10];
         writer
-            .write(cx(), file.ino, n * 10, &data, false, false, false)
+            .write(cx(), file.ino, n * 10, &data, WriteMode::default())
             .unwrap();
         let mut buf = [0; 10];
         let count = reader.read(cx(), file.ino, n * 10, &mut buf).unwrap();

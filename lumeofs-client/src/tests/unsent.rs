@@ -3,7 +3,7 @@
 use super::cached::{flush, read, sync, write, write_at};
 use super::cluster::{Answer, Cluster, cx, direct};
 use super::files::{file, get, put, truncate};
-use crate::client::{Context, OnOutage};
+use crate::client::{Context, OnOutage, WriteMode};
 use lumeofs_base::Code;
 use lumeofs_meta::op::{Command, Internal, Mutation};
 use lumeofs_proto::frame::Op;
@@ -124,7 +124,7 @@ fn a_gap_does_not_show_what_a_lost_writer_left_there() {
     let ino = file(&client, "f");
     put(&client, ino, 0, &[7; 100]);
     cluster.masters[0].once(Op::Mutate, |_, _| Answer::Fail(Code::Io.into()));
-    let lost = doomed.write(direct(), ino, 50, &[9; 500], false, false, false);
+    let lost = doomed.write(direct(), ino, 50, &[9; 500], WriteMode::default());
     assert_eq!(lost.unwrap_err().code, Code::Io);
     let session = doomed.link.window.session();
     let close = Internal::CloseSession { session };

@@ -2,10 +2,9 @@
 
 use super::Core;
 use crate::answer::Opened;
-use crate::backend::WriteMode;
 use fuser::WriteFlags;
 use lumeofs_base::{Code, FsError, FsResult, InodeId};
-use lumeofs_client::{Context, Range};
+use lumeofs_client::{Context, Range, WriteMode};
 use lumeofs_meta::op::SetAttr;
 use std::cell::Cell;
 
@@ -90,6 +89,7 @@ impl WriteRequest {
             append: self.open_flags & libc::O_APPEND != 0 && !self.is_from_page_cache(),
             // O_SYNC contains the bit of O_DSYNC.
             durable: self.open_flags & libc::O_DSYNC != 0,
+            direct: self.open_flags & libc::O_DIRECT != 0 && !self.is_from_page_cache(),
             clear_suid: self.flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
                 || (uid != 0 && !self.is_from_page_cache()),
         }
@@ -242,6 +242,7 @@ mod tests {
         assert!(request(libc::O_APPEND, none).mode(0).append);
         assert!(request(libc::O_SYNC, none).mode(0).durable);
         assert!(request(libc::O_DSYNC, none).mode(0).durable);
+        assert!(request(libc::O_DIRECT, none).mode(0).direct);
     }
 
     #[test]

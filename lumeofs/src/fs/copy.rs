@@ -5,6 +5,7 @@ use crate::output;
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::limits::IO_BYTES_MAX;
 use lumeofs_base::{Code, FileKind, FsError};
+use lumeofs_client::WriteMode;
 use lumeofs_meta::op::{NewNode, SetAttr};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -60,9 +61,7 @@ pub(super) fn put(session: &Session, local: &Path, path: &[u8]) -> anyhow::Resul
                 attr.ino,
                 progress.done,
                 &buffer[..count],
-                false,
-                false,
-                false,
+                WriteMode::default(),
             )
             .map_err(written)?;
         progress.add(count);
