@@ -22,7 +22,7 @@ pub const TERM_OF_HOLDER: Duration = Duration::from_secs(4);
 /// How long the leader leaves a poll unanswered when it has nothing to recall.
 pub const POLL_WAIT: Duration = Duration::from_secs(1);
 /// How long a session may take to give a write lease back while it lives.
-pub const GIVE_BACK_MAX: Duration = Duration::from_secs(30);
+pub const GIVE_BACK_MAX: Duration = Duration::from_secs(120);
 /// Two sessions that want to write one file within this time share the right instead of handing it to and fro.
 pub const CONTENTION: Duration = Duration::from_secs(1);
 /// How often a writer that shares the right asks whether it is alone.

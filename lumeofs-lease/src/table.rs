@@ -25,6 +25,9 @@ const LEASES_PER_SESSION_MAX: usize = 200_000;
 /// Leases of all sessions, the same.
 const LEASES_MAX: usize = 1_000_000;
 
+/// How long queries wait for an instant without changes before they get one.
+const READERS_WAIT: Duration = Duration::from_millis(100);
+
 /// Something must happen first: recalls were made, or are not acknowledged yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocked;
@@ -36,6 +39,8 @@ pub enum Want {
     Nothing,
     /// To cache what it is told.
     Shared,
+    /// To cache what it is told, and to read the data of this inode.
+    Data(InodeId),
     /// To write to this inode.
     Write(InodeId),
 }
@@ -80,6 +85,8 @@ struct Leases {
     writer: Option<(SessionId, Duration)>,
     /// Until then writers share the right.
     contended_until: Duration,
+    /// Since when queries wait until all have heard of changes, and when one asked last.
+    readers: Option<(Duration, Duration)>,
     /// Who has changes of it under way: nobody else begins to write meanwhile.
     changers: Vec<SessionId>,
 }
@@ -103,6 +110,12 @@ struct Pending {
 impl Leases {
     fn of(&self, session: SessionId) -> Option<&Lease> {
         self.held.iter().find(|lease| lease.session == session)
+    }
+
+    /// Whether queries have waited for so long that changes must wait for them.
+    fn readers_turn(&self, now: Duration) -> bool {
+        self.readers
+            .is_some_and(|(since, asked)| now >= since + READERS_WAIT && now < asked + CONTENTION)
     }
 
     fn exclusive_of_another(&self, session: SessionId) -> Option<SessionId> {
@@ -132,11 +145,11 @@ impl Table {
         shown: &[(InodeId, FileKind)],
         want: Want,
     ) -> Result<Vec<Grant>, Blocked> {
-        self.check_window(shown, want)?;
+        self.check_window(now, session, shown, want)?;
         let mut blocked = false;
         for (ino, _) in shown {
             let for_writing = want == Want::Write(*ino);
-            blocked |= self.is_unheard(*ino);
+            blocked |= self.waits_to_hear(now, *ino);
             let leases = self.inodes.get(ino);
             if let Some(other) = leases.and_then(|leases| leases.exclusive_of_another(session)) {
                 let what = if for_writing {
@@ -152,8 +165,9 @@ impl Table {
             blocked |= match self.gives_back(session, ino) {
                 // Its query must not wait for others who were asked too: each may be part of a write that has to end first.
                 true => !self.has_write_lease(session, ino),
+                // Both: who asks in vain is active all the same.
                 false => {
-                    self.is_changed_by_another(session, ino) || self.make_way(now, session, ino)
+                    self.make_way(now, session, ino) | self.is_changed_by_another(session, ino)
                 }
             };
         }
@@ -176,18 +190,24 @@ impl Table {
         Ok(grants.collect())
     }
 
-    /// Whether a mutation that names these inodes may be proposed. If so, nobody else begins to write to them until
-    /// [`Table::change_over`].
+    /// Whether a mutation that names these inodes, and changes names in those directories, may be proposed. If so, nobody
+    /// else begins to write to the former until [`Table::change_over`].
     ///
     /// # Errors
-    /// [`Blocked`] while another session has unpublished writes to one of them, or in the first time of a leadership.
+    /// [`Blocked`] while another session has unpublished writes to one of them, in the first time of a leadership, or
+    /// while readers that changes have kept waiting have their turn.
     pub fn before_change(
         &mut self,
         now: Duration,
         session: SessionId,
         named: &[InodeId],
+        directories: &[InodeId],
     ) -> Result<(), Blocked> {
-        let mut blocked = self.window.is_some() || self.term == 0;
+        let mut blocked = !self.may_change(now);
+        for ino in named.iter().chain(directories) {
+            let leases = self.inodes.get(ino);
+            blocked |= leases.is_some_and(|leases| leases.readers_turn(now));
+        }
         for ino in named {
             let leases = self.inodes.get(ino);
             if let Some(other) = leases.and_then(|leases| leases.exclusive_of_another(session)) {
@@ -222,6 +242,20 @@ impl Table {
         let changers = self.inodes.get(&ino).map(|leases| &leases.changers);
         let mut changers = changers.into_iter().flatten();
         changers.any(|changer| *changer != session)
+    }
+
+    /// Whether a query of an inode must wait until all have heard what it is like. Then changes of it make a pause
+    /// sometime.
+    fn waits_to_hear(&mut self, now: Duration, ino: InodeId) -> bool {
+        let is_unheard = self.is_unheard(ino);
+        if let Some(leases) = self.inodes.get_mut(&ino) {
+            let since = leases
+                .readers
+                .filter(|(_, asked)| now < *asked + CONTENTION)
+                .map_or(now, |(since, _)| since);
+            leases.readers = is_unheard.then_some((since, now));
+        }
+        is_unheard
     }
 
     /// Whether a session has been asked for its lease.

@@ -109,6 +109,7 @@ impl Holder {
             entry.number = 0;
             entry.since = 0;
             entry.open = false;
+            entry.named = false;
             self.items -= entry.contents.restamp();
         }
         self.generation = generation;

@@ -105,6 +105,10 @@ impl Table {
                 Change::Xattr { .. } => What::Xattr,
                 Change::Gone { .. } => What::Drop,
             };
+            if !what.takes() && !self.takes_part(session) {
+                // It begins anew, and asks before it shows anything.
+                continue;
+            }
             made.push(self.recall(now, session, ino, what, is_alone));
         }
     }

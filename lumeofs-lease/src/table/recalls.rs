@@ -193,12 +193,14 @@ impl Table {
         let mut recalls = self.sessions[&session].recalls.iter();
         recalls.any(|id| {
             let pending = &self.recalls[id];
-            self.has_write_lease(session, pending.recall.ino)
+            pending.recall.what.takes()
+                && self.has_write_lease(session, pending.recall.ino)
                 && (is_silent || now >= pending.made + GIVE_BACK_MAX)
         })
     }
 
-    /// Takes the shared leases of a session away, and what it has not acknowledged about them.
+    /// Takes the shared leases of a session away, and what it has not acknowledged apart from write leases that are wanted
+    /// back: it begins anew, and what it shows of a file then it asks for.
     pub(super) fn withdraw_shared(&mut self, session: SessionId) {
         let Some(standing) = self.sessions.get(&session) else {
             return;
@@ -206,7 +208,8 @@ impl Table {
         let recalls: Vec<u64> = standing.recalls.iter().copied().collect();
         let inodes: Vec<InodeId> = standing.inodes.iter().copied().collect();
         for id in recalls {
-            if !self.has_write_lease(session, self.recalls[&id].recall.ino) {
+            let recall = &self.recalls[&id].recall;
+            if !recall.what.takes() || !self.has_write_lease(session, recall.ino) {
                 self.settle(id);
             }
         }

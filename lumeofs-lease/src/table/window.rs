@@ -20,6 +20,9 @@ pub(super) struct Window {
     /// Until then they may rely on leases of the former leadership.
     until: Duration,
     awaited: BTreeSet<SessionId>,
+    /// Those that have ended since, or before, and are not shut out at the datanodes yet: what they wrote under a lease
+    /// of which nothing is known may still arrive there.
+    ended: BTreeSet<SessionId>,
     /// When the driver was told to end them.
     end_asked: Option<Duration>,
     /// What had changed shortly before this leadership.
@@ -28,7 +31,12 @@ pub(super) struct Window {
 
 impl Window {
     pub(super) fn awaited(&self) -> impl Iterator<Item = SessionId> {
-        self.awaited.iter().copied()
+        self.awaited.iter().chain(&self.ended).copied()
+    }
+
+    /// Whether all have spoken or have ended, and nobody relies on leases of the former leadership.
+    fn is_over_for_names(&self, now: Duration) -> bool {
+        self.awaited.is_empty() && now >= self.until
     }
 }
 
@@ -87,6 +95,7 @@ impl Table {
         let window = Window {
             until: now + TERM,
             awaited,
+            ended: BTreeSet::new(),
             end_asked: None,
             since: now.saturating_sub(RECENT),
         };
@@ -128,16 +137,35 @@ impl Table {
     pub(super) fn spoken(&mut self, session: SessionId) {
         if let Some(window) = &mut self.window {
             window.awaited.remove(&session);
-            if window.awaited.is_empty() {
+            window.ended.remove(&session);
+            if window.awaited.is_empty() && window.ended.is_empty() {
                 self.window = None;
             }
         }
+    }
+
+    /// A session has ended: it changes and publishes nothing any more. [`Table::session_closed`] follows when it is shut
+    /// out at the datanodes.
+    pub fn session_ended(&mut self, session: SessionId) {
+        if let Some(window) = &mut self.window
+            && window.awaited.remove(&session)
+        {
+            window.ended.insert(session);
+        }
+    }
+
+    /// Whether anything may be changed.
+    pub(super) fn may_change(&self, now: Duration) -> bool {
+        let window = self.window.as_ref();
+        self.term != 0 && window.is_none_or(|window| window.is_over_for_names(now))
     }
 
     /// What may be shown although it is not known who has which lease: what nobody can have in its memory, nor in
     /// another form than it was shown for long.
     pub(super) fn check_window(
         &self,
+        now: Duration,
+        session: SessionId,
         shown: &[(InodeId, FileKind)],
         want: Want,
     ) -> Result<(), Blocked> {
@@ -147,6 +175,14 @@ impl Table {
         let Some(window) = &self.window else {
             return Ok(());
         };
+        if window.is_over_for_names(now) {
+            return match want {
+                Want::Write(ino) | Want::Data(ino) if !self.has_write_lease(session, ino) => {
+                    Err(Blocked)
+                }
+                Want::Write(_) | Want::Data(_) | Want::Shared | Want::Nothing => Ok(()),
+            };
+        }
         let may_differ = |(ino, kind): &(InodeId, FileKind)| {
             *kind == FileKind::Regular || self.recent.has(*ino, window.since)
         };

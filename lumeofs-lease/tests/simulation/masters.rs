@@ -307,7 +307,11 @@ impl World {
                     self.tell(from, Tell::Expired);
                     return None;
                 }
-                if master.table.before_change(now, session, named).is_err() {
+                if master
+                    .table
+                    .before_change(now, session, named, &[])
+                    .is_err()
+                {
                     return Some(waiting);
                 }
                 let (command, named) = (command.clone(), named.clone());

@@ -308,6 +308,28 @@ impl Group {
         Ok(leadership)
     }
 
+    /// The last entry that this member knows to be committed.
+    pub(crate) fn committed(&self) -> u64 {
+        let committed = self.log.committed().map_or(0, |id| id.index);
+        committed.max(self.store.applied().map_or(0, |id| id.index))
+    }
+
+    /// Waits until an entry is applied.
+    ///
+    /// # Errors
+    /// `Again` if that takes longer than `limit`.
+    pub(crate) async fn wait_applied(&self, index: u64, limit: Duration) -> FsResult<()> {
+        let until = tokio::time::Instant::now() + limit;
+        while self.store.applied().map_or(0, |id| id.index) < index {
+            if tokio::time::Instant::now() >= until {
+                let text = "what is committed is not applied yet";
+                return Err(FsError::new(Code::Again, text));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
     /// Whether a read may go on at once: a quorum has confirmed us lately, and everything that earlier
     /// leaders committed is applied, which the first applied entry of our own shows.
     fn holds_lease(&self, leadership: Leadership) -> bool {

@@ -44,6 +44,15 @@ pub(crate) struct Proposer<M: Machine> {
     queue: mpsc::Sender<Proposal<M>>,
 }
 
+impl<M: Machine> Clone for Proposer<M> {
+    fn clone(&self) -> Self {
+        Self {
+            group: self.group.clone(),
+            queue: self.queue.clone(),
+        }
+    }
+}
+
 impl<M: Machine> Proposer<M> {
     /// Starts the task that proposes. It ends when the last handle is dropped.
     pub(crate) fn start(group: Arc<Group>, machine: Arc<M>) -> Self {

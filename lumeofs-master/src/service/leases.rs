@@ -10,7 +10,8 @@ mod polls;
 mod wait;
 mod watch;
 
-pub(super) use asked::{Shown, named, shown, want};
+use asked::shown_by_refusal;
+pub(super) use asked::{Shown, directories, named, shown, want};
 pub(super) use wait::Waiting;
 pub(super) use watch::watch_leases;
 
@@ -21,9 +22,9 @@ use counts::Counts;
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::{Code, FsResult, InodeId, SessionId};
 use lumeofs_lease::{Generation, Grant, Table, Want};
-use lumeofs_meta::change::Applied;
+use lumeofs_meta::change::{Applied, Change};
 use lumeofs_meta::namespace;
-use lumeofs_meta::op::{Command, Internal, Reply};
+use lumeofs_meta::op::{Command, Internal, Mutation, Reply};
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,7 +81,13 @@ impl Leases {
         let mut table = self.table.lock();
         if table.term() < term.to_wire() {
             let now = SystemClock.monotonic();
-            table.lead(now, term.to_wire(), namespace::leaseholders(tables));
+            let holders = namespace::leaseholders(tables);
+            table.lead(now, term.to_wire(), holders.iter().copied());
+            for session in holders {
+                if !namespace::has_session(tables, session) {
+                    table.session_ended(session);
+                }
+            }
             self.news.notify_waiters();
             self.settled.notify_waiters();
         }
@@ -136,9 +143,17 @@ impl Leases {
         let commands = commands.iter().zip(applied);
         let done = commands
             .map(|(command, applied)| {
-                let (leases, opened) = consequences(&mut table, now, command, &applied);
-                if let (Some(term), Command::Mutate { session, .. }) = (term, command) {
+                let (leases, opened) = consequences(&mut table, tables, now, command, &applied);
+                if let (
+                    Some(term),
+                    Command::Mutate {
+                        session, mutation, ..
+                    },
+                ) = (term, command)
+                {
                     self.opens.presume(term, *session, &opened);
+                    // Only here: a request that is given up before leaves its command in the log.
+                    table.change_over(*session, named(mutation).as_slice());
                 }
                 Done { applied, leases }
             })
@@ -162,16 +177,15 @@ impl Leases {
     ) -> FsResult<Option<Granted>> {
         let now = SystemClock.monotonic();
         let mut table = self.of(term, tables)?;
+        let before = table.unacknowledged();
         let read = table.read(now, session, &shown.inodes, want);
-        let generation = table.generation(session).unwrap_or_default();
-        let number = table.number();
-        drop(table);
+        self.tell_if_more(&table, before);
         let granted = read.map(|grants| Granted {
-            generation,
+            generation: table.generation(session).unwrap_or_default(),
             grants,
-            number,
+            number: table.number(),
         });
-        Ok(granted.inspect_err(|_| self.news.notify_waiters()).ok())
+        Ok(granted.ok())
     }
 
     /// Whether a mutation that names these inodes may be proposed now.
@@ -181,10 +195,21 @@ impl Leases {
         tables: &Overlay,
         session: SessionId,
         named: &[InodeId],
+        directories: &[InodeId],
     ) -> FsResult<bool> {
         let now = SystemClock.monotonic();
-        let may = self.of(term, tables)?.before_change(now, session, named);
-        Ok(may.inspect_err(|_| self.news.notify_waiters()).is_ok())
+        let mut table = self.of(term, tables)?;
+        let before = table.unacknowledged();
+        let may = table.before_change(now, session, named, directories);
+        self.tell_if_more(&table, before);
+        Ok(may.is_ok())
+    }
+
+    /// Wakes polls if there are recalls that were not there before.
+    fn tell_if_more(&self, table: &Table, before: usize) {
+        if table.unacknowledged() > before {
+            self.news.notify_waiters();
+        }
     }
 
     /// Whether all have heard what a reply must not be earlier than.
@@ -196,6 +221,19 @@ impl Leases {
         Ok(table.is_settled(&after.awaits))
     }
 
+    /// A mutation that [`Leases::may_change`] let pass will not be applied.
+    pub(super) fn not_changed(&self, term: Term, session: SessionId, named: &[InodeId]) {
+        if let Ok(mut table) = self.still_of(term.to_wire(), self.table.lock()) {
+            table.change_over(session, named);
+        }
+        self.settled.notify_waiters();
+    }
+
+    /// Sessions of which a new leadership has not heard yet.
+    pub(super) fn awaited(&self) -> usize {
+        self.table.lock().awaited()
+    }
+
     /// Those of these orphans of which every session with a lease knows that they are.
     pub(super) fn without_unheard(&self, mut orphans: Vec<InodeId>) -> Vec<InodeId> {
         let table = self.table.lock();
@@ -204,43 +242,10 @@ impl Leases {
     }
 }
 
-impl Leases {
-    /// Holds what [`Leases::may_change`] said.
-    pub(super) fn change<'a>(
-        &'a self,
-        term: Term,
-        session: SessionId,
-        named: &'a [InodeId],
-    ) -> Changing<'a> {
-        Changing {
-            leases: self,
-            term: term.to_wire(),
-            session,
-            named,
-        }
-    }
-}
-
-/// A mutation that may be proposed: until this is dropped, nobody else begins to write to what it names.
-pub(super) struct Changing<'a> {
-    leases: &'a Leases,
-    term: u64,
-    session: SessionId,
-    named: &'a [InodeId],
-}
-
-impl Drop for Changing<'_> {
-    fn drop(&mut self) {
-        if let Ok(mut table) = self.leases.still_of(self.term, self.leases.table.lock()) {
-            table.change_over(self.session, self.named);
-        }
-        self.leases.settled.notify_waiters();
-    }
-}
-
 /// Takes one command that was applied. Also returns inodes without a name that its session may have open.
 fn consequences(
     table: &mut Table,
+    tables: &Overlay,
     now: Duration,
     command: &Command,
     applied: &Applied,
@@ -265,8 +270,13 @@ fn consequences(
     {
         table.session_closed(*session);
     }
+    if let Command::Internal(Internal::EndSession { session }) = command {
+        table.session_ended(*session);
+    }
     let awaits = match command {
-        Command::Mutate { .. } => awaits(table, applied, changed.recalls),
+        Command::Mutate { mutation, .. } => {
+            awaits(table, tables, mutation, applied, changed.recalls)
+        }
         Command::Internal(_) => Vec::new(),
     };
     let consequences = Consequences {
@@ -280,13 +290,23 @@ fn consequences(
 }
 
 /// What must be settled before a mutation may be answered: whatever it did, and what its reply shows of the doings of
-/// others. A refusal, or an earlier outcome, may show anything.
-fn awaits(table: &Table, applied: &Applied, mut awaits: Vec<u64>) -> Vec<u64> {
-    if applied.changes.is_empty() {
+/// others. An earlier outcome may show anything.
+fn awaits(
+    table: &Table,
+    tables: &Overlay,
+    mutation: &Mutation,
+    applied: &Applied,
+    mut awaits: Vec<u64>,
+) -> Vec<u64> {
+    if applied.repeated {
         return table.unheard();
     }
-    for change in &applied.changes {
-        awaits.extend(table.unheard_of(change.ino()));
+    let mut shown: Vec<InodeId> = applied.changes.iter().map(Change::ino).collect();
+    if shown.is_empty() {
+        shown = shown_by_refusal(tables, mutation);
+    }
+    for ino in shown {
+        awaits.extend(table.unheard_of(ino));
     }
     awaits.sort_unstable();
     awaits.dedup();

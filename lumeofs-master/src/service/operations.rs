@@ -1,6 +1,6 @@
 //! Queries and mutations of clients, in order with leases: what is shown, all have heard of or can't have otherwise.
 
-use super::leases::{Granted, Shown, Waiting, named, shown, want};
+use super::leases::{Granted, Shown, Waiting, directories, named, shown, want};
 use super::metadata::{
     COMMAND_OVERHEAD_BYTES, MetadataService, decode, encode, too_many_open, unexpected,
 };
@@ -24,7 +24,7 @@ impl MetadataService {
         let answer = |tables: &Overlay| {
             let outcome = namespace::query(tables, &caller, &query);
             let shown = shown(tables, &query, &outcome);
-            let want = want(request.want, &shown)?;
+            let want = want(request.want, &query, &shown)?;
             Ok(((outcome, namespace::era(tables)), shown, want))
         };
         let (index, (outcome, era), granted) = self.read(session, answer).await?;
@@ -90,7 +90,8 @@ impl MetadataService {
         self.sessions.touch(session);
         let mut wait = self.leases.wait(session);
         let named: Vec<InodeId> = named(&mutation).into_iter().collect();
-        let changing = loop {
+        let directories = directories(&mutation);
+        let term = loop {
             let leadership = self.group.check_leads()?;
             if !self.leases.is_of(leadership.term) {
                 // A leadership begins with all that was applied under former ones.
@@ -101,10 +102,10 @@ impl MetadataService {
             settled.as_mut().enable();
             let may = |tables: &_| {
                 self.leases
-                    .may_change(leadership.term, tables, session, &named)
+                    .may_change(leadership.term, tables, session, &named, &directories)
             };
             if self.group.store().read(may)? {
-                break self.leases.change(leadership.term, session, &named);
+                break leadership.term;
             }
             wait.pause(Waiting::Mutation, settled).await?;
         };
@@ -116,11 +117,22 @@ impl MetadataService {
             caller: caller(request),
             mutation,
         };
-        let done = self
-            .proposer
-            .propose(command, bytes_of(request) + COMMAND_OVERHEAD_BYTES)
-            .await?;
-        drop(changing);
+        let bytes = bytes_of(request) + COMMAND_OVERHEAD_BYTES;
+        let (proposer, leases) = (self.proposer.clone(), self.leases.clone());
+        // A task of its own: if this request is given up, the command may be applied all the same, and until then nobody
+        // else begins to write to what it names.
+        let proposed = tokio::spawn(async move {
+            let done = proposer.propose(command, bytes).await;
+            if let Err(error) = &done
+                && matches!(error.code, Code::NotLeader(_) | Code::Again)
+            {
+                leases.not_changed(term, session, &named);
+            }
+            done
+        });
+        let done = proposed
+            .await
+            .unwrap_or_else(|_| Err(FsError::new(Code::Unavailable, "stopping")))?;
         let (index, done) = (done.index, done.reply);
         loop {
             let settled = self.leases.settled();

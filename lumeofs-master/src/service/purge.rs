@@ -49,6 +49,10 @@ async fn purge_page(service: &MetadataService, page: Vec<InodeId>) -> bool {
         return false;
     };
     let term = leadership.term;
+    if !service.leases.is_of(term) || service.leases.awaited() > 0 {
+        // Who has not been heard may open what the former leadership granted it.
+        return false;
+    }
     let live = service.group.store().read(namespace::session_ids);
     let now = SystemClock.monotonic();
     // Whoever has not heard yet that it has no name may have it open.

@@ -67,9 +67,10 @@ pub(crate) fn shown(tables: &Overlay, query: &Query, outcome: &Outcome) -> Shown
 ///
 /// # Errors
 /// `Invalid`: a number that means nothing.
-pub(crate) fn want(number: u32, shown: &Shown) -> FsResult<Want> {
+pub(crate) fn want(number: u32, query: &Query, shown: &Shown) -> FsResult<Want> {
     Ok(match (number, shown.main) {
         (0, _) => Want::Nothing,
+        (1, Some(ino)) if matches!(query, Query::Chunks { .. }) => Want::Data(ino),
         (1, _) | (2, None) => Want::Shared,
         (2, Some(ino)) => Want::Write(ino),
         _ => {
@@ -103,12 +104,72 @@ pub(crate) fn named(mutation: &Mutation) -> Option<InodeId> {
     }
 }
 
+/// Directories in which a mutation changes names.
+pub(crate) fn directories(mutation: &Mutation) -> Vec<InodeId> {
+    match mutation {
+        Mutation::Create { parent, .. }
+        | Mutation::Link { parent, .. }
+        | Mutation::Unlink { parent, .. }
+        | Mutation::Rmdir { parent, .. } => vec![*parent],
+        Mutation::Rename {
+            parent, new_parent, ..
+        } => vec![*parent, *new_parent],
+        Mutation::SetAttr { .. }
+        | Mutation::SetXattr { .. }
+        | Mutation::RemoveXattr { .. }
+        | Mutation::Allocate { .. }
+        | Mutation::Publish { .. }
+        | Mutation::Append { .. }
+        | Mutation::TailClean { .. }
+        | Mutation::Extend { .. }
+        | Mutation::CutTail { .. }
+        | Mutation::Flush { .. } => Vec::new(),
+    }
+}
+
+/// Inodes of which the refusal of a mutation, or one that changed nothing, may show something.
+pub(crate) fn shown_by_refusal(tables: &Overlay, mutation: &Mutation) -> Vec<InodeId> {
+    let (inodes, names) = match mutation {
+        Mutation::Create { parent, name, .. }
+        | Mutation::Unlink { parent, name }
+        | Mutation::Rmdir { parent, name } => (vec![*parent], vec![(*parent, name)]),
+        Mutation::Link { ino, parent, name } => (vec![*ino, *parent], vec![(*parent, name)]),
+        Mutation::Rename {
+            parent,
+            name,
+            new_parent,
+            new_name,
+            ..
+        } => (
+            vec![*parent, *new_parent],
+            vec![(*parent, name), (*new_parent, new_name)],
+        ),
+        Mutation::SetXattr { ino, .. } | Mutation::RemoveXattr { ino, .. } => {
+            (vec![*ino], Vec::new())
+        }
+        _ => (named(mutation).into_iter().collect(), Vec::new()),
+    };
+    let meant = names.into_iter().filter_map(|(parent, name)| {
+        let query = Query::Lookup {
+            parent,
+            name: name.clone(),
+        };
+        attr(tables, &query).map(|attr| attr.ino)
+    });
+    let meant: Vec<InodeId> = meant.collect();
+    inodes.into_iter().chain(meant).collect()
+}
+
 fn getattr(tables: &Overlay, ino: InodeId) -> Option<Attr> {
+    attr(tables, &Query::GetAttr { ino })
+}
+
+fn attr(tables: &Overlay, query: &Query) -> Option<Attr> {
     let trusted = Caller {
         trusted: true,
         ..Caller::default()
     };
-    match namespace::query(tables, &trusted, &Query::GetAttr { ino }) {
+    match namespace::query(tables, &trusted, query) {
         Ok(Reply::Attr(attr)) => Some(attr),
         _ => None,
     }

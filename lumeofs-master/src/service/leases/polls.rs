@@ -12,11 +12,15 @@ use lumeofs_proto::meta::{LeaseReply, LeaseRequest};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
+/// How long a poll waits until what was committed is applied. Then it counts for nothing.
+const APPLY_MAX: Duration = Duration::from_secs(1);
+
 impl MetadataService {
     /// Answers a poll: at once if there is something to say, else when there is, or its time is over.
     pub(crate) async fn lease(&self, request: &LeaseRequest) -> FsResult<LeaseReply> {
         // The term counts from here; that this master led then is confirmed below.
         let received = SystemClock.monotonic();
+        let committed = self.group.committed();
         let wait = Duration::from_millis(request.wait_ms.into()).min(POLL_WAIT);
         let until = Instant::now() + wait;
         let poll: Poll = decode(&request.body)?;
@@ -35,6 +39,8 @@ impl MetadataService {
                 .reply?;
             leadership = self.group.linearizable().await?;
         }
+        // What was committed when the poll came, others may have been shown since by the next leader.
+        self.group.wait_applied(committed, APPLY_MAX).await?;
         let term = leadership.term;
         let mut answer = self
             .group
@@ -89,7 +95,11 @@ impl Leases {
         let durations = table.take_durations();
         drop(table);
         self.counts.recalled(&durations);
-        self.settled.notify_waiters();
+        let says_something =
+            !poll.acks.is_empty() || !poll.released.is_empty() || poll.asserts.is_some();
+        if says_something || heard.answer.restate {
+            self.settled.notify_waiters();
+        }
         Ok(heard.answer)
     }
 
