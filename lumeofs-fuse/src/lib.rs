@@ -6,7 +6,7 @@
 //! its place.
 //!
 //! The kernel caches nothing that another mount could change: entry and attribute time-outs are 0 and every
-//! file is opened for direct I/O. What an operation answers comes from the servers, through
+//! file is opened for direct I/O. What an operation answers comes from the memory or the servers of
 //! [`lumeofs_client::Client`]. `docs/semantics.md` says what a program may rely on.
 
 mod adapter;
