@@ -32,6 +32,9 @@ pub const CHUNK_SIZE_BYTES: u64 = 64 << 20;
 pub const REPLICAS_DEFAULT: usize = 3;
 /// Most data in one request: what the kernel hands to FUSE at once.
 pub const IO_BYTES_MAX: usize = 1 << 20;
+/// With less space than this at some datanode, writes do not wait in a client's memory: they would find out too late
+/// that there is no room. Several times what may be waiting there.
+pub const SPACE_SHORT_BYTES: u64 = 256 << 20;
 /// Chunks that one allocation asks for at most, so that a Raft entry stays small.
 pub const CHUNKS_PER_ALLOCATION_MAX: u32 = 64;
 /// Replica groups whose primary is one datanode: spreads load when a node fails.

@@ -14,7 +14,7 @@ use crate::retry::{Attempt, Next, retry};
 use crate::session::{Alarm, SessionState};
 use crate::wait::{Halt, Patience};
 use crate::window::Window;
-use lumeofs_base::limits::REPLICAS_DEFAULT;
+use lumeofs_base::limits::{REPLICAS_DEFAULT, SPACE_SHORT_BYTES};
 use lumeofs_base::{ClusterMap, Code, FsError, FsResult, NodeInfo, SessionId};
 use lumeofs_meta::op::Caller;
 use lumeofs_proto::auth::Credentials;
@@ -222,6 +222,13 @@ impl Link {
         let copies = copies.unwrap_or(REPLICAS_DEFAULT).max(1) as u64;
         let sum = |bytes: fn(&NodeInfo) -> u64| map.nodes.iter().map(bytes).sum::<u64>() / copies;
         (sum(|node| node.capacity_bytes), sum(|node| node.free_bytes))
+    }
+
+    /// Whether some datanode may have no room for what would wait in memory.
+    pub(crate) fn is_short_of_space(&self) -> bool {
+        let map = self.map();
+        let mut nodes = map.nodes.iter().filter(|node| node.capacity_bytes > 0);
+        nodes.any(|node| node.free_bytes < SPACE_SHORT_BYTES)
     }
 
     /// Reads the map again; a failure to do so only costs a later attempt. Says whether it is newer

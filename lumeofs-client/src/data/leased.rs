@@ -65,7 +65,12 @@ impl Link {
         if writing.right == Right::Buffered {
             if asker.caller.trusted {
                 let durable = how.durable || self.map().always_durable;
-                let how = How { durable, ..how };
+                let direct = how.direct || self.is_short_of_space();
+                let how = How {
+                    durable,
+                    direct,
+                    ..how
+                };
                 let inode = self.inodes.get(ino);
                 return self.buffered_write(asker, ino, &inode, offset, data, how);
             }

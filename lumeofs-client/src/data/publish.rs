@@ -70,6 +70,10 @@ impl Link {
     pub(crate) fn keep_publishing(&self) {
         while !self.halt.is_halted() {
             self.halt.sleep(ROUND);
+            if self.pages.shared.dirty() > 0 {
+                let patience = Patience::background(&self.halt, None);
+                self.maps.refresh_space(&self.masters, &patience);
+            }
             for ino in self.inodes.all_dirty() {
                 // An outage is not the end: the next round tries again.
                 self.publish_in_background(ino, None).ok();

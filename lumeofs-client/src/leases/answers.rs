@@ -3,7 +3,7 @@
 use super::State;
 use crate::link::Link;
 use crate::wait::now;
-use lumeofs_base::limits::READDIR_ENTRIES_MAX;
+use lumeofs_base::limits::{NAME_LEN_BYTES_MAX, READDIR_ENTRIES_MAX};
 use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId, SessionId};
 use lumeofs_lease::{Cached, Generation, Grant, Learned};
 use lumeofs_meta::change::Change;
@@ -139,6 +139,8 @@ impl State {
             Query::Lookup { parent, name } => match &name[..] {
                 b"." => attr_of(*parent, holder.attr(now, *parent)),
                 b".." => None,
+                // Not a matter of what is there.
+                _ if name.len() > NAME_LEN_BYTES_MAX => None,
                 _ => match holder.lookup(now, *parent, name) {
                     Cached::Unknown => None,
                     Cached::Absent => Some(Err(FsError::new(

@@ -2,6 +2,8 @@
 
 use crate::attempt::{ends, lumeofs, secret, text};
 use lumeofs_tests::{Cluster, Running, eventually, is_mounted, run};
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -39,7 +41,7 @@ fn without_a_quorum_commands_say_so_and_the_mount_can_be_taken_away() {
     let cluster = Cluster::start();
     let (masters, secret, dir) = (cluster.masters(), secret(&cluster), text(&cluster.dir()));
     let mount = cluster.mount();
-    std::fs::write(mount.join("kept"), "kept").unwrap();
+    write_synced(&mount.join("kept"), "kept");
     end_quorum(&cluster);
     lumeofs(&["fs", "--dir", &dir, "ls"]).says(7, &["no quorum", "more than half"]);
     let point = cluster.scratch().join("point");
@@ -75,6 +77,15 @@ fn without_a_quorum_commands_say_so_and_the_mount_can_be_taken_away() {
     assert_eq!(kept.unwrap(), "kept");
 }
 
+/// For how long a mount answers from memory without a leader, and some.
+const MEMORY: Duration = Duration::from_secs(5);
+
+fn write_synced(path: &Path, text: &str) {
+    let mut file = File::create(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file.sync_all().unwrap();
+}
+
 /// How a mount is taken away.
 type TakeAway = fn(&Path, i64);
 
@@ -98,7 +109,7 @@ fn a_mount_that_is_taken_away_ends_without_a_cluster_although_processes_wait() {
     for (way, take_away) in ways {
         let pid = cluster.pid("mount").unwrap();
         // Something to publish at the close, and somebody who stands in the mount and waits for nothing.
-        std::fs::write(mount.join("file"), way).unwrap();
+        write_synced(&mount.join("file"), way);
         let place = text(&mount);
         let mut user = start(&format!(
             "cd {place}; exec 3<> file; printf x >&3; exec sleep 60"
@@ -149,6 +160,7 @@ fn processes_that_wait_for_the_cluster_can_be_killed_and_the_others_go_on() {
     eventually("somebody holds the file", SOON, || opened(&holder));
     std::thread::sleep(Duration::from_millis(500));
     end_quorum(&cluster);
+    std::thread::sleep(MEMORY);
 
     // More than there are threads for: the last ones wait in the queue.
     let cat = |_| start(&format!("exec cat {place}/file"));
@@ -204,6 +216,7 @@ fn a_signal_takes_a_busy_mount_away_and_a_second_one_ends_it() {
     cluster.restart("mount");
     let pid = cluster.pid("mount").unwrap();
     end_quorum(&cluster);
+    std::thread::sleep(MEMORY);
     let waiting = start(&format!("exec ls -l {}", text(&mount)));
     std::thread::sleep(Duration::from_millis(500));
     terminate(pid);
