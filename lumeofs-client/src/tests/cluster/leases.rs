@@ -177,7 +177,7 @@ impl World {
         let named = named(&mutation);
         let noted = (asked.sequence, mutation.clone());
         self.state.lock().mutations.push(noted);
-        self.until(|state| state.table.before_change(now(), session, &named).ok());
+        self.until(|state| state.table.before_change(now(), session, &named, &[]).ok());
         let (applied, changed, generation) = {
             let mut state = self.state.lock();
             let (applied, changed) = state.apply(Command::Mutate {
