@@ -4,6 +4,8 @@ use lumeofs_tests::metrics::{Metrics, get};
 use lumeofs_tests::{Cluster, binary, eventually, run};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -282,7 +284,14 @@ fn one_request_id_is_in_the_logs_of_mount_master_and_datanode() {
         assert!(shown.contains("lumeofs_master=debug"), "{shown}");
     }
     let path = cluster.mount().join("linked");
-    write_synced(&path, 1 << 20);
+    // A write that waits for the servers itself.
+    let mut file = File::options();
+    let file = file
+        .write(true)
+        .create(true)
+        .custom_flags(rustix::fs::OFlags::SYNC.bits().cast_signed())
+        .open(&path);
+    file.unwrap().write_all(&[7; 4096]).unwrap();
 
     let all = |names: &[&str], words: &[&str]| -> BTreeSet<String> {
         let ids = names
