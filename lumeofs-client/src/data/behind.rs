@@ -170,6 +170,10 @@ impl Link {
         let error = match self.send_held(&asker, inode, file, id, range) {
             Ok(bytes) => {
                 count(&self.pages.shared.counters.written_bytes, bytes);
+                if !file.look(State::is_changed) {
+                    // It was published before it was sent.
+                    self.note_local(file.ino);
+                }
                 return Ok(());
             }
             Err(error) => error,

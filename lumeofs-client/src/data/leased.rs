@@ -189,12 +189,13 @@ impl Link {
         local.map_or_else(|| attr.clone(), |local| local.over(&attr))
     }
 
-    /// Size and times of a file as this client shows them under its lease, and whether they are published.
+    /// Size and times of a file as this client shows them under its lease, and whether the servers have all that was
+    /// written: what is published may be ahead of what was written over and is not sent.
     pub(crate) fn local_state(&self, ino: InodeId) -> Option<(Attr, bool)> {
         let file = self.pages.find(ino)?;
         file.look(|state| {
             let local = state.local.as_ref()?;
-            Some((local.attr(), local.is_published()))
+            Some((local.attr(), !state.is_changed()))
         })
     }
 }

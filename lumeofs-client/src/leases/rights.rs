@@ -98,8 +98,8 @@ impl Link {
         self.leases.state.lock().holder.is_writer(ino)
     }
 
-    /// Enters how far what was written under a lease is published: its size and times are shown, and as long as they
-    /// are not published the lease is neither given up nor forgotten when another leader comes.
+    /// Enters how far the servers have what was written under a lease: its size and times are shown, and as long as
+    /// anything is missing the lease is neither given up nor forgotten when another leader comes.
     pub(crate) fn note_local(&self, ino: InodeId) {
         self.with_leases(|state| {
             let holder = &mut state.holder;
