@@ -484,7 +484,8 @@ impl Link {
         for file in self.pages.all() {
             let changed = file.look(|state| state.is_changed().then(|| state.load().dirty));
             unsent.extend(changed.map(|bytes| (file.ino, bytes)));
-            file.drop_all();
+            // Who still has it at hand must not put anything into what others find.
+            self.pages.forget(file.ino);
         }
         self.pages.shared.begin_session(self.window.session());
         unsent
