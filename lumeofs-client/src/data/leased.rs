@@ -9,7 +9,6 @@ use crate::data::write::How;
 use crate::leases::Right;
 use crate::link::{Asker, Link};
 use crate::pages::file::File;
-use crate::pages::local::Local;
 use lumeofs_base::{Attr, FsResult, InodeId};
 use lumeofs_meta::op::{Query, SetAttr};
 use std::sync::Arc;
@@ -180,13 +179,12 @@ impl Link {
         synced.and(published)
     }
 
-    /// Attributes as the leader told them, with what was written here and is not published.
+    /// Attributes as the leader told them, with what was written here and was not published then.
     pub(crate) fn with_own_writes(&self, attr: Attr) -> Attr {
-        let local = self.pages.find(attr.ino).and_then(|file| {
-            let unpublished = |local: &&Local| !local.is_published();
-            file.look(|state| state.local.as_ref().filter(unpublished)?.changed())
-        });
-        local.map_or_else(|| attr.clone(), |local| local.over(&attr))
+        let file = self.pages.find(attr.ino);
+        let shown =
+            file.and_then(|file| file.look(|state| Some(state.local.as_ref()?.over(&attr))));
+        shown.unwrap_or(attr)
     }
 
     /// Size and times of a file as this client shows them under its lease, and whether the servers have all that was
