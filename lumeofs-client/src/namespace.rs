@@ -209,8 +209,7 @@ impl Client {
             mode,
         };
         self.link
-            .mutate(&self.link.asker(&cx), ino, &mutation)
-            .map(drop)
+            .set_xattr_leased(&self.link.asker(&cx), ino, &mutation)
     }
 
     /// Names of all extended attributes.

@@ -10,8 +10,11 @@ use crate::leases::Right;
 use crate::link::{Asker, Link};
 use crate::pages::file::File;
 use lumeofs_base::{Attr, FsResult, InodeId};
-use lumeofs_meta::op::{Query, SetAttr};
+use lumeofs_meta::op::{Mutation, Query, SetAttr};
 use std::sync::Arc;
+
+/// The extended attribute that a write takes away together with suid and sgid.
+const CAPABILITY: &[u8] = b"security.capability";
 
 /// How a file may be read now.
 pub(crate) enum Reading {
@@ -100,13 +103,19 @@ impl Link {
         ino: InodeId,
         set: SetAttr,
     ) -> FsResult<Attr> {
-        let concerns_data = set.size.is_some() || (set.mtime.is_some() && self.is_writer(ino));
+        let sets_rights = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
+        let concerns_data =
+            set.size.is_some() || ((set.mtime.is_some() || sets_rights) && self.is_writer(ino));
         if !concerns_data {
             return self.set_attr(asker, ino, set);
         }
         let writing = self.begin_write(asker, ino, &(0..1))?;
         if writing.right == Right::Buffered {
             if asker.caller.trusted {
+                if sets_rights {
+                    // A write from before must not take away what is set now.
+                    self.flush_data(asker, ino)?;
+                }
                 let attr = self.cached_set_attr(asker, ino, set);
                 self.note_local(ino);
                 return attr;
@@ -117,6 +126,25 @@ impl Link {
         let attr = self.set_attr(asker, ino, set);
         let anew = self.read_anew(asker, ino);
         attr.and_then(|attr| anew.map(|()| attr))
+    }
+
+    /// Sets an extended attribute of anything.
+    pub(crate) fn set_xattr_leased(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        set: &Mutation,
+    ) -> FsResult<()> {
+        let is_right = matches!(set, Mutation::SetXattr { name, .. } if name == CAPABILITY);
+        let mut writing = None;
+        if is_right && self.is_writer(ino) {
+            writing = Some(self.begin_write(asker, ino, &(0..1))?);
+            // As where a mode is set.
+            self.flush_data(asker, ino)?;
+        }
+        let done = self.mutate(asker, ino, set).map(drop);
+        drop(writing);
+        done
     }
 
     /// fallocate(2).

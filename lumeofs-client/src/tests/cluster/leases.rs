@@ -179,7 +179,7 @@ impl World {
         })
     }
 
-    pub(super) fn mutate_for(&self, asked: &MetaRequest) -> FsResult<MetaReply> {
+    pub(in crate::tests) fn mutate_for(&self, asked: &MetaRequest) -> FsResult<MetaReply> {
         let mutation: Mutation = postcard::from_bytes(&asked.op).unwrap();
         let session = SessionId(asked.session);
         let named = named(&mutation);
