@@ -197,3 +197,28 @@ fn a_mode_set_after_a_write_stays_though_that_was_to_take_it_away() {
     assert_eq!(value.unwrap(), b"cap");
     assert_eq!(other.getattr(cx(), ino).unwrap().mode, 0o755);
 }
+
+#[test]
+fn what_an_attempt_did_whose_reply_was_lost_is_not_remembered_otherwise() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client();
+    let ino = file(&client, "f");
+    client.release(ino);
+    client.link(cx(), ino, InodeId::ROOT, b"g").unwrap();
+    let unlink_unheard = |name: &[u8]| {
+        cluster.masters[0].once(Op::Mutate, |frame, world| {
+            world.mutate_for(&frame.decode().unwrap()).unwrap();
+            Answer::Drop
+        });
+        client.unlink(cx(), InodeId::ROOT, name).unwrap();
+    };
+    assert_eq!(client.getattr(cx(), ino).unwrap().nlink, 2);
+    unlink_unheard(b"g");
+    assert_eq!(client.getattr(cx(), ino).unwrap().nlink, 1);
+    unlink_unheard(b"f");
+    until("what nobody has open is said not to be", || {
+        let state = cluster.world.state.lock();
+        let mut released = state.reports.iter().flat_map(|report| &report.released);
+        released.any(|other| *other == ino.get())
+    });
+}
