@@ -64,12 +64,12 @@ impl Link {
         // An append asks for a place of its own, wherever that is.
         let range = checked_range(offset.unwrap_or(0), data.len() as u64)?;
         let writing = self.begin_write(asker, ino, &range)?;
-        if writing.right == Right::Buffered {
+        if let Right::Buffered(tenure) = &writing.right {
             if asker.caller.trusted {
                 let durable = how.durable || self.map().always_durable;
                 let how = How { durable, ..how };
                 let inode = self.inodes.get(ino);
-                return self.buffered_write(asker, ino, &inode, offset, data, how);
+                return self.buffered_write(asker, tenure, &inode, offset, data, how);
             }
             self.flush_data(asker, ino)?;
             self.drop_data(ino);
@@ -85,11 +85,11 @@ impl Link {
     /// After something was done at the datanodes: if another thread has got the right to use memory meanwhile, what it
     /// has read may be older.
     fn read_anew(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
-        if self.pages.find(ino).is_none() {
+        let Some(file) = self.pages.find(ino) else {
             return Ok(());
-        }
+        };
         let asker = asker.trusted();
-        let read = self.change_cached(&asker, ino, 0..u64::MAX, u64::MAX, |_| {
+        let read = self.change_cached(&asker, &file, 0..u64::MAX, u64::MAX, |_| {
             self.query_attr(&asker, ino, &Query::GetAttr { ino })
         });
         self.note_local(ino);
@@ -110,13 +110,13 @@ impl Link {
             return self.set_attr(asker, ino, set);
         }
         let writing = self.begin_write(asker, ino, &(0..1))?;
-        if writing.right == Right::Buffered {
+        if let Right::Buffered(tenure) = &writing.right {
             if asker.caller.trusted {
                 if sets_rights {
                     // A write from before must not take away what is set now.
                     self.flush_data(asker, ino)?;
                 }
-                let attr = self.cached_set_attr(asker, ino, set);
+                let attr = self.cached_set_attr(asker, &tenure.file, set);
                 self.note_local(ino);
                 return attr;
             }
@@ -158,9 +158,9 @@ impl Link {
     ) -> FsResult<()> {
         let asker = self.asker(cx);
         let writing = self.begin_write(&asker, ino, &(offset..offset.saturating_add(1)))?;
-        if writing.right == Right::Buffered {
+        if let Right::Buffered(tenure) = &writing.right {
             if asker.caller.trusted {
-                let done = self.cached_allocate(cx, ino, offset, len, change);
+                let done = self.cached_allocate(cx, &tenure.file, offset, len, change);
                 self.note_local(ino);
                 return done;
             }

@@ -5,7 +5,7 @@ use super::files::{file, get};
 use super::until;
 use crate::client::{Client, WriteMode};
 use crate::pages::local::Local;
-use lumeofs_base::InodeId;
+use lumeofs_base::{Code, InodeId};
 use lumeofs_meta::op::{SetAttr, XattrMode};
 use lumeofs_proto::frame::Op;
 use lumeofs_proto::meta::MetaRequest;
@@ -221,4 +221,32 @@ fn what_an_attempt_did_whose_reply_was_lost_is_not_remembered_otherwise() {
         let mut released = state.reports.iter().flat_map(|report| &report.released);
         released.any(|other| *other == ino.get())
     });
+}
+
+#[test]
+fn a_write_during_which_the_session_ends_fails() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client();
+    let ino = file(&client, "f");
+    write(&client, ino, 0, b"before");
+    client.fsync(cx(), ino, false).unwrap();
+    let pages = client.link.pages.file(ino);
+    std::thread::scope(|scope| {
+        // Who writes has the right, and waits for the range.
+        let held = pages
+            .io
+            .own(0..u64::MAX, &client.link.asker(&cx()).patience);
+        let writer = scope.spawn(|| client.write(cx(), ino, 0, b"after!", WriteMode::default()));
+        std::thread::sleep(Duration::from_millis(100));
+        super::meta::end_sessions(&cluster.world);
+        until("the session is replaced", || client.lost_sessions() > 0);
+        until("leases count again", || client.lease_stats().is_valid);
+        drop(held.unwrap());
+        let error = writer.join().unwrap().unwrap_err();
+        assert_eq!(error.code, Code::Io);
+    });
+    assert_eq!(read(&client, ino), b"before");
+    // The file has been told of.
+    write(&client, ino, 0, b"later!");
+    assert_eq!(read(&client, ino), b"later!");
 }
