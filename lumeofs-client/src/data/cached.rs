@@ -173,6 +173,7 @@ impl Link {
 
     /// Writes into the cache, at `offset` or at the end, and returns; with `how.durable` once it is on disk, with
     /// `how.direct` once all in-sync replicas have it. The caller holds `Exclusive`.
+    /// `None` if the data was dropped since the right began and no error is known of that.
     ///
     /// # Errors
     /// Also those of earlier writes that could not be sent, once.
@@ -184,14 +185,14 @@ impl Link {
         offset: Option<u64>,
         data: &[u8],
         how: How,
-    ) -> FsResult<Written> {
+    ) -> FsResult<Option<Written>> {
         if let Some(error) = inode.take_error() {
             return Err(error);
         }
         let ino = tenure.file.ino;
         let written = self.write_cached(asker, tenure, inode, offset, data, how)?;
         match how {
-            _ if data.is_empty() => {}
+            _ if data.is_empty() || written.is_none() => {}
             How { durable: true, .. } => self.sync_data(asker, ino, inode, false)?,
             How { direct: true, .. } => self.send_data(asker, ino, inode)?,
             How { .. } => {}
@@ -207,7 +208,7 @@ impl Link {
         offset: Option<u64>,
         data: &[u8],
         how: How,
-    ) -> FsResult<Written> {
+    ) -> FsResult<Option<Written>> {
         let file = &tenure.file;
         let ino = file.ino;
         let (offset, _held) =
@@ -236,9 +237,8 @@ impl Link {
         });
         self.note_local(ino);
         match attr {
-            Some(attr) => Ok(Written { offset, attr }),
-            // The session ended meanwhile.
-            None => Err(inode.take_error().unwrap_or_else(|| gave_up(ino))),
+            Some(attr) => Ok(Some(Written { offset, attr })),
+            None => inode.take_error().map_or(Ok(None), Err),
         }
     }
 

@@ -4,6 +4,7 @@
 //! file is sent first.
 
 use crate::client::{Context, Range as Change, Written};
+use crate::data::cached::gave_up;
 use crate::data::chunks::checked_range;
 use crate::data::write::How;
 use crate::leases::Right;
@@ -63,17 +64,29 @@ impl Link {
     ) -> FsResult<Written> {
         // An append asks for a place of its own, wherever that is.
         let range = checked_range(offset.unwrap_or(0), data.len() as u64)?;
-        let writing = self.begin_write(asker, ino, &range)?;
-        if let Right::Buffered(tenure) = &writing.right {
-            if asker.caller.trusted {
-                let durable = how.durable || self.map().always_durable;
-                let how = How { durable, ..how };
-                let inode = self.inodes.get(ino);
-                return self.buffered_write(asker, tenure, &inode, offset, data, how);
+        let how = How {
+            durable: how.durable || self.map().always_durable,
+            ..how
+        };
+        let inode = self.inodes.get(ino);
+        let _writing = loop {
+            let writing = self.begin_write(asker, ino, &range)?;
+            let Right::Buffered(tenure) = &writing.right else {
+                break writing;
+            };
+            if !asker.caller.trusted {
+                self.flush_data(asker, ino)?;
+                self.drop_data(ino);
+                break writing;
             }
-            self.flush_data(asker, ino)?;
-            self.drop_data(ino);
-        }
+            if let Some(written) = self.buffered_write(asker, tenure, &inode, offset, data, how)? {
+                return Ok(written);
+            }
+            if writing.is_over() {
+                return Err(gave_up(ino));
+            }
+            // Dropped by a caller who does not use memory.
+        };
         let written = match offset {
             Some(offset) => self.write(asker, ino, offset, data, how),
             None => self.append(asker, ino, data, how),

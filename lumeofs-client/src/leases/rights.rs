@@ -126,6 +126,13 @@ impl Link {
     }
 }
 
+impl Writing<'_> {
+    /// Whether the session under which it began has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.link.leases.state.lock().epoch != self.epoch
+    }
+}
+
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
         let is_awaited = self.link.with_leases(|state| {

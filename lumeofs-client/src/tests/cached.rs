@@ -36,6 +36,7 @@ pub(super) fn write_at(
         data,
         HOW,
     )?;
+    let written = written.expect("nobody drops it");
     assert_eq!(written.attr.size, link.local_state(ino).unwrap().0.size);
     Ok(written.offset)
 }
