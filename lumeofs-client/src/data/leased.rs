@@ -97,7 +97,7 @@ impl Link {
 
     /// After something was done at the datanodes: if another thread has got the right to use memory meanwhile, what it
     /// has read may be older.
-    fn read_anew(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
+    pub(crate) fn read_anew(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
         let Some(file) = self.pages.find(ino) else {
             return Ok(());
         };
@@ -222,9 +222,11 @@ impl Link {
 
     /// Attributes as the leader told them, with what was written here and was not published then.
     pub(crate) fn with_own_writes(&self, attr: Attr) -> Attr {
-        let file = self.pages.find(attr.ino);
-        let shown =
-            file.and_then(|file| file.look(|state| Some(state.local.as_ref()?.over(&attr))));
+        let Some(file) = self.pages.find(attr.ino) else {
+            return attr;
+        };
+        let is_writer = self.is_writer(attr.ino);
+        let shown = file.look(|state| Some(state.local.as_ref()?.over(&attr, is_writer)));
         shown.unwrap_or(attr)
     }
 
