@@ -10,7 +10,7 @@ use crate::inodes::Inode;
 use crate::link::{Asker, Link};
 use crate::pages::file::File;
 use crate::pages::local::Local;
-use lumeofs_base::{Attr, FsResult, InodeId};
+use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId};
 use lumeofs_meta::op::{Mutation, Query, SetAttr};
 use std::ops::Range;
 use std::sync::Arc;
@@ -92,6 +92,10 @@ impl Link {
 
     /// Flushes what begins below `keep`, makes a change, and drops the range that it concerns. The file was found with the
     /// right to do so: if that is over meanwhile, nobody else finds it any more.
+    ///
+    /// # Errors
+    /// Those of the flush and of the change. Then it is not known what became of the change; what was to be discarded by it
+    /// and is not sent is gone, and the next fsync or close tells.
     pub(crate) fn change_cached(
         &self,
         asker: &Asker<'_>,
@@ -107,13 +111,23 @@ impl Link {
         // What is still there must be neither sent nor published between the change and its drop.
         let _held = inode.ranges.own(0..u64::MAX, &asker.patience)?;
         let _order = asker.patience.lock(&file.publishing)?;
-        // What is left unpublished does not count any more, unless the change fails.
+        // What is left unpublished does not count any more.
         self.forget_local(ino);
-        let attr = change(&inode)?;
-        file.change(|state| {
+        let changed = change(&inode);
+        let unsent = file.change(|state| {
+            let before = state.load().dirty;
             state.drop_range(range);
-            state.local = Some(Local::new(attr.clone()));
+            state.local = changed.as_ref().ok().cloned().map(Local::new);
+            before - state.load().dirty
         });
-        Ok(attr)
+        if let Err(error) = &changed {
+            // It may have been done all the same, or be done later.
+            inode.unlearn();
+            if unsent > 0 {
+                let what = format!("{unsent} bytes of {ino} were given up for a change: {error}");
+                inode.fail(FsError::new(Code::Io, what));
+            }
+        }
+        changed
     }
 }

@@ -1,9 +1,9 @@
 //! What a writer has in memory, through changes of its rights: leaders and sessions that end, others that want the file.
 
 use super::cluster::{APPEND, Answer, Cluster, cx, direct};
-use super::files::{file, get};
+use super::files::{file, get, truncate};
 use super::until;
-use crate::client::{Client, WriteMode};
+use crate::client::{Client, Context, OnOutage, WriteMode};
 use crate::pages::local::Local;
 use lumeofs_base::{Code, InodeId};
 use lumeofs_meta::op::{SetAttr, XattrMode};
@@ -249,4 +249,32 @@ fn a_write_during_which_the_session_ends_fails() {
     // The file has been told of.
     write(&client, ino, 0, b"later!");
     assert_eq!(read(&client, ino), b"later!");
+}
+
+#[test]
+fn a_truncation_whose_caller_gave_up_leaves_nothing_in_memory_that_it_discards() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client_with(OnOutage::Block(None));
+    let ino = file(&client, "f");
+    write(&client, ino, 0, b"0123456789");
+    client.fsync(cx(), ino, false).unwrap();
+    let hit = Arc::new(AtomicBool::new(false));
+    let told = hit.clone();
+    cluster.masters[0].once(Op::Mutate, move |_, _| {
+        told.store(true, Ordering::SeqCst);
+        Answer::Hang
+    });
+    let interrupted = || hit.load(Ordering::SeqCst);
+    let given_up = Context {
+        interrupted: &interrupted,
+        ..cx()
+    };
+    let set = client.setattr(given_up, ino, truncate(4));
+    assert_eq!(set.unwrap_err().code, Code::Interrupted);
+    until("it is done", || read(&client, ino) == b"0123");
+    assert_eq!(client.getattr(cx(), ino).unwrap().size, 4);
+    client.write(cx(), ino, 0, b"x", APPEND).unwrap();
+    client.fsync(cx(), ino, false).unwrap();
+    assert_eq!(read(&client, ino), b"0123x");
+    assert_eq!(read(&cluster.client(), ino), b"0123x");
 }
