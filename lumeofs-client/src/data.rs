@@ -18,5 +18,6 @@ mod sync;
 pub(crate) mod write;
 
 pub(crate) use ahead::Ahead;
+pub(crate) use cached::Tenure;
 pub(crate) use leased::Reading;
 pub(crate) use primaries::Generations;

@@ -20,13 +20,11 @@ impl Client {
     /// Attributes of an inode.
     pub fn getattr(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Attr> {
         let asker = self.link.asker(&cx);
-        match self.link.publish(&asker, ino)? {
-            Some(attr) => Ok(attr),
-            None => {
-                let attr = self.link.query_attr(&asker, ino, &Query::GetAttr { ino })?;
-                Ok(self.link.with_own_writes(attr))
-            }
-        }
+        let attr = match self.link.publish(&asker, ino)? {
+            Some(attr) => attr,
+            None => self.link.query_attr(&asker, ino, &Query::GetAttr { ino })?,
+        };
+        Ok(self.link.with_own_writes(attr))
     }
 
     /// Sets attributes. A new size also cuts the last chunk before this returns.
@@ -211,8 +209,7 @@ impl Client {
             mode,
         };
         self.link
-            .mutate(&self.link.asker(&cx), ino, &mutation)
-            .map(drop)
+            .set_xattr_leased(&self.link.asker(&cx), ino, &mutation)
     }
 
     /// Names of all extended attributes.

@@ -7,6 +7,7 @@ mod coherence;
 mod files;
 mod leases;
 mod meta;
+mod rights;
 mod unsent;
 
 use std::time::Duration;

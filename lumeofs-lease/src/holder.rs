@@ -157,7 +157,8 @@ impl Holder {
             if grant.number > entry.number {
                 entry.number = grant.number;
                 entry.granted = now;
-                if grant.kind == Kind::Through && entry.kind != Kind::Through {
+                // While it is `Through`, others write and nothing is heard of that.
+                if (grant.kind == Kind::Through) != (entry.kind == Kind::Through) {
                     self.items -= entry.contents.clear();
                     self.acts.push(Act::DropData(ino));
                 }

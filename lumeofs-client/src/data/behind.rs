@@ -170,6 +170,10 @@ impl Link {
         let error = match self.send_held(&asker, inode, file, id, range) {
             Ok(bytes) => {
                 count(&self.pages.shared.counters.written_bytes, bytes);
+                if !file.look(State::is_changed) {
+                    // It was published before it was sent.
+                    self.note_local(file.ino);
+                }
                 return Ok(());
             }
             Err(error) => error,
@@ -480,7 +484,8 @@ impl Link {
         for file in self.pages.all() {
             let changed = file.look(|state| state.is_changed().then(|| state.load().dirty));
             unsent.extend(changed.map(|bytes| (file.ino, bytes)));
-            file.drop_all();
+            // Who still has it at hand must not put anything into what others find.
+            self.pages.forget(file.ino);
         }
         self.pages.shared.begin_session(self.window.session());
         unsent

@@ -24,7 +24,22 @@ use std::time::Duration;
 /// Times that a fetch is planned anew because its chunks were freed under it.
 const REDO_MAX: u32 = 16;
 
+/// A file in the cache, as it was found together with the right to write to it.
+#[derive(Debug)]
+pub(crate) struct Tenure {
+    pub(crate) file: Arc<File>,
+    /// How often its data had been dropped. After another time the right may be over.
+    drops: u64,
+}
+
 impl Link {
+    /// To be called with the right at hand, so that its end finds the file.
+    pub(crate) fn tenure(&self, ino: InodeId) -> Tenure {
+        let file = self.pages.file(ino);
+        let drops = file.look(|state| state.drops);
+        Tenure { file, drops }
+    }
+
     /// Reads into `buf`; short only at the end of the file. The caller holds `Shared` or `Exclusive`; if that ends meanwhile,
     /// `file` is no part of the cache any more.
     pub(crate) fn read_file(
@@ -158,25 +173,26 @@ impl Link {
 
     /// Writes into the cache, at `offset` or at the end, and returns; with `how.durable` once it is on disk, with
     /// `how.direct` once all in-sync replicas have it. The caller holds `Exclusive`.
+    /// `None` if the data was dropped since the right began and no error is known of that.
     ///
     /// # Errors
     /// Also those of earlier writes that could not be sent, once.
     pub(crate) fn buffered_write(
         &self,
         asker: &Asker<'_>,
-        ino: InodeId,
+        tenure: &Tenure,
         inode: &Inode,
         offset: Option<u64>,
         data: &[u8],
         how: How,
-    ) -> FsResult<Written> {
+    ) -> FsResult<Option<Written>> {
         if let Some(error) = inode.take_error() {
             return Err(error);
         }
-        let file = self.pages.file(ino);
-        let written = self.write_cached(asker, ino, inode, &file, offset, data, how)?;
+        let ino = tenure.file.ino;
+        let written = self.write_cached(asker, tenure, inode, offset, data, how)?;
         match how {
-            _ if data.is_empty() => {}
+            _ if data.is_empty() || written.is_none() => {}
             How { durable: true, .. } => self.sync_data(asker, ino, inode, false)?,
             How { direct: true, .. } => self.send_data(asker, ino, inode)?,
             How { .. } => {}
@@ -184,20 +200,17 @@ impl Link {
         Ok(written)
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one step of a write, not an interface"
-    )]
     fn write_cached(
         &self,
         asker: &Asker<'_>,
-        ino: InodeId,
+        tenure: &Tenure,
         inode: &Inode,
-        file: &Arc<File>,
         offset: Option<u64>,
         data: &[u8],
         how: How,
-    ) -> FsResult<Written> {
+    ) -> FsResult<Option<Written>> {
+        let file = &tenure.file;
+        let ino = file.ino;
         let (offset, _held) =
             self.hold_place(asker, ino, inode, file, offset, data.len() as u64)?;
         let size = self.local_size(asker, ino, inode, file)?;
@@ -211,7 +224,10 @@ impl Link {
         }
         let now = SystemClock.wall();
         let attr = file.change(|state| {
-            let local = state.local.as_ref()?;
+            let local = state
+                .local
+                .as_ref()
+                .filter(|_| state.drops == tenure.drops)?;
             if !data.is_empty() && local.size() >= offset {
                 state.write(offset, data, now, how.clear_suid);
             } else if !data.is_empty() {
@@ -221,9 +237,8 @@ impl Link {
         });
         self.note_local(ino);
         match attr {
-            Some(attr) => Ok(Written { offset, attr }),
-            // The session ended meanwhile.
-            None => Err(inode.take_error().unwrap_or_else(|| gave_up(ino))),
+            Some(attr) => Ok(Some(Written { offset, attr })),
+            None => inode.take_error().map_or(Ok(None), Err),
         }
     }
 

@@ -4,15 +4,18 @@
 //! file is sent first.
 
 use crate::client::{Context, Range as Change, Written};
+use crate::data::cached::gave_up;
 use crate::data::chunks::checked_range;
 use crate::data::write::How;
 use crate::leases::Right;
 use crate::link::{Asker, Link};
 use crate::pages::file::File;
-use crate::pages::local::Local;
 use lumeofs_base::{Attr, FsResult, InodeId};
-use lumeofs_meta::op::{Query, SetAttr};
+use lumeofs_meta::op::{Mutation, Query, SetAttr};
 use std::sync::Arc;
+
+/// The extended attribute that a write takes away together with suid and sgid.
+const CAPABILITY: &[u8] = b"security.capability";
 
 /// How a file may be read now.
 pub(crate) enum Reading {
@@ -61,22 +64,30 @@ impl Link {
     ) -> FsResult<Written> {
         // An append asks for a place of its own, wherever that is.
         let range = checked_range(offset.unwrap_or(0), data.len() as u64)?;
-        let writing = self.begin_write(asker, ino, &range)?;
-        if writing.right == Right::Buffered {
-            if asker.caller.trusted {
-                let durable = how.durable || self.map().always_durable;
-                let direct = how.direct || self.is_short_of_space();
-                let how = How {
-                    durable,
-                    direct,
-                    ..how
-                };
-                let inode = self.inodes.get(ino);
-                return self.buffered_write(asker, ino, &inode, offset, data, how);
+        let how = How {
+            durable: how.durable || self.map().always_durable,
+            direct: how.direct || self.is_short_of_space(),
+            ..how
+        };
+        let inode = self.inodes.get(ino);
+        let _writing = loop {
+            let writing = self.begin_write(asker, ino, &range)?;
+            let Right::Buffered(tenure) = &writing.right else {
+                break writing;
+            };
+            if !asker.caller.trusted {
+                self.flush_data(asker, ino)?;
+                self.drop_data(ino);
+                break writing;
             }
-            self.flush_data(asker, ino)?;
-            self.drop_data(ino);
-        }
+            if let Some(written) = self.buffered_write(asker, tenure, &inode, offset, data, how)? {
+                return Ok(written);
+            }
+            if writing.is_over() {
+                return Err(gave_up(ino));
+            }
+            // Dropped by a caller who does not use memory.
+        };
         let written = match offset {
             Some(offset) => self.write(asker, ino, offset, data, how),
             None => self.append(asker, ino, data, how),
@@ -87,12 +98,12 @@ impl Link {
 
     /// After something was done at the datanodes: if another thread has got the right to use memory meanwhile, what it
     /// has read may be older.
-    fn read_anew(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
-        if self.pages.find(ino).is_none() {
+    pub(crate) fn read_anew(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
+        let Some(file) = self.pages.find(ino) else {
             return Ok(());
-        }
+        };
         let asker = asker.trusted();
-        let read = self.change_cached(&asker, ino, 0..u64::MAX, u64::MAX, |_| {
+        let read = self.change_cached(&asker, &file, 0..u64::MAX, u64::MAX, |_| {
             self.query_attr(&asker, ino, &Query::GetAttr { ino })
         });
         self.note_local(ino);
@@ -106,14 +117,20 @@ impl Link {
         ino: InodeId,
         set: SetAttr,
     ) -> FsResult<Attr> {
-        let concerns_data = set.size.is_some() || (set.mtime.is_some() && self.is_writer(ino));
+        let sets_rights = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
+        let concerns_data =
+            set.size.is_some() || ((set.mtime.is_some() || sets_rights) && self.is_writer(ino));
         if !concerns_data {
             return self.set_attr(asker, ino, set);
         }
         let writing = self.begin_write(asker, ino, &(0..1))?;
-        if writing.right == Right::Buffered {
+        if let Right::Buffered(tenure) = &writing.right {
             if asker.caller.trusted {
-                let attr = self.cached_set_attr(asker, ino, set);
+                if sets_rights {
+                    // A write from before must not take away what is set now.
+                    self.flush_data(asker, ino)?;
+                }
+                let attr = self.cached_set_attr(asker, &tenure.file, set);
                 self.note_local(ino);
                 return attr;
             }
@@ -123,6 +140,25 @@ impl Link {
         let attr = self.set_attr(asker, ino, set);
         let anew = self.read_anew(asker, ino);
         attr.and_then(|attr| anew.map(|()| attr))
+    }
+
+    /// Sets an extended attribute of anything.
+    pub(crate) fn set_xattr_leased(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        set: &Mutation,
+    ) -> FsResult<()> {
+        let is_right = matches!(set, Mutation::SetXattr { name, .. } if name == CAPABILITY);
+        let mut writing = None;
+        if is_right && self.is_writer(ino) {
+            writing = Some(self.begin_write(asker, ino, &(0..1))?);
+            // As where a mode is set.
+            self.flush_data(asker, ino)?;
+        }
+        let done = self.mutate(asker, ino, set).map(drop);
+        drop(writing);
+        done
     }
 
     /// fallocate(2).
@@ -136,9 +172,9 @@ impl Link {
     ) -> FsResult<()> {
         let asker = self.asker(cx);
         let writing = self.begin_write(&asker, ino, &(offset..offset.saturating_add(1)))?;
-        if writing.right == Right::Buffered {
+        if let Right::Buffered(tenure) = &writing.right {
             if asker.caller.trusted {
-                let done = self.cached_allocate(cx, ino, offset, len, change);
+                let done = self.cached_allocate(cx, &tenure.file, offset, len, change);
                 self.note_local(ino);
                 return done;
             }
@@ -185,21 +221,23 @@ impl Link {
         synced.and(published)
     }
 
-    /// Attributes as the leader told them, with what was written here and is not published.
+    /// Attributes as the leader told them, with what was written here and was not published then.
     pub(crate) fn with_own_writes(&self, attr: Attr) -> Attr {
-        let local = self.pages.find(attr.ino).and_then(|file| {
-            let unpublished = |local: &&Local| !local.is_published();
-            file.look(|state| state.local.as_ref().filter(unpublished)?.changed())
-        });
-        local.map_or_else(|| attr.clone(), |local| local.over(&attr))
+        let Some(file) = self.pages.find(attr.ino) else {
+            return attr;
+        };
+        let is_writer = self.is_writer(attr.ino);
+        let shown = file.look(|state| Some(state.local.as_ref()?.over(&attr, is_writer)));
+        shown.unwrap_or(attr)
     }
 
-    /// Size and times of a file as this client shows them under its lease, and whether they are published.
+    /// Size and times of a file as this client shows them under its lease, and whether the servers have all that was
+    /// written: what is published may be ahead of what was written over and is not sent.
     pub(crate) fn local_state(&self, ino: InodeId) -> Option<(Attr, bool)> {
         let file = self.pages.find(ino)?;
         file.look(|state| {
             let local = state.local.as_ref()?;
-            Some((local.attr(), local.is_published()))
+            Some((local.attr(), !state.is_changed()))
         })
     }
 }

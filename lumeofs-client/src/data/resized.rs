@@ -8,30 +8,38 @@ use crate::data::cached::gave_up;
 use crate::data::chunks::checked_range;
 use crate::inodes::Inode;
 use crate::link::{Asker, Link};
+use crate::pages::file::File;
 use crate::pages::local::Local;
-use lumeofs_base::{Attr, FsResult, InodeId};
+use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId};
 use lumeofs_meta::op::{Mutation, Query, SetAttr};
 use std::ops::Range;
+use std::sync::Arc;
 
 impl Link {
     /// Sets attributes of a cached file. With a smaller size, what was written past it need not be sent.
     pub(crate) fn cached_set_attr(
         &self,
         asker: &Asker<'_>,
-        ino: InodeId,
+        file: &Arc<File>,
         set: SetAttr,
     ) -> FsResult<Attr> {
         let Some(size) = set.size else {
-            return self.set_cached_times(asker, ino, set);
+            return self.set_cached_times(asker, file, set);
         };
-        self.change_cached(asker, ino, size..u64::MAX, size, |inode| {
-            self.resize_held(asker, ino, inode, size, set)
+        self.change_cached(asker, file, size..u64::MAX, size, |inode| {
+            self.resize_held(asker, file.ino, inode, size, set)
         })
     }
 
     /// Sets attributes but the size. What is not sent yet stays so: its publication carries the time that is set here.
-    fn set_cached_times(&self, asker: &Asker<'_>, ino: InodeId, set: SetAttr) -> FsResult<Attr> {
-        let (file, inode) = (self.pages.file(ino), self.inodes.get(ino));
+    fn set_cached_times(
+        &self,
+        asker: &Asker<'_>,
+        file: &Arc<File>,
+        set: SetAttr,
+    ) -> FsResult<Attr> {
+        let ino = file.ino;
+        let inode = self.inodes.get(ino);
         let sets_mtime = set.mtime.is_some();
         let mutation = Mutation::SetAttr { ino, set };
         let mut adopt = |attr: &Attr| {
@@ -55,14 +63,15 @@ impl Link {
     pub(crate) fn cached_allocate(
         &self,
         cx: &Context<'_>,
-        ino: InodeId,
+        file: &Arc<File>,
         offset: u64,
         len: u64,
         change: Change,
     ) -> FsResult<()> {
         let asker = self.asker(cx);
+        let ino = file.ino;
         let range = checked_range(offset, len)?;
-        self.change_cached(&asker, ino, range.clone(), u64::MAX, |inode| {
+        self.change_cached(&asker, file, range.clone(), u64::MAX, |inode| {
             self.allocate_held(&asker, ino, inode, &range, change)?;
             self.query_attr(&asker, ino, &Query::GetAttr { ino })
         })
@@ -81,29 +90,44 @@ impl Link {
         self.seek(cx, ino, offset, hole)
     }
 
-    /// Flushes what begins below `keep`, makes a change, and drops the range that it concerns.
+    /// Flushes what begins below `keep`, makes a change, and drops the range that it concerns. The file was found with the
+    /// right to do so: if that is over meanwhile, nobody else finds it any more.
+    ///
+    /// # Errors
+    /// Those of the flush and of the change. Then it is not known what became of the change; what was to be discarded by it
+    /// and is not sent is gone, and the next fsync or close tells.
     pub(crate) fn change_cached(
         &self,
         asker: &Asker<'_>,
-        ino: InodeId,
+        file: &Arc<File>,
         range: Range<u64>,
         keep: u64,
         change: impl FnOnce(&Inode) -> FsResult<Attr>,
     ) -> FsResult<Attr> {
-        let file = self.pages.file(ino);
+        let ino = file.ino;
         let inode = self.inodes.get(ino);
         let _closed = file.io.own(0..u64::MAX, &asker.patience)?;
         self.flush_below(asker, ino, keep)?;
         // What is still there must be neither sent nor published between the change and its drop.
         let _held = inode.ranges.own(0..u64::MAX, &asker.patience)?;
         let _order = asker.patience.lock(&file.publishing)?;
-        // What is left unpublished does not count any more, unless the change fails.
+        // What is left unpublished does not count any more.
         self.forget_local(ino);
-        let attr = change(&inode)?;
-        file.change(|state| {
+        let changed = change(&inode);
+        let unsent = file.change(|state| {
+            let before = state.load().dirty;
             state.drop_range(range);
-            state.local = Some(Local::new(attr.clone()));
+            state.local = changed.as_ref().ok().cloned().map(Local::new);
+            before - state.load().dirty
         });
-        Ok(attr)
+        if let Err(error) = &changed {
+            // It may have been done all the same, or be done later.
+            inode.unlearn();
+            if unsent > 0 {
+                let what = format!("{unsent} bytes of {ino} were given up for a change: {error}");
+                inode.fail(FsError::new(Code::Io, what));
+            }
+        }
+        changed
     }
 }

@@ -6,7 +6,7 @@ use crate::link::Link;
 use crate::wait::now;
 use lumeofs_base::{InodeId, SessionId};
 use lumeofs_lease::Touch;
-use lumeofs_meta::op::Mutation;
+use lumeofs_meta::op::{Mutation, Outcome, Reply};
 
 /// A mutation that may be under way. When dropped, it has had no effect, or its effects were taken.
 pub(crate) struct Changing<'a> {
@@ -51,16 +51,28 @@ impl<'a> Changing<'a> {
                     holder.did(now(), generation, number, changes, &answer.grants);
                 }
                 // It was done by an attempt whose reply was lost.
-                None => holder.doubt(generation, number, &self.inodes()),
+                None => holder.doubt(generation, number, &self.inodes(&answer.outcome)),
             }
         });
     }
 
-    fn inodes(&self) -> Vec<InodeId> {
+    /// All that it changed, as far as it had this outcome: also what its names meant.
+    fn inodes(&self, outcome: &Outcome) -> Vec<InodeId> {
         let inodes = self.touches.iter().map(|touch| match touch {
             Touch::Name(ino, _) | Touch::Inode(ino) => *ino,
         });
-        inodes.collect()
+        let mut inodes: Vec<_> = inodes.collect();
+        match outcome {
+            Ok(Reply::Attr(attr) | Reply::Created { attr, .. } | Reply::Removed { attr }) => {
+                inodes.push(attr.ino);
+            }
+            Ok(Reply::Renamed { attr, other }) => {
+                inodes.push(attr.ino);
+                inodes.extend(other.as_ref().map(|other| other.ino));
+            }
+            _ => {}
+        }
+        inodes
     }
 }
 

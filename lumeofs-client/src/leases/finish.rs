@@ -6,11 +6,15 @@ use super::{Answer, Changing};
 use crate::link::{Asker, Link};
 use crate::wait::{Patience, SLICE};
 use crate::window::Ticket;
-use lumeofs_base::{Code, FileKind, FsError, SessionId};
+use lumeofs_base::{Code, FileKind, FsError, InodeId, SessionId};
 use lumeofs_lease::Touch;
-use lumeofs_meta::op::Reply;
+use lumeofs_meta::op::{Mutation, Reply};
 use lumeofs_proto::frame::Op;
 use lumeofs_proto::meta::{MetaReply, MetaRequest};
+use std::time::Duration;
+
+/// How long one file may hold up the others that are to be finished.
+const READ_ANEW_LIMIT: Duration = Duration::from_secs(5);
 
 /// A mutation to be finished.
 #[derive(Debug)]
@@ -84,6 +88,11 @@ impl Link {
         match reply.and_then(|reply| Answer::of(&reply)) {
             Ok(answer) => {
                 changing.did(session, &answer);
+                // Its place in the window is needed for what follows.
+                drop(ticket);
+                if let Some(ino) = resized(&request) {
+                    self.resized_late(ino);
+                }
                 if has_made_file(&answer) {
                     // The leader counts an open that nobody has.
                     self.session.restate_soon();
@@ -93,12 +102,29 @@ impl Link {
         }
     }
 
+    /// What is in memory of a file may be from before it was resized.
+    fn resized_late(&self, ino: InodeId) {
+        let patience = Patience::background(&self.halt, Some(READ_ANEW_LIMIT));
+        if let Err(error) = self.read_anew(&Asker::background(patience), ino) {
+            tracing::warn!(%ino, %error, "a file was resized late and could not be looked at anew");
+        }
+    }
+
     fn note_unfinished(&self, asker: &Asker<'_>, session: SessionId, error: &FsError) {
         if error.code == Code::SessionExpired {
             // Its leases end with it. What goes wrong here comes up again with the next call.
             self.renew_session(session, &asker.patience).ok();
         }
         tracing::debug!(%error, "a mutation whose caller had given up");
+    }
+}
+
+/// The file whose size or data a request changes, apart from publishing what was written.
+fn resized(request: &MetaRequest) -> Option<InodeId> {
+    match postcard::from_bytes(&request.op).ok()? {
+        Mutation::SetAttr { ino, set } => set.size.is_some().then_some(ino),
+        Mutation::Allocate { ino, .. } | Mutation::Extend { ino, .. } => Some(ino),
+        _ => None,
     }
 }
 

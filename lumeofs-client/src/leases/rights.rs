@@ -1,7 +1,7 @@
 //! The right to write to a file, held for one operation.
 
 use super::answers::Want;
-use crate::data::Reading;
+use crate::data::{Reading, Tenure};
 use crate::link::{Asker, Link};
 use crate::wait::now;
 use lumeofs_base::{FsResult, InodeId, Timestamp};
@@ -13,10 +13,10 @@ use std::time::Duration;
 const ASK_PAUSE: Duration = Duration::from_millis(10);
 
 /// How an operation writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Right {
-    /// Nobody else has anything of the file: what is written may stay in memory.
-    Buffered,
+    /// Nobody else has anything of the file: what is written may stay in memory, in this.
+    Buffered(Tenure),
     /// To the datanodes, and others may do so at the same time.
     Through,
 }
@@ -42,17 +42,20 @@ impl Link {
         loop {
             let (right, epoch, is_valid) = self.with_leases(|state| {
                 let now = now();
-                let right = state.holder.begin_write(now, ino);
+                let right = match state.holder.begin_write(now, ino) {
+                    WriteRight::Buffered => Ok(Right::Buffered(self.tenure(ino))),
+                    WriteRight::Through => Ok(Right::Through),
+                    other => Err(other),
+                };
                 (right, state.epoch, state.holder.is_valid(now))
             });
             let right = match right {
-                WriteRight::Buffered => Right::Buffered,
-                WriteRight::Through => Right::Through,
-                WriteRight::Wait => {
+                Ok(right) => right,
+                Err(WriteRight::Wait) => {
                     self.wait_for_leases(asker)?;
                     continue;
                 }
-                WriteRight::Ask => {
+                Err(_) => {
                     if !is_valid {
                         // The leader gives nothing to who does not poll.
                         self.wait_for_leases(asker)?;
@@ -98,8 +101,8 @@ impl Link {
         self.leases.state.lock().holder.is_writer(ino)
     }
 
-    /// Enters how far what was written under a lease is published: its size and times are shown, and as long as they
-    /// are not published the lease is neither given up nor forgotten when another leader comes.
+    /// Enters how far the servers have what was written under a lease: its size and times are shown, and as long as
+    /// anything is missing the lease is neither given up nor forgotten when another leader comes.
     pub(crate) fn note_local(&self, ino: InodeId) {
         self.with_leases(|state| {
             let holder = &mut state.holder;
@@ -120,6 +123,13 @@ impl Link {
     /// What was written and is not published is not shown any more.
     pub(crate) fn forget_local(&self, ino: InodeId) {
         self.with_leases(|state| state.holder.abandoned(ino));
+    }
+}
+
+impl Writing<'_> {
+    /// Whether the session under which it began has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.link.leases.state.lock().epoch != self.epoch
     }
 }
 

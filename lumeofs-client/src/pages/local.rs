@@ -18,9 +18,8 @@ pub(crate) struct Local {
     attr: Attr,
     size: u64,
     mtime: Timestamp,
+    /// Something that is not published yet takes suid and sgid away.
     clears_suid: bool,
-    /// That is to be published.
-    publishes_suid: bool,
     /// Changes of size and time so far, and how many of them are published.
     changes: u64,
     published: u64,
@@ -76,7 +75,6 @@ impl Local {
             mtime: attr.mtime,
             attr,
             clears_suid: false,
-            publishes_suid: false,
             changes: 0,
             published: 0,
         }
@@ -97,6 +95,17 @@ impl Local {
             .map_or_else(|| self.attr.clone(), |changed| changed.over(&self.attr))
     }
 
+    /// What to show where the metadata group has said these attributes. With `is_writer` nobody else changes size and
+    /// mtime: an answer that has less is from before they were published.
+    pub(crate) fn over(&self, said: &Attr, is_writer: bool) -> Attr {
+        let is_older = said.truncations == self.attr.truncations
+            && (said.size < self.size || said.mtime < self.mtime);
+        match self.changed() {
+            Some(changed) if !self.is_published() || (is_writer && is_older) => changed.over(said),
+            _ => said.clone(),
+        }
+    }
+
     /// What was changed here, if anything.
     pub(crate) fn changed(&self) -> Option<LocalAttr> {
         (self.changes > 0).then_some(LocalAttr {
@@ -115,7 +124,6 @@ impl Local {
         self.size = self.size.max(end);
         self.mtime = now.max(self.attr.ctime).max(self.mtime);
         self.clears_suid |= clear_suid;
-        self.publishes_suid |= clear_suid;
         self.changes += 1;
     }
 
@@ -159,7 +167,7 @@ impl Local {
         (grows || !self.is_published()).then_some(Publication {
             from: self.attr.size,
             size: if grows { size } else { 0 },
-            clear_suid: self.publishes_suid,
+            clear_suid: self.clears_suid,
             time: self.mtime,
             changes: if size >= self.size {
                 self.changes
@@ -172,7 +180,7 @@ impl Local {
     /// That was published, and these are the attributes since.
     pub(crate) fn published(&mut self, publication: &Publication, attr: &Attr) {
         self.published = self.published.max(publication.changes);
-        self.publishes_suid &= self.published != self.changes;
+        self.clears_suid &= self.published != self.changes;
         self.attr = attr.clone();
         self.size = self.size.max(attr.size);
     }
@@ -229,6 +237,28 @@ mod tests {
         };
         local.adopt(&truncated);
         assert_eq!(local.size(), 20);
+    }
+
+    #[test]
+    fn an_answer_from_before_a_publication_does_not_hide_it() {
+        let mut local = Local::new(attr(100));
+        local.wrote(300, at(50), false);
+        assert_eq!(local.over(&attr(100), false).size, 300);
+        let all = local.publication(u64::MAX).unwrap();
+        let told = Attr {
+            mtime: at(50),
+            ctime: at(60),
+            ..attr(300)
+        };
+        local.published(&all, &told);
+        let shown = local.over(&attr(100), true);
+        assert_eq!((shown.size, shown.mtime), (300, at(50)));
+        assert_eq!(local.over(&attr(100), false), attr(100));
+        let later = Attr {
+            truncations: 1,
+            ..attr(20)
+        };
+        assert_eq!(local.over(&later, true), later);
     }
 
     #[test]

@@ -28,7 +28,15 @@ pub(super) fn write_at(
 ) -> FsResult<u64> {
     let (link, cx) = (&client.link, cx());
     let inode = link.inodes.get(ino);
-    let written = link.buffered_write(&link.asker(&cx), ino, &inode, offset, data, HOW)?;
+    let written = link.buffered_write(
+        &link.asker(&cx),
+        &link.tenure(ino),
+        &inode,
+        offset,
+        data,
+        HOW,
+    )?;
+    let written = written.expect("nobody drops it");
     assert_eq!(written.attr.size, link.local_state(ino).unwrap().0.size);
     Ok(written.offset)
 }
@@ -65,9 +73,11 @@ pub(super) fn sync(client: &Client, ino: InodeId) -> FsResult<()> {
 }
 
 pub(super) fn resize(client: &Client, ino: InodeId, size: u64) {
-    let attr = client
-        .link
-        .cached_set_attr(&client.link.asker(&cx()), ino, truncate(size));
+    let attr = client.link.cached_set_attr(
+        &client.link.asker(&cx()),
+        &client.link.pages.file(ino),
+        truncate(size),
+    );
     assert_eq!(attr.unwrap().size, size);
 }
 
@@ -131,7 +141,7 @@ fn random_calls_with_little_memory_agree_with_bytes_in_a_row() {
                         _ => Change::Zero { keep_size: false },
                     };
                     let link = &client.link;
-                    link.cached_allocate(&cx(), ino, offset, len, change)
+                    link.cached_allocate(&cx(), &link.pages.file(ino), offset, len, change)
                         .unwrap();
                     if step % 3 == 2 {
                         model.resize(model.len().max(end), 0);
@@ -307,7 +317,8 @@ fn a_truncation_discards_what_was_not_sent_and_times_that_are_set_stay() {
         ..SetAttr::default()
     };
     let link = &client.link;
-    link.cached_set_attr(&link.asker(&cx()), ino, set).unwrap();
+    link.cached_set_attr(&link.asker(&cx()), &link.pages.file(ino), set)
+        .unwrap();
     // It did not have to be sent for that.
     assert!(writes.load(Ordering::SeqCst) == 0 && link.pages.shared.dirty() == 5);
     assert_eq!(link.local_state(ino).unwrap().0.mtime, mtime);
@@ -391,7 +402,10 @@ fn attributes_that_came_with_the_lease_are_not_asked_for_and_others_do_not_shrin
         mode: Some(0o600),
         ..SetAttr::default()
     };
-    let attr = client.link.cached_set_attr(&asker, ino, set).unwrap();
+    let attr = client
+        .link
+        .cached_set_attr(&asker, &client.link.pages.file(ino), set)
+        .unwrap();
     assert_eq!((attr.size, attr.mode), (1000, 0o600));
     assert_eq!(read(&client, ino, 0, 2000).len(), 1000);
     flush(&client, ino);

@@ -132,6 +132,14 @@ impl World {
         }
     }
 
+    /// Another leadership begins, which remembers no leases.
+    pub(in crate::tests) fn elect(&self) {
+        let mut state = self.state.lock();
+        state.term += 1;
+        let term = state.term;
+        state.table.lead(now(), term, []);
+    }
+
     pub(super) fn until_settled(&self, changed: &Changed) {
         self.until(|state| state.table.is_settled(&changed.recalls).then_some(()));
     }
@@ -171,7 +179,7 @@ impl World {
         })
     }
 
-    pub(super) fn mutate_for(&self, asked: &MetaRequest) -> FsResult<MetaReply> {
+    pub(in crate::tests) fn mutate_for(&self, asked: &MetaRequest) -> FsResult<MetaReply> {
         let mutation: Mutation = postcard::from_bytes(&asked.op).unwrap();
         let session = SessionId(asked.session);
         let named = named(&mutation);
