@@ -13,7 +13,7 @@ use crate::pages::file::File;
 use crate::pages::local::Publication;
 use crate::pages::queue::Work;
 use crate::pages::state::State;
-use crate::pages::state::sending::{Claimed, Sent, Wanted};
+use crate::pages::state::sending::{Claimed, Sent, Until, Wanted};
 use crate::wait::Patience;
 use lumeofs_base::{Attr, Code, FsResult, InodeId};
 use lumeofs_meta::op::{Mutation, Query};
@@ -27,23 +27,6 @@ const CLAIM_BYTES: u64 = 4 << 20;
 const LOST_PAUSE: Duration = Duration::from_millis(10);
 /// How long nothing may move when the client closes with unsent data.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
-
-/// Which data a flush is about.
-#[derive(Clone, Copy)]
-struct Until {
-    /// Writes up to this number.
-    number: u64,
-    /// What begins below this offset.
-    below: u64,
-}
-
-impl Until {
-    /// All that has been written.
-    const fn written(number: u64) -> Self {
-        let below = u64::MAX;
-        Self { number, below }
-    }
-}
 
 impl Link {
     /// Sends all data of an inode that is dirty now, and publishes size and time with one mutation. What cannot be
@@ -62,8 +45,8 @@ impl Link {
         };
         let inode = self.inodes.get(ino);
         again(asker, ino, || {
-            let number = file.look(State::last_number);
-            self.send_dirty(asker, &inode, &file, Until { number, below })?;
+            let until = file.look(State::written).up_to(below);
+            self.send_dirty(asker, &inode, &file, until)?;
             let published = self.publish_local(asker, &inode, &file, false)?;
             Ok(published.then_some(()))
         })
@@ -78,8 +61,8 @@ impl Link {
             return Ok(());
         };
         again(asker, ino, || {
-            let number = file.look(State::last_number);
-            self.send_dirty(asker, inode, &file, Until::written(number))?;
+            let until = file.look(State::written);
+            self.send_dirty(asker, inode, &file, until)?;
             let has_grown = file.look(|state| state.unpublished() > 0);
             let is_whole = !has_grown || self.publish_local(asker, inode, &file, false)?;
             Ok(is_whole.then_some(()))
@@ -103,8 +86,8 @@ impl Link {
             return self.sync(asker, ino, inode, &mut || Ok(()));
         };
         again(asker, ino, || {
-            let number = file.look(State::last_number);
-            self.send_dirty(asker, inode, &file, Until::written(number))?;
+            let until = file.look(State::written);
+            self.send_dirty(asker, inode, &file, until)?;
             let publishes = !data_only || file.look(|state| state.unpublished() > 0);
             let mut is_whole = true;
             self.sync(asker, ino, inode, &mut || {
@@ -147,8 +130,7 @@ impl Link {
 
     fn claim(&self, file: &Arc<File>, until: Until, whole: bool) -> Claimed {
         file.claim(&Wanted {
-            until: until.number,
-            below: until.below,
+            until,
             most: CLAIM_BYTES,
             chunk_size: self.chunk_size(),
             whole,
@@ -418,11 +400,10 @@ impl Link {
 
     /// Sends what one request after the other can take of a file that is being written to.
     fn send_batch(&self, asker: &Asker<'_>, inode: &Inode, file: &Arc<File>) -> FsResult<()> {
-        let number = file.change(|state| {
+        let all = file.change(|state| {
             state.is_ready = false;
-            state.last_number()
+            state.written()
         });
-        let all = Until::written(number);
         let seen = file.events();
         match self.claim(file, all, false) {
             Claimed::Some(id, range) => self.send_claim(asker, inode, file, id, &range, true)?,
@@ -438,11 +419,10 @@ impl Link {
 
     /// Sends all that is dirty now and publishes, unless somebody else is at it.
     fn settle(&self, asker: &Asker<'_>, inode: &Inode, file: &Arc<File>) -> FsResult<()> {
-        let number = file.change(|state| {
+        let all = file.change(|state| {
             state.is_aging = false;
-            state.last_number()
+            state.written()
         });
-        let all = Until::written(number);
         loop {
             let seen = file.events();
             match self.claim(file, all, true) {

@@ -6,7 +6,7 @@
 
 use super::local::Local;
 use super::state::State;
-use super::state::sending::{Claimed, Sent, Wanted};
+use super::state::sending::{Claimed, Sent, Until, Wanted};
 use super::testing::{Random, attr};
 use super::*;
 use crate::pages::slot::SLOT_BYTES;
@@ -93,11 +93,14 @@ impl Model {
 
     fn claim(&mut self) {
         let wanted = Wanted {
-            until: self.state.last_number() - self.random.below(2).min(self.state.last_number()),
-            below: if self.random.below(4) == 0 {
-                FILE as u64 / 2
-            } else {
-                u64::MAX
+            until: Until {
+                number: self.state.last_number()
+                    - self.random.below(2).min(self.state.last_number()),
+                below: if self.random.below(4) == 0 {
+                    FILE as u64 / 2
+                } else {
+                    u64::MAX
+                },
             },
             most: 1 + self.random.below(30_000),
             chunk_size: 8192,
@@ -159,8 +162,10 @@ impl Model {
             self.end_claim();
         }
         let all = Wanted {
-            until: u64::MAX,
-            below: u64::MAX,
+            until: Until {
+                number: u64::MAX,
+                below: u64::MAX,
+            },
             most: u64::MAX,
             chunk_size: 8192,
             whole: true,
@@ -190,10 +195,12 @@ fn readers_see_what_was_written_last_and_all_of_it_is_sent() {
     }
 }
 
-fn everything(until: u64) -> Wanted {
+fn everything(number: u64) -> Wanted {
     Wanted {
-        until,
-        below: u64::MAX,
+        until: Until {
+            number,
+            below: u64::MAX,
+        },
         most: u64::MAX,
         chunk_size: 1 << 20,
         whole: true,

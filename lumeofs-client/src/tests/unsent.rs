@@ -1,7 +1,7 @@
 //! What becomes of written data that is still in the cache when something goes wrong.
 
 use super::cached::{flush, read, sync, write, write_at};
-use super::cluster::{Answer, Cluster, cx, direct};
+use super::cluster::{Answer, CHUNK, Cluster, cx, direct};
 use super::files::{file, get, put, truncate};
 use crate::client::{Context, OnOutage, WriteMode};
 use lumeofs_base::Code;
@@ -10,6 +10,9 @@ use lumeofs_proto::frame::Op;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+/// Writes at the end that go on for long.
+const APPENDS: usize = 150;
 
 #[test]
 fn a_client_that_closes_sends_what_it_has() {
@@ -218,4 +221,33 @@ fn an_outage_longer_than_the_mount_waits_costs_what_was_not_sent() {
     }
     assert_eq!(read(&client, ino, 0, 10), b"old");
     sync(&client, ino).unwrap();
+}
+
+#[test]
+fn a_sync_ends_beside_an_append_that_never_does() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client();
+    let ino = file(&client, "f");
+    let appended = Arc::new(AtomicUsize::new(0));
+    for node in &cluster.nodes {
+        let (client, appended) = (client.clone(), appended.clone());
+        node.hook(move |frame, world| {
+            let answer = (frame.fixed.op == Op::Write).then(|| world.answer(frame).unwrap())?;
+            let (client, appended) = (client.clone(), appended.clone());
+            // With each chunk that is sent, two more come.
+            Some(Answer::Later(Box::new(move |_| {
+                if appended.fetch_add(1, Ordering::SeqCst) < APPENDS {
+                    write_at(&client, ino, None, &[2; 2 * CHUNK as usize]).unwrap();
+                }
+                answer
+            })))
+        });
+    }
+    write(&client, ino, 0, &[1; 8 << 20]);
+    sync(&client, ino).unwrap();
+    let appended = appended.load(Ordering::SeqCst);
+    for node in &cluster.nodes {
+        node.hook(|_, _| None);
+    }
+    assert!(appended < APPENDS, "{appended}");
 }

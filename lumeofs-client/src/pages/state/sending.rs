@@ -11,13 +11,28 @@ const GAP_MAX: u64 = BLOCK_SIZE as u64;
 /// Where a range is cut that is not sent to its end, since more is expected there.
 const CUT_ALIGN: u64 = 256 << 10;
 
+/// Which data a flush is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Until {
+    /// Writes up to this number.
+    pub(crate) number: u64,
+    /// What begins below this offset.
+    pub(crate) below: u64,
+}
+
+impl Until {
+    /// Of that, what begins below an offset.
+    pub(crate) fn up_to(self, below: u64) -> Self {
+        let below = self.below.min(below);
+        Self { below, ..self }
+    }
+}
+
 /// What one claim may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
-    /// Writes up to this number must be in it.
-    pub(crate) until: u64,
-    /// It begins below this offset.
-    pub(crate) below: u64,
+    /// This must be in it, and it begins below that offset.
+    pub(crate) until: Until,
     /// Bytes at most.
     pub(crate) most: u64,
     /// Bytes per chunk: a claim leaves out no chunk between two of its ranges.
@@ -78,6 +93,14 @@ impl State {
                 .is_some_and(|local| !local.is_published())
     }
 
+    /// All that has been written. What is appended later is not in it, though it touches what is dirty now.
+    pub(crate) fn written(&self) -> Until {
+        Until {
+            number: self.last_number(),
+            below: self.local.as_ref().map_or(u64::MAX, Local::size),
+        }
+    }
+
     /// Takes dirty ranges, in order, to send them.
     pub(crate) fn claim(&mut self, wanted: &Wanted) -> Claimed {
         let mut claimed: Vec<Range<u64>> = self
@@ -86,21 +109,25 @@ impl State {
             .flat_map(|claim| claim.parts.clone())
             .collect();
         claimed.sort_unstable_by_key(|part| part.start);
-        let due = |number: u64, start: u64| number <= wanted.until && start < wanted.below;
+        let Until {
+            number: until,
+            below,
+        } = wanted.until;
+        let due = |number: u64, start: u64| number <= until && start < below;
         let (mut parts, mut bytes, mut number) = (Vec::<Range<u64>>::new(), 0, u64::MAX);
         let mut is_waiting = self
             .claims
             .iter()
             .any(|claim| due(claim.number, claim.parts[0].start));
         'all: for (range, of) in self.dirty.since(0) {
-            if range.start >= wanted.below {
+            if range.start >= below {
                 break;
             }
-            if parts.is_empty() && of > wanted.until {
+            if parts.is_empty() && of > until {
                 continue;
             }
             is_waiting |= due(of, range.start);
-            let range = range.start..range.end.min(wanted.below);
+            let range = range.start..range.end.min(below);
             for part in without(&range, &claimed) {
                 let reach = parts
                     .last()
