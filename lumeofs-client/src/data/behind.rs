@@ -47,8 +47,8 @@ impl Link {
         again(asker, ino, || {
             let until = file.look(State::written).up_to(below);
             self.send_dirty(asker, &inode, &file, until)?;
-            let published = self.publish_local(asker, &inode, &file, false)?;
-            Ok(published.then_some(()))
+            let is_whole = self.publish_until(asker, &inode, &file, until)?;
+            Ok(is_whole.then_some(()))
         })
     }
 
@@ -63,8 +63,8 @@ impl Link {
         again(asker, ino, || {
             let until = file.look(State::written);
             self.send_dirty(asker, inode, &file, until)?;
-            let has_grown = file.look(|state| state.unpublished() > 0);
-            let is_whole = !has_grown || self.publish_local(asker, inode, &file, false)?;
+            let is_known = file.look(|state| state.has_published(until.below));
+            let is_whole = is_known || self.publish_until(asker, inode, &file, until)?;
             Ok(is_whole.then_some(()))
         })?;
         inode.take_error().map_or(Ok(()), Err)
@@ -88,11 +88,12 @@ impl Link {
         again(asker, ino, || {
             let until = file.look(State::written);
             self.send_dirty(asker, inode, &file, until)?;
-            let publishes = !data_only || file.look(|state| state.unpublished() > 0);
+            let is_known = file.look(|state| state.has_published(until.below));
+            let publishes = !data_only || !is_known;
             let mut is_whole = true;
             self.sync(asker, ino, inode, &mut || {
                 if publishes {
-                    is_whole = self.publish_local(asker, inode, &file, false)?;
+                    is_whole = self.publish_until(asker, inode, &file, until)?;
                 }
                 Ok(())
             })?;
@@ -246,6 +247,22 @@ impl Link {
         self.with_all_chunks(asker, file.ino, inode, known, range)
     }
 
+    /// Publishes size and time where the data asked for was sent. False if its size is not known to the metadata group
+    /// then: the servers may have cut off what was sent, so it is to be sent again.
+    fn publish_until(
+        &self,
+        asker: &Asker<'_>,
+        inode: &Inode,
+        file: &Arc<File>,
+        until: Until,
+    ) -> FsResult<bool> {
+        let sender = self.sender(asker);
+        let is_whole = self.publish_local(asker, inode, file, false)?;
+        let is_known = file.look(|state| state.has_published(until.below));
+        // If the session has ended, all of it is about to be dropped, and told.
+        Ok(is_whole && (is_known || self.still_bound(&sender).is_err()))
+    }
+
     /// Publishes size and time, as far as the data is with the primaries. False if the servers may have cut off what was
     /// sent: then that is dirty again. What cannot be published for good is told later.
     pub(crate) fn publish_local(
@@ -283,11 +300,7 @@ impl Link {
             Ok(attr) => {
                 inode.learn(&attr);
                 count(&self.pages.shared.counters.publications, 1);
-                file.change(|state| {
-                    if let Some(local) = &mut state.local {
-                        local.published(&publication, &attr);
-                    }
-                });
+                file.change(|state| state.published(&publication, &attr));
                 return Ok(true);
             }
             Err(error) => error,

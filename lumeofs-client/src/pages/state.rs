@@ -26,6 +26,8 @@ pub(crate) struct State {
     slots: BTreeMap<u32, Slot>,
     dirty: Intervals,
     claims: Vec<Claim>,
+    /// Past the published size: what the primaries have, in this or an older version.
+    sent: Intervals,
     fills: Vec<Fill>,
     next_number: u64,
     /// Slots that no clock knows yet.
@@ -127,7 +129,7 @@ impl State {
         } else {
             FILE_OVERHEAD_BYTES
         };
-        file + self.dirty.count() * RANGE_OVERHEAD_BYTES
+        file + (self.dirty.count() + self.sent.count()) * RANGE_OVERHEAD_BYTES
     }
 
     /// Slots that came into being since this was asked last, with their tags.
@@ -316,6 +318,7 @@ impl State {
             return;
         }
         self.dirty.remove(range.clone());
+        self.sent.remove(range.clone());
         let (hit, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.claims)
             .into_iter()
             .partition(|claim| claim.parts.iter().any(|part| touch(part, &range)));

@@ -284,13 +284,47 @@ fn bytes_past_the_published_size_stay_until_it_is_published() {
         state.evict(*index, *tag);
     }
     assert!(state.read(&(0..1000), &mut [0; 1000]).missing.is_empty());
-    let local = state.local.as_mut().unwrap();
+    let local = state.local.as_ref().unwrap();
     let publication = local.publication(u64::MAX).unwrap();
-    local.published(&publication, &attr(1000));
+    state.published(&publication, &attr(1000));
     for (index, tag) in new.iter().chain(&new) {
         state.evict(*index, *tag);
     }
     assert_eq!(state.load().memory, 0);
+}
+
+#[test]
+fn what_was_sent_once_can_be_published_though_it_is_written_again() {
+    let mut state = open_state(0);
+    let claim = |state: &mut State| match state.claim(&everything(u64::MAX)) {
+        Claimed::Some(id, _) => id,
+        other => panic!("{other:?}"),
+    };
+    state.write(0, &[1; 1000], NOW, false);
+    let id = claim(&mut state);
+    state.end_claim(id, Sent::Done);
+    state.write(0, &[2; 10], NOW, false);
+    state.write(1000, &[2; 500], NOW, false);
+    assert_eq!((state.sent_until(), state.unpublished()), (1000, 1000));
+    assert!(!state.has_published(1000));
+    let publication = state.local.as_ref().unwrap().publication(1000).unwrap();
+    state.published(&publication, &attr(1000));
+    assert!(state.has_published(1000) && !state.has_published(1500));
+    // What is cut off while it is sent is not there.
+    let id = claim(&mut state);
+    state.send_tail_again();
+    state.end_claim(id, Sent::Done);
+    assert_eq!(state.sent_until(), 1000);
+    let id = claim(&mut state);
+    state.end_claim(id, Sent::Done);
+    assert_eq!(state.sent_until(), u64::MAX);
+    state.write(1200, &[3; 10], NOW, false);
+    assert_eq!(state.sent_until(), u64::MAX);
+    state.send_tail_again();
+    assert_eq!(state.sent_until(), 1000);
+    // A size that was cut is not waited for.
+    state.local = Some(Local::new(attr(5)));
+    assert!(state.has_published(1500));
 }
 
 #[test]

@@ -251,3 +251,29 @@ fn a_sync_ends_beside_an_append_that_never_does() {
     }
     assert!(appended < APPENDS, "{appended}");
 }
+
+#[test]
+fn a_sync_publishes_the_size_though_what_it_sent_is_written_again_and_again() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client();
+    for data_only in [false, true] {
+        let ino = file(&client, if data_only { "f" } else { "g" });
+        for node in &cluster.nodes {
+            let client = client.clone();
+            node.hook(move |frame, world| {
+                let answer = (frame.fixed.op == Op::Write).then(|| world.answer(frame).unwrap())?;
+                write(&client, ino, 0, b"again");
+                Some(answer)
+            });
+        }
+        write(&client, ino, 0, &[1; 4 * CHUNK as usize]);
+        let (link, inode) = (&client.link, client.link.inodes.get(ino));
+        link.sync_data(&link.asker(&cx()), ino, &inode, data_only)
+            .unwrap();
+        let local = link.pages.file(ino).look(|state| state.local.clone());
+        assert_eq!(local.unwrap().published_size(), 4 * CHUNK);
+    }
+    for node in &cluster.nodes {
+        node.hook(|_, _| None);
+    }
+}
