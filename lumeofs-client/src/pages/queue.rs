@@ -1,5 +1,5 @@
-//! Which file's changes are sent next: those that have gathered enough for large requests first, then those whose time
-//! has come. Each file is at most once in each queue.
+//! Which file's changes are sent next: those that have gathered enough for large requests, and those whose time has come,
+//! by turns, so that neither a stream nor many small files stop the others. Each file is at most once in each queue.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub(crate) struct Queue<F> {
     ready: VecDeque<F>,
     /// In the order of their time.
     aging: VecDeque<(Duration, F)>,
+    /// The last one came from there.
+    was_aging: bool,
 }
 
 impl<F> Default for Queue<F> {
@@ -34,6 +36,7 @@ impl<F> Default for Queue<F> {
         Self {
             ready: VecDeque::new(),
             aging: VecDeque::new(),
+            was_aging: false,
         }
     }
 }
@@ -58,12 +61,18 @@ impl<F> Queue<F> {
 
     /// What is to be done now. `is_pressed`: room is wanted, so nothing waits for its time.
     pub(crate) fn next(&mut self, now: Duration, is_pressed: bool) -> Work<F> {
-        if let Some(file) = self.ready.pop_front() {
+        let due = self.aging.front().map(|(due, _)| *due);
+        let is_overdue = due.is_some_and(|due| due <= now);
+        if (!is_overdue || self.was_aging)
+            && let Some(file) = self.ready.pop_front()
+        {
+            self.was_aging = false;
             return Work::Batch(file);
         }
-        match self.aging.front() {
-            Some((due, _)) if !is_pressed && *due > now => Work::Wait(*due - now),
+        match due {
+            Some(due) if !is_pressed && due > now => Work::Wait(due - now),
             Some(_) => {
+                self.was_aging = true;
                 let (_, file) = self.aging.pop_front().expect("it has a front");
                 Work::Settle(file)
             }
@@ -77,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn full_files_go_first_and_others_when_their_time_has_come_or_room_is_wanted() {
+    fn full_files_go_at_once_and_others_when_their_time_has_come_or_room_is_wanted() {
         let mut queue = Queue::default();
         let ms = Duration::from_millis;
         assert!(queue.push_aging("a", ms(0)));
@@ -90,5 +99,28 @@ mod tests {
         assert_eq!(queue.next(ms(1100), true), Work::Settle("b"));
         assert_eq!(queue.next(ms(1100), true), Work::Wait(IDLE));
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn files_that_are_always_full_and_files_whose_time_has_come_take_turns() {
+        let mut queue = Queue::default();
+        let second = Duration::from_secs(1);
+        queue.push_aging("small", Duration::ZERO);
+        queue.push_aging("other", Duration::ZERO);
+        let mut order = Vec::new();
+        for _ in 0..5 {
+            queue.push_ready("stream");
+            order.push(queue.next(second, true));
+        }
+        let (batch, settle) = (Work::Batch, Work::Settle);
+        let stream = || batch("stream");
+        let want = [
+            settle("small"),
+            stream(),
+            settle("other"),
+            stream(),
+            stream(),
+        ];
+        assert_eq!(order, want);
     }
 }
