@@ -161,8 +161,9 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // Files and what they share refer to each other through the queue.
-        *self.shared.queue.lock() = Queue::default();
+        // Files and what they share refer to each other through the queue. Files that go may take locks.
+        let queue = std::mem::take(&mut *self.shared.queue.lock());
+        drop(queue);
     }
 }
 

@@ -147,3 +147,13 @@ impl File {
         evicted
     }
 }
+
+impl Drop for File {
+    /// Who still read it when it was forgotten may have put data into it.
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let before = state.load();
+        state.drop_all();
+        self.shared.moved(&before, &state.load());
+    }
+}

@@ -360,6 +360,21 @@ fn memory_stays_within_its_limit_and_the_clock_forgets_files_that_are_gone() {
 }
 
 #[test]
+fn what_comes_into_a_file_that_was_forgotten_goes_with_it() {
+    let pages = Pages::new(CACHE_BYTES_MIN);
+    let file = pages.file(InodeId(1));
+    pages.forget(InodeId(1));
+    let (id, _) = file.change(|state| state.begin_fill(&[0..1000], true));
+    file.end_fill(id, Some(&[1; 1000]));
+    assert!(pages.shared.stats().memory_bytes > 1000);
+    drop(file);
+    let stats = pages.shared.stats();
+    let slots = pages.shared.slots.load(Ordering::Relaxed);
+    assert_eq!((stats.memory_bytes, stats.dirty_bytes, slots), (0, 0, 0));
+    assert_eq!((stats.ahead_bytes, stats.ahead_wasted_bytes), (1000, 1000));
+}
+
+#[test]
 fn a_file_that_is_read_again_and_again_survives_a_long_stream() {
     let pages = Pages::new(CACHE_BYTES_MIN);
     let hot = pages.file(InodeId(1));
