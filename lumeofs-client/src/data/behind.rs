@@ -4,6 +4,8 @@
 //! size stay in memory until then, so that they can be sent again if the servers cut them off. What is sent was
 //! written under one session and goes under no other (rule S3).
 
+mod workers;
+
 use crate::data::chunks::span;
 use crate::data::write::{How, again};
 use crate::inodes::{Inode, Known};
@@ -11,7 +13,6 @@ use crate::link::{Asker, Link};
 use crate::pages::count;
 use crate::pages::file::File;
 use crate::pages::local::Publication;
-use crate::pages::queue::Work;
 use crate::pages::state::State;
 use crate::pages::state::sending::{Claimed, Sent, Until, Wanted};
 use crate::wait::Patience;
@@ -386,68 +387,6 @@ impl Link {
             file.change(|state| state.local.as_mut().map(|local| local.grew(size)));
             Ok(Some(()))
         })
-    }
-
-    /// A background thread.
-    pub(crate) fn keep_writing(&self) {
-        while !self.halt.is_halted() {
-            let (file, is_batch) = match self.pages.shared.next_work(&self.halt) {
-                Work::Batch(file) => (file, true),
-                Work::Settle(file) => (file, false),
-                Work::Wait(_) => continue,
-            };
-            let patience = Patience::deferred(&self.halt, self.on_outage);
-            let asker = Asker::background(patience);
-            let inode = self.inodes.get(file.ino);
-            let result = match is_batch {
-                true => self.send_batch(&asker, &inode, &file),
-                false => self.settle(&asker, &inode, &file),
-            };
-            if let Err(error) = result
-                && !self.halt.is_halted()
-            {
-                tracing::warn!(ino = %file.ino, %error, "written data is still to be sent");
-            }
-        }
-    }
-
-    /// Sends what one request after the other can take of a file that is being written to.
-    fn send_batch(&self, asker: &Asker<'_>, inode: &Inode, file: &Arc<File>) -> FsResult<()> {
-        let all = file.change(|state| {
-            state.is_ready = false;
-            state.written()
-        });
-        let seen = file.events();
-        match self.claim(file, all, false) {
-            Claimed::Some(id, range) => self.send_claim(asker, inode, file, id, &range, true)?,
-            // It is being written again while it is sent.
-            Claimed::UnderWay => file.wait(seen, &asker.patience)?,
-            Claimed::None => {}
-        }
-        if file.look(State::unpublished) >= self.pages.shared.unpublished_max() {
-            self.publish_local(asker, inode, file, true)?;
-        }
-        Ok(())
-    }
-
-    /// Sends all that is dirty now and publishes, unless somebody else is at it.
-    fn settle(&self, asker: &Asker<'_>, inode: &Inode, file: &Arc<File>) -> FsResult<()> {
-        let all = file.change(|state| {
-            state.is_aging = false;
-            state.written()
-        });
-        loop {
-            let seen = file.events();
-            match self.claim(file, all, true) {
-                Claimed::Some(id, range) => {
-                    self.send_claim(asker, inode, file, id, &range, true)?
-                }
-                // When that has ended, what there is left to do comes up again.
-                Claimed::UnderWay => return file.wait(seen, &asker.patience),
-                Claimed::None => break,
-            }
-        }
-        self.publish_local(asker, inode, file, true).map(drop)
     }
 
     /// Sends and publishes everything while there still is a session, as long as it gets on. What is left is lost.

@@ -27,6 +27,8 @@ pub(crate) struct Queue<F> {
     ready: VecDeque<F>,
     /// In the order of their time.
     aging: VecDeque<(Duration, F)>,
+    /// What could not be sent, in the order of its time: nothing makes that come sooner.
+    resting: VecDeque<(Duration, F)>,
     /// The last one came from there.
     was_aging: bool,
 }
@@ -36,6 +38,7 @@ impl<F> Default for Queue<F> {
         Self {
             ready: VecDeque::new(),
             aging: VecDeque::new(),
+            resting: VecDeque::new(),
             was_aging: false,
         }
     }
@@ -54,13 +57,23 @@ impl<F> Queue<F> {
         is_first
     }
 
+    /// It could not be sent now. Says whether nothing else waits for its time.
+    pub(crate) fn push_resting(&mut self, file: F, now: Duration) -> bool {
+        let is_first = self.aging.is_empty() && self.resting.is_empty();
+        self.resting.push_back((now + AGE_MAX, file));
+        is_first
+    }
+
     /// Whether there is nothing in it.
     pub(crate) fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.aging.is_empty()
+        self.ready.is_empty() && self.aging.is_empty() && self.resting.is_empty()
     }
 
     /// What is to be done now. `is_pressed`: room is wanted, so nothing waits for its time.
     pub(crate) fn next(&mut self, now: Duration, is_pressed: bool) -> Work<F> {
+        while let Some(rested) = self.resting.pop_front_if(|(due, _)| *due <= now) {
+            self.aging.push_front(rested);
+        }
         let due = self.aging.front().map(|(due, _)| *due);
         let is_overdue = due.is_some_and(|due| due <= now);
         if (!is_overdue || self.was_aging)
@@ -69,15 +82,15 @@ impl<F> Queue<F> {
             self.was_aging = false;
             return Work::Batch(file);
         }
-        match due {
-            Some(due) if !is_pressed && due > now => Work::Wait(due - now),
-            Some(_) => {
-                self.was_aging = true;
-                let (_, file) = self.aging.pop_front().expect("it has a front");
-                Work::Settle(file)
-            }
-            None => Work::Wait(IDLE),
+        if (is_overdue || is_pressed)
+            && let Some((_, file)) = self.aging.pop_front()
+        {
+            self.was_aging = true;
+            return Work::Settle(file);
         }
+        let rested = self.resting.front().map(|(due, _)| *due);
+        let next = due.into_iter().chain(rested).min();
+        Work::Wait(next.map_or(IDLE, |next| next - now))
     }
 }
 
@@ -122,5 +135,16 @@ mod tests {
             stream(),
         ];
         assert_eq!(order, want);
+    }
+
+    #[test]
+    fn what_could_not_be_sent_rests_whatever_room_is_wanted() {
+        let mut queue = Queue::default();
+        let ms = Duration::from_millis;
+        assert!(queue.push_resting("stuck", ms(0)));
+        queue.push_aging("new", ms(200));
+        assert_eq!(queue.next(ms(300), true), Work::Settle("new"));
+        assert_eq!(queue.next(ms(300), true), Work::Wait(ms(700)));
+        assert_eq!(queue.next(ms(1000), false), Work::Settle("stuck"));
     }
 }

@@ -14,6 +14,7 @@ use crate::pages::state::sending::Claim;
 use lumeofs_base::Timestamp;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Duration;
 
 /// What a file costs that has any data.
 const FILE_OVERHEAD_BYTES: usize = 1024;
@@ -41,6 +42,8 @@ pub(crate) struct State {
     /// It is in the queue of files that have much to send, or in that of those that wait for their time.
     pub(crate) is_ready: bool,
     pub(crate) is_aging: bool,
+    /// Since when nothing of it could be sent or published, in spite of attempts.
+    pub(crate) stuck_since: Option<Duration>,
 }
 
 /// Bytes that were read ahead: in all, and those that were dropped before anybody asked for them.
@@ -347,6 +350,7 @@ impl State {
     pub(crate) fn drop_all(&mut self) {
         self.drop_range(0..u64::MAX);
         self.local = None;
+        self.stuck_since = None;
         self.drops += 1;
     }
 

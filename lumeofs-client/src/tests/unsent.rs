@@ -3,9 +3,12 @@
 use super::cached::{flush, read, sync, write, write_at};
 use super::cluster::{Answer, CHUNK, Cluster, cx, direct};
 use super::files::{file, get, put, truncate};
+use super::until;
 use crate::client::{Context, OnOutage, WriteMode};
+use crate::pages::state::State;
 use lumeofs_base::Code;
 use lumeofs_meta::op::{Command, Internal, Mutation};
+use lumeofs_proto::data::ChunkRequest;
 use lumeofs_proto::frame::Op;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -276,4 +279,36 @@ fn a_sync_publishes_the_size_though_what_it_sent_is_written_again_and_again() {
     for node in &cluster.nodes {
         node.hook(|_, _| None);
     }
+}
+
+#[test]
+fn files_whose_servers_do_not_answer_do_not_keep_others_from_being_sent() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client_with(OnOutage::Block(None));
+    let stuck: Vec<_> = (0..6)
+        .map(|n| file(&client, &format!("stuck{n}")))
+        .collect();
+    let other = file(&client, "other");
+    for node in &cluster.nodes {
+        let stuck = stuck.clone();
+        node.hook(move |frame, _| {
+            let asked: ChunkRequest = frame.decode().unwrap();
+            let ino = asked.part.map(|part| part.inode.into());
+            ino.is_some_and(|ino| stuck.contains(&ino))
+                .then_some(Answer::Hang)
+        });
+    }
+    let is_sent = |ino| !client.link.pages.file(ino).look(State::is_changed);
+    for ino in &stuck {
+        write(&client, *ino, 0, b"stuck");
+    }
+    for round in 0..2 {
+        write(&client, other, 0, b"other");
+        until("others are sent", || is_sent(other));
+        assert!(!stuck.iter().any(|ino| is_sent(*ino)), "{round}");
+    }
+    for node in &cluster.nodes {
+        node.hook(|_, _| None);
+    }
+    until("all is sent", || stuck.iter().all(|ino| is_sent(*ino)));
 }

@@ -211,6 +211,9 @@ impl State {
             return false;
         };
         let claim = self.claims.swap_remove(at);
+        if sent == Sent::Done {
+            self.stuck_since = None;
+        }
         match sent {
             Sent::Done if claim.is_cut => {}
             Sent::Done => {
@@ -278,6 +281,7 @@ impl State {
             local.published(publication, attr);
         }
         self.sent.remove(0..self.published_size());
+        self.stuck_since = None;
     }
 
     /// Bytes past the published size that the primaries have.
