@@ -234,6 +234,30 @@ fn what_is_written_during_its_sending_is_dirty_again() {
 }
 
 #[test]
+fn a_flush_ends_beside_an_append_that_never_does() {
+    let mut state = open_state(0);
+    let mut end = 800;
+    state.write(0, &[1; 800], NOW, false);
+    let wanted = Wanted {
+        until: state.written(),
+        most: 100,
+        ..everything(0)
+    };
+    for claim in 0.. {
+        let Claimed::Some(id, _) = state.claim(&wanted) else {
+            assert_eq!(claim, 8);
+            break;
+        };
+        // It touches what is dirty, and comes faster than anything is sent.
+        state.write(end, &[2; 200], NOW, false);
+        end += 200;
+        state.end_claim(id, Sent::Done);
+        assert!(claim < 8, "still not done");
+    }
+    assert_eq!((state.sent_until(), state.unclaimed()), (800, 1600));
+}
+
+#[test]
 fn a_fetch_does_not_bring_back_what_was_dropped_or_overwritten_since_it_began() {
     let mut state = open_state(1000);
     let (dropped, _) = state.begin_fill(&[0..100], false);

@@ -4,18 +4,15 @@ use super::cached::{flush, read, sync, write, write_at};
 use super::cluster::{Answer, CHUNK, Cluster, cx, direct};
 use super::files::{file, get, put, truncate};
 use super::until;
-use crate::client::{Context, OnOutage, WriteMode};
+use crate::client::{Client, Context, OnOutage, WriteMode};
 use crate::pages::state::State;
-use lumeofs_base::Code;
+use lumeofs_base::{Code, InodeId};
 use lumeofs_meta::op::{Command, Internal, Mutation};
 use lumeofs_proto::data::ChunkRequest;
 use lumeofs_proto::frame::Op;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-
-/// Writes at the end that go on for long.
-const APPENDS: usize = 150;
 
 #[test]
 fn a_client_that_closes_sends_what_it_has() {
@@ -227,35 +224,6 @@ fn an_outage_longer_than_the_mount_waits_costs_what_was_not_sent() {
 }
 
 #[test]
-fn a_sync_ends_beside_an_append_that_never_does() {
-    let cluster = Cluster::start(1);
-    let client = cluster.client();
-    let ino = file(&client, "f");
-    let appended = Arc::new(AtomicUsize::new(0));
-    for node in &cluster.nodes {
-        let (client, appended) = (client.clone(), appended.clone());
-        node.hook(move |frame, world| {
-            let answer = (frame.fixed.op == Op::Write).then(|| world.answer(frame).unwrap())?;
-            let (client, appended) = (client.clone(), appended.clone());
-            // With each chunk that is sent, two more come.
-            Some(Answer::Later(Box::new(move |_| {
-                if appended.fetch_add(1, Ordering::SeqCst) < APPENDS {
-                    write_at(&client, ino, None, &[2; 2 * CHUNK as usize]).unwrap();
-                }
-                answer
-            })))
-        });
-    }
-    write(&client, ino, 0, &[1; 8 << 20]);
-    sync(&client, ino).unwrap();
-    let appended = appended.load(Ordering::SeqCst);
-    for node in &cluster.nodes {
-        node.hook(|_, _| None);
-    }
-    assert!(appended < APPENDS, "{appended}");
-}
-
-#[test]
 fn a_sync_publishes_the_size_though_what_it_sent_is_written_again_and_again() {
     let cluster = Cluster::start(1);
     let client = cluster.client();
@@ -281,27 +249,32 @@ fn a_sync_publishes_the_size_though_what_it_sent_is_written_again_and_again() {
     }
 }
 
-#[test]
-fn files_whose_servers_do_not_answer_do_not_keep_others_from_being_sent() {
-    let cluster = Cluster::start(1);
-    let client = cluster.client_with(OnOutage::Block(None));
-    let stuck: Vec<_> = (0..6)
-        .map(|n| file(&client, &format!("stuck{n}")))
-        .collect();
-    let other = file(&client, "other");
+/// As many files as there are threads that could wait for them, with data that no datanode takes.
+fn stuck_files(cluster: &Cluster, client: &Client) -> Vec<InodeId> {
+    let names = (0..4).map(|n| format!("stuck{n}"));
+    let stuck: Vec<_> = names.map(|name| file(client, &name)).collect();
     for node in &cluster.nodes {
         let stuck = stuck.clone();
         node.hook(move |frame, _| {
             let asked: ChunkRequest = frame.decode().unwrap();
             let ino = asked.part.map(|part| part.inode.into());
             ino.is_some_and(|ino| stuck.contains(&ino))
-                .then_some(Answer::Hang)
+                .then_some(Answer::Drop)
         });
     }
-    let is_sent = |ino| !client.link.pages.file(ino).look(State::is_changed);
     for ino in &stuck {
-        write(&client, *ino, 0, b"stuck");
+        write(client, *ino, 0, b"stuck");
     }
+    stuck
+}
+
+#[test]
+fn files_whose_servers_do_not_answer_do_not_keep_others_from_being_sent() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client_with(OnOutage::Block(None));
+    let stuck = stuck_files(&cluster, &client);
+    let other = file(&client, "other");
+    let is_sent = |ino| !client.link.pages.file(ino).look(State::is_changed);
     for round in 0..2 {
         write(&client, other, 0, b"other");
         until("others are sent", || is_sent(other));
@@ -311,4 +284,27 @@ fn files_whose_servers_do_not_answer_do_not_keep_others_from_being_sent() {
         node.hook(|_, _| None);
     }
     until("all is sent", || stuck.iter().all(|ino| is_sent(*ino)));
+}
+
+#[test]
+fn files_that_cannot_be_given_back_do_not_keep_others_from_being_given_back() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client_with(OnOutage::Block(None));
+    let reader = cluster.client();
+    let stuck = stuck_files(&cluster, &client);
+    let other = file(&client, "other");
+    let recalled = || client.lease_stats().polls.downgrades;
+    std::thread::scope(|scope| {
+        for ino in &stuck {
+            let reader = &reader;
+            scope.spawn(move || assert_eq!(reader.getattr(cx(), *ino).unwrap().size, 5));
+        }
+        until("all are wanted back", || recalled() >= stuck.len() as u64);
+        write(&client, other, 0, b"other");
+        assert_eq!(reader.getattr(cx(), other).unwrap().size, 5);
+        assert!(stuck.iter().all(|ino| client.link.is_writer(*ino)));
+        for node in &cluster.nodes {
+            node.hook(|_, _| None);
+        }
+    });
 }
