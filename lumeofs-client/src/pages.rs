@@ -36,6 +36,8 @@ pub const CACHE_BYTES_MIN: usize = 1 << 20;
 const DIRTY_BYTES_MAX: u64 = 64 << 20;
 /// Steps of the clock's hand after one change, so that nobody waits for a long turn of it.
 const STEPS_MAX: usize = 256;
+/// Workers at most that try again what could not be sent.
+const RETRYING_MAX: usize = 2;
 /// Entries of the clock whose slots are gone that are put up with.
 const STALE_MAX: usize = 64;
 
@@ -56,6 +58,8 @@ pub(crate) struct Shared {
     work: Condvar,
     /// Who cannot wait until it is time to send: writers without room, and the end of the client.
     waiting: AtomicUsize,
+    /// Workers that are with files that could not be sent before.
+    retrying: AtomicUsize,
     writers: Mutex<()>,
     room: Condvar,
 }
@@ -116,6 +120,7 @@ impl Pages {
             queue: Mutex::default(),
             work: Condvar::new(),
             waiting: AtomicUsize::new(0),
+            retrying: AtomicUsize::new(0),
             writers: Mutex::default(),
             room: Condvar::new(),
         };
@@ -161,8 +166,9 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // Files and what they share refer to each other through the queue.
-        *self.shared.queue.lock() = Queue::default();
+        // Files and what they share refer to each other through the queue. Files that go may take locks.
+        let queue = std::mem::take(&mut *self.shared.queue.lock());
+        drop(queue);
     }
 }
 
@@ -324,8 +330,12 @@ impl Shared {
         self.work.notify_one();
     }
 
-    pub(crate) fn push_aging(&self, file: Arc<File>, now: Duration) {
-        let is_first = self.queue.lock().push_aging(file, now);
+    /// It has been changed, or with `is_stuck` could not be sent.
+    pub(crate) fn push_aging(&self, file: Arc<File>, now: Duration, is_stuck: bool) {
+        let is_first = match is_stuck {
+            true => self.queue.lock().push_resting(file, now),
+            false => self.queue.lock().push_aging(file, now),
+        };
         if is_first || self.is_pressed() {
             self.work.notify_one();
         }
@@ -340,6 +350,19 @@ impl Shared {
     pub(crate) fn wake_workers(&self) {
         let _queue = self.queue.lock();
         self.work.notify_all();
+    }
+
+    /// Whether one more worker may be with files that could not be sent: others are left for the rest.
+    pub(crate) fn begin_retry(&self) -> bool {
+        let more = |retrying: usize| (retrying < RETRYING_MAX).then_some(retrying + 1);
+        self.retrying
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
+            .is_ok()
+    }
+
+    /// A worker for which [`Shared::begin_retry`] held is done.
+    pub(crate) fn end_retry(&self) {
+        self.retrying.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// What a worker does next; waits for it for a while.

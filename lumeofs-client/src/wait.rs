@@ -57,7 +57,7 @@ impl Halt {
 }
 
 /// How long an outage may last.
-fn limit_of(on_outage: OnOutage) -> Option<Duration> {
+pub(crate) fn limit_of(on_outage: OnOutage) -> Option<Duration> {
     match on_outage {
         OnOutage::Block(limit) => limit,
         OnOutage::Eio => Some(REQUEST_TIMEOUT),
@@ -78,6 +78,8 @@ pub(crate) struct Patience<'a> {
     fixed: bool,
     /// For a caller, whose patience ends sooner when the client is about to.
     of_caller: bool,
+    /// Less of it for datanodes.
+    of_data: Option<Duration>,
 }
 
 impl<'a> Patience<'a> {
@@ -113,6 +115,7 @@ impl<'a> Patience<'a> {
             since: Cell::new(now()),
             fixed: false,
             of_caller: false,
+            of_data: None,
         }
     }
 
@@ -122,10 +125,26 @@ impl<'a> Patience<'a> {
         self
     }
 
+    /// The same, with less for datanodes: an outage of some of them is not one of all.
+    pub(crate) fn with_datanodes(mut self, limit: Duration) -> Self {
+        self.of_data = Some(limit);
+        self
+    }
+
+    /// What there is for datanodes, if that is less.
+    pub(crate) fn of_data(&self) -> Option<Self> {
+        let limit = self.of_data?;
+        Some(Self {
+            limit: Some(self.limit.map_or(limit, |own| own.min(limit))),
+            ..self.renewed()
+        })
+    }
+
     /// As much patience again.
     pub(crate) fn renewed(&self) -> Self {
         Self {
             of_caller: self.of_caller,
+            of_data: self.of_data,
             ..Self::of(self.request, self.interrupted, self.halt, self.limit)
         }
     }

@@ -4,6 +4,8 @@
 //! size stay in memory until then, so that they can be sent again if the servers cut them off. What is sent was
 //! written under one session and goes under no other (rule S3).
 
+mod workers;
+
 use crate::data::chunks::span;
 use crate::data::write::{How, again};
 use crate::inodes::{Inode, Known};
@@ -11,9 +13,8 @@ use crate::link::{Asker, Link};
 use crate::pages::count;
 use crate::pages::file::File;
 use crate::pages::local::Publication;
-use crate::pages::queue::Work;
 use crate::pages::state::State;
-use crate::pages::state::sending::{Claimed, Sent, Wanted};
+use crate::pages::state::sending::{Claimed, Sent, Until, Wanted};
 use crate::wait::Patience;
 use lumeofs_base::{Attr, Code, FsResult, InodeId};
 use lumeofs_meta::op::{Mutation, Query};
@@ -27,23 +28,6 @@ const CLAIM_BYTES: u64 = 4 << 20;
 const LOST_PAUSE: Duration = Duration::from_millis(10);
 /// How long nothing may move when the client closes with unsent data.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
-
-/// Which data a flush is about.
-#[derive(Clone, Copy)]
-struct Until {
-    /// Writes up to this number.
-    number: u64,
-    /// What begins below this offset.
-    below: u64,
-}
-
-impl Until {
-    /// All that has been written.
-    const fn written(number: u64) -> Self {
-        let below = u64::MAX;
-        Self { number, below }
-    }
-}
 
 impl Link {
     /// Sends all data of an inode that is dirty now, and publishes size and time with one mutation. What cannot be
@@ -62,10 +46,10 @@ impl Link {
         };
         let inode = self.inodes.get(ino);
         again(asker, ino, || {
-            let number = file.look(State::last_number);
-            self.send_dirty(asker, &inode, &file, Until { number, below })?;
-            let published = self.publish_local(asker, &inode, &file, false)?;
-            Ok(published.then_some(()))
+            let until = file.look(State::written).up_to(below);
+            self.send_dirty(asker, &inode, &file, until)?;
+            let is_whole = self.publish_until(asker, &inode, &file, until)?;
+            Ok(is_whole.then_some(()))
         })
     }
 
@@ -78,10 +62,10 @@ impl Link {
             return Ok(());
         };
         again(asker, ino, || {
-            let number = file.look(State::last_number);
-            self.send_dirty(asker, inode, &file, Until::written(number))?;
-            let has_grown = file.look(|state| state.unpublished() > 0);
-            let is_whole = !has_grown || self.publish_local(asker, inode, &file, false)?;
+            let until = file.look(State::written);
+            self.send_dirty(asker, inode, &file, until)?;
+            let is_known = file.look(|state| state.has_published(until.below));
+            let is_whole = is_known || self.publish_until(asker, inode, &file, until)?;
             Ok(is_whole.then_some(()))
         })?;
         inode.take_error().map_or(Ok(()), Err)
@@ -103,13 +87,14 @@ impl Link {
             return self.sync(asker, ino, inode, &mut || Ok(()));
         };
         again(asker, ino, || {
-            let number = file.look(State::last_number);
-            self.send_dirty(asker, inode, &file, Until::written(number))?;
-            let publishes = !data_only || file.look(|state| state.unpublished() > 0);
+            let until = file.look(State::written);
+            self.send_dirty(asker, inode, &file, until)?;
+            let is_known = file.look(|state| state.has_published(until.below));
+            let publishes = !data_only || !is_known;
             let mut is_whole = true;
             self.sync(asker, ino, inode, &mut || {
                 if publishes {
-                    is_whole = self.publish_local(asker, inode, &file, false)?;
+                    is_whole = self.publish_until(asker, inode, &file, until)?;
                 }
                 Ok(())
             })?;
@@ -147,8 +132,7 @@ impl Link {
 
     fn claim(&self, file: &Arc<File>, until: Until, whole: bool) -> Claimed {
         file.claim(&Wanted {
-            until: until.number,
-            below: until.below,
+            until,
             most: CLAIM_BYTES,
             chunk_size: self.chunk_size(),
             whole,
@@ -268,6 +252,22 @@ impl Link {
         self.with_all_chunks(asker, file.ino, inode, known, range)
     }
 
+    /// Publishes size and time where the data asked for was sent. False if its size is not known to the metadata group
+    /// then: the servers may have cut off what was sent, so it is to be sent again.
+    fn publish_until(
+        &self,
+        asker: &Asker<'_>,
+        inode: &Inode,
+        file: &Arc<File>,
+        until: Until,
+    ) -> FsResult<bool> {
+        let sender = self.sender(asker);
+        let is_whole = self.publish_local(asker, inode, file, false)?;
+        let is_known = file.look(|state| state.has_published(until.below));
+        // If the session has ended, all of it is about to be dropped, and told.
+        Ok(is_whole && (is_known || self.still_bound(&sender).is_err()))
+    }
+
     /// Publishes size and time, as far as the data is with the primaries. False if the servers may have cut off what was
     /// sent: then that is dirty again. What cannot be published for good is told later.
     pub(crate) fn publish_local(
@@ -305,11 +305,7 @@ impl Link {
             Ok(attr) => {
                 inode.learn(&attr);
                 count(&self.pages.shared.counters.publications, 1);
-                file.change(|state| {
-                    if let Some(local) = &mut state.local {
-                        local.published(&publication, &attr);
-                    }
-                });
+                file.change(|state| state.published(&publication, &attr));
                 return Ok(true);
             }
             Err(error) => error,
@@ -395,70 +391,6 @@ impl Link {
             file.change(|state| state.local.as_mut().map(|local| local.grew(size)));
             Ok(Some(()))
         })
-    }
-
-    /// A background thread.
-    pub(crate) fn keep_writing(&self) {
-        while !self.halt.is_halted() {
-            let (file, is_batch) = match self.pages.shared.next_work(&self.halt) {
-                Work::Batch(file) => (file, true),
-                Work::Settle(file) => (file, false),
-                Work::Wait(_) => continue,
-            };
-            let patience = Patience::deferred(&self.halt, self.on_outage);
-            let asker = Asker::background(patience);
-            let inode = self.inodes.get(file.ino);
-            let result = match is_batch {
-                true => self.send_batch(&asker, &inode, &file),
-                false => self.settle(&asker, &inode, &file),
-            };
-            if let Err(error) = result
-                && !self.halt.is_halted()
-            {
-                tracing::warn!(ino = %file.ino, %error, "written data is still to be sent");
-            }
-        }
-    }
-
-    /// Sends what one request after the other can take of a file that is being written to.
-    fn send_batch(&self, asker: &Asker<'_>, inode: &Inode, file: &Arc<File>) -> FsResult<()> {
-        let number = file.change(|state| {
-            state.is_ready = false;
-            state.last_number()
-        });
-        let all = Until::written(number);
-        let seen = file.events();
-        match self.claim(file, all, false) {
-            Claimed::Some(id, range) => self.send_claim(asker, inode, file, id, &range, true)?,
-            // It is being written again while it is sent.
-            Claimed::UnderWay => file.wait(seen, &asker.patience)?,
-            Claimed::None => {}
-        }
-        if file.look(State::unpublished) >= self.pages.shared.unpublished_max() {
-            self.publish_local(asker, inode, file, true)?;
-        }
-        Ok(())
-    }
-
-    /// Sends all that is dirty now and publishes, unless somebody else is at it.
-    fn settle(&self, asker: &Asker<'_>, inode: &Inode, file: &Arc<File>) -> FsResult<()> {
-        let number = file.change(|state| {
-            state.is_aging = false;
-            state.last_number()
-        });
-        let all = Until::written(number);
-        loop {
-            let seen = file.events();
-            match self.claim(file, all, true) {
-                Claimed::Some(id, range) => {
-                    self.send_claim(asker, inode, file, id, &range, true)?
-                }
-                // When that has ended, what there is left to do comes up again.
-                Claimed::UnderWay => return file.wait(seen, &asker.patience),
-                Claimed::None => break,
-            }
-        }
-        self.publish_local(asker, inode, file, true).map(drop)
     }
 
     /// Sends and publishes everything while there still is a session, as long as it gets on. What is left is lost.

@@ -97,15 +97,18 @@ impl Link {
         ops: &mut [GroupOp<'_>],
         meanwhile: &mut dyn FnMut(),
     ) -> FsResult<()> {
+        let of_data = patience.of_data();
         let mut call = GroupCall {
             link: self,
-            patience,
+            patience: of_data.as_ref().unwrap_or(patience),
             ops,
             meanwhile: Some(meanwhile),
             seen: 0,
             session: self.window.session(),
         };
-        retry(patience, &mut call)
+        retry(call.patience, &mut call)?;
+        patience.progressed();
+        Ok(())
     }
 
     /// As [`Link::at_primaries`], in one attempt.
@@ -115,15 +118,18 @@ impl Link {
         ops: &mut [GroupOp<'_>],
         meanwhile: &mut dyn FnMut(),
     ) -> FsResult<()> {
+        let of_data = patience.of_data();
         let mut call = GroupCall {
             link: self,
-            patience,
+            patience: of_data.as_ref().unwrap_or(patience),
             ops,
             meanwhile: Some(meanwhile),
             seen: 0,
             session: self.window.session(),
         };
-        call.attempt()
+        call.attempt()?;
+        patience.progressed();
+        Ok(())
     }
 
     /// Whom to send what is for the primary: the primary, or while it does not answer here another in-sync member, which

@@ -78,14 +78,23 @@ impl File {
         if !state.has_work() {
             return;
         }
-        if !state.is_ready && state.unclaimed() >= BATCH_BYTES {
+        let is_stuck = state.stuck_since.is_some();
+        if !is_stuck && !state.is_ready && state.unclaimed() >= BATCH_BYTES {
             state.is_ready = true;
             self.shared.push_ready(Arc::clone(self));
         }
         if !state.is_aging {
             state.is_aging = true;
-            self.shared.push_aging(Arc::clone(self), now());
+            self.shared.push_aging(Arc::clone(self), now(), is_stuck);
         }
+    }
+
+    /// Nobody has time for it now, though it came up as one with a batch or as one whose time has come.
+    pub(crate) fn put_off(self: &Arc<Self>, is_batch: bool) {
+        self.change(|state| match is_batch {
+            true => state.is_ready = false,
+            false => state.is_aging = false,
+        });
     }
 
     /// Copies what is there of `range`, and says what is not.
@@ -145,5 +154,15 @@ impl File {
         let evicted = state.evict(index, tag);
         self.shared.moved(&before, &state.load());
         evicted
+    }
+}
+
+impl Drop for File {
+    /// Who still read it when it was forgotten may have put data into it.
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let before = state.load();
+        state.drop_all();
+        self.shared.moved(&before, &state.load());
     }
 }

@@ -14,6 +14,7 @@ use crate::pages::state::sending::Claim;
 use lumeofs_base::Timestamp;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Duration;
 
 /// What a file costs that has any data.
 const FILE_OVERHEAD_BYTES: usize = 1024;
@@ -26,6 +27,8 @@ pub(crate) struct State {
     slots: BTreeMap<u32, Slot>,
     dirty: Intervals,
     claims: Vec<Claim>,
+    /// Past the published size: what the primaries have, in this or an older version.
+    sent: Intervals,
     fills: Vec<Fill>,
     next_number: u64,
     /// Slots that no clock knows yet.
@@ -39,6 +42,8 @@ pub(crate) struct State {
     /// It is in the queue of files that have much to send, or in that of those that wait for their time.
     pub(crate) is_ready: bool,
     pub(crate) is_aging: bool,
+    /// Since when nothing of it could be sent or published, in spite of attempts.
+    pub(crate) stuck_since: Option<Duration>,
 }
 
 /// Bytes that were read ahead: in all, and those that were dropped before anybody asked for them.
@@ -127,7 +132,7 @@ impl State {
         } else {
             FILE_OVERHEAD_BYTES
         };
-        file + self.dirty.count() * RANGE_OVERHEAD_BYTES
+        file + (self.dirty.count() + self.sent.count()) * RANGE_OVERHEAD_BYTES
     }
 
     /// Slots that came into being since this was asked last, with their tags.
@@ -316,6 +321,7 @@ impl State {
             return;
         }
         self.dirty.remove(range.clone());
+        self.sent.remove(range.clone());
         let (hit, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.claims)
             .into_iter()
             .partition(|claim| claim.parts.iter().any(|part| touch(part, &range)));
@@ -344,6 +350,7 @@ impl State {
     pub(crate) fn drop_all(&mut self) {
         self.drop_range(0..u64::MAX);
         self.local = None;
+        self.stuck_since = None;
         self.drops += 1;
     }
 

@@ -6,7 +6,7 @@
 
 use super::local::Local;
 use super::state::State;
-use super::state::sending::{Claimed, Sent, Wanted};
+use super::state::sending::{Claimed, Sent, Until, Wanted};
 use super::testing::{Random, attr};
 use super::*;
 use crate::pages::slot::SLOT_BYTES;
@@ -93,11 +93,14 @@ impl Model {
 
     fn claim(&mut self) {
         let wanted = Wanted {
-            until: self.state.last_number() - self.random.below(2).min(self.state.last_number()),
-            below: if self.random.below(4) == 0 {
-                FILE as u64 / 2
-            } else {
-                u64::MAX
+            until: Until {
+                number: self.state.last_number()
+                    - self.random.below(2).min(self.state.last_number()),
+                below: if self.random.below(4) == 0 {
+                    FILE as u64 / 2
+                } else {
+                    u64::MAX
+                },
             },
             most: 1 + self.random.below(30_000),
             chunk_size: 8192,
@@ -159,8 +162,10 @@ impl Model {
             self.end_claim();
         }
         let all = Wanted {
-            until: u64::MAX,
-            below: u64::MAX,
+            until: Until {
+                number: u64::MAX,
+                below: u64::MAX,
+            },
             most: u64::MAX,
             chunk_size: 8192,
             whole: true,
@@ -190,10 +195,12 @@ fn readers_see_what_was_written_last_and_all_of_it_is_sent() {
     }
 }
 
-fn everything(until: u64) -> Wanted {
+fn everything(number: u64) -> Wanted {
     Wanted {
-        until,
-        below: u64::MAX,
+        until: Until {
+            number,
+            below: u64::MAX,
+        },
         most: u64::MAX,
         chunk_size: 1 << 20,
         whole: true,
@@ -224,6 +231,30 @@ fn what_is_written_during_its_sending_is_dirty_again() {
     assert!(
         matches!(state.claim(&everything(u64::MAX)), Claimed::Some(_, range) if range == (50..60))
     );
+}
+
+#[test]
+fn a_flush_ends_beside_an_append_that_never_does() {
+    let mut state = open_state(0);
+    let mut end = 800;
+    state.write(0, &[1; 800], NOW, false);
+    let wanted = Wanted {
+        until: state.written(),
+        most: 100,
+        ..everything(0)
+    };
+    for claim in 0.. {
+        let Claimed::Some(id, _) = state.claim(&wanted) else {
+            assert_eq!(claim, 8);
+            break;
+        };
+        // It touches what is dirty, and comes faster than anything is sent.
+        state.write(end, &[2; 200], NOW, false);
+        end += 200;
+        state.end_claim(id, Sent::Done);
+        assert!(claim < 8, "still not done");
+    }
+    assert_eq!((state.sent_until(), state.unclaimed()), (800, 1600));
 }
 
 #[test]
@@ -277,13 +308,47 @@ fn bytes_past_the_published_size_stay_until_it_is_published() {
         state.evict(*index, *tag);
     }
     assert!(state.read(&(0..1000), &mut [0; 1000]).missing.is_empty());
-    let local = state.local.as_mut().unwrap();
+    let local = state.local.as_ref().unwrap();
     let publication = local.publication(u64::MAX).unwrap();
-    local.published(&publication, &attr(1000));
+    state.published(&publication, &attr(1000));
     for (index, tag) in new.iter().chain(&new) {
         state.evict(*index, *tag);
     }
     assert_eq!(state.load().memory, 0);
+}
+
+#[test]
+fn what_was_sent_once_can_be_published_though_it_is_written_again() {
+    let mut state = open_state(0);
+    let claim = |state: &mut State| match state.claim(&everything(u64::MAX)) {
+        Claimed::Some(id, _) => id,
+        other => panic!("{other:?}"),
+    };
+    state.write(0, &[1; 1000], NOW, false);
+    let id = claim(&mut state);
+    state.end_claim(id, Sent::Done);
+    state.write(0, &[2; 10], NOW, false);
+    state.write(1000, &[2; 500], NOW, false);
+    assert_eq!((state.sent_until(), state.unpublished()), (1000, 1000));
+    assert!(!state.has_published(1000));
+    let publication = state.local.as_ref().unwrap().publication(1000).unwrap();
+    state.published(&publication, &attr(1000));
+    assert!(state.has_published(1000) && !state.has_published(1500));
+    // What is cut off while it is sent is not there.
+    let id = claim(&mut state);
+    state.send_tail_again();
+    state.end_claim(id, Sent::Done);
+    assert_eq!(state.sent_until(), 1000);
+    let id = claim(&mut state);
+    state.end_claim(id, Sent::Done);
+    assert_eq!(state.sent_until(), u64::MAX);
+    state.write(1200, &[3; 10], NOW, false);
+    assert_eq!(state.sent_until(), u64::MAX);
+    state.send_tail_again();
+    assert_eq!(state.sent_until(), 1000);
+    // A size that was cut is not waited for.
+    state.local = Some(Local::new(attr(5)));
+    assert!(state.has_published(1500));
 }
 
 #[test]
@@ -316,6 +381,21 @@ fn memory_stays_within_its_limit_and_the_clock_forgets_files_that_are_gone() {
     }
     let entries = pages.shared.clock.lock().len();
     assert!(entries <= 4 * STALE_MAX, "{entries}");
+}
+
+#[test]
+fn what_comes_into_a_file_that_was_forgotten_goes_with_it() {
+    let pages = Pages::new(CACHE_BYTES_MIN);
+    let file = pages.file(InodeId(1));
+    pages.forget(InodeId(1));
+    let (id, _) = file.change(|state| state.begin_fill(&[0..1000], true));
+    file.end_fill(id, Some(&[1; 1000]));
+    assert!(pages.shared.stats().memory_bytes > 1000);
+    drop(file);
+    let stats = pages.shared.stats();
+    let slots = pages.shared.slots.load(Ordering::Relaxed);
+    assert_eq!((stats.memory_bytes, stats.dirty_bytes, slots), (0, 0, 0));
+    assert_eq!((stats.ahead_bytes, stats.ahead_wasted_bytes), (1000, 1000));
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! What becomes of written data that is still in the cache when something goes wrong.
 
 use super::cached::{flush, read, sync, write, write_at};
-use super::cluster::{Answer, Cluster, cx, direct};
+use super::cluster::{Answer, CHUNK, Cluster, cx, direct};
 use super::files::{file, get, put, truncate};
-use crate::client::{Context, OnOutage, WriteMode};
-use lumeofs_base::Code;
+use super::until;
+use crate::client::{Client, Context, OnOutage, WriteMode};
+use crate::pages::state::State;
+use lumeofs_base::{Code, InodeId};
 use lumeofs_meta::op::{Command, Internal, Mutation};
+use lumeofs_proto::data::ChunkRequest;
 use lumeofs_proto::frame::Op;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -218,4 +221,90 @@ fn an_outage_longer_than_the_mount_waits_costs_what_was_not_sent() {
     }
     assert_eq!(read(&client, ino, 0, 10), b"old");
     sync(&client, ino).unwrap();
+}
+
+#[test]
+fn a_sync_publishes_the_size_though_what_it_sent_is_written_again_and_again() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client();
+    for data_only in [false, true] {
+        let ino = file(&client, if data_only { "f" } else { "g" });
+        for node in &cluster.nodes {
+            let client = client.clone();
+            node.hook(move |frame, world| {
+                let answer = (frame.fixed.op == Op::Write).then(|| world.answer(frame).unwrap())?;
+                write(&client, ino, 0, b"again");
+                Some(answer)
+            });
+        }
+        write(&client, ino, 0, &[1; 4 * CHUNK as usize]);
+        let (link, inode) = (&client.link, client.link.inodes.get(ino));
+        link.sync_data(&link.asker(&cx()), ino, &inode, data_only)
+            .unwrap();
+        let local = link.pages.file(ino).look(|state| state.local.clone());
+        assert_eq!(local.unwrap().published_size(), 4 * CHUNK);
+    }
+    for node in &cluster.nodes {
+        node.hook(|_, _| None);
+    }
+}
+
+/// As many files as there are threads that could wait for them, with data that no datanode takes.
+fn stuck_files(cluster: &Cluster, client: &Client) -> Vec<InodeId> {
+    let names = (0..4).map(|n| format!("stuck{n}"));
+    let stuck: Vec<_> = names.map(|name| file(client, &name)).collect();
+    for node in &cluster.nodes {
+        let stuck = stuck.clone();
+        node.hook(move |frame, _| {
+            let asked: ChunkRequest = frame.decode().unwrap();
+            let ino = asked.part.map(|part| part.inode.into());
+            ino.is_some_and(|ino| stuck.contains(&ino))
+                .then_some(Answer::Drop)
+        });
+    }
+    for ino in &stuck {
+        write(client, *ino, 0, b"stuck");
+    }
+    stuck
+}
+
+#[test]
+fn files_whose_servers_do_not_answer_do_not_keep_others_from_being_sent() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client_with(OnOutage::Block(None));
+    let stuck = stuck_files(&cluster, &client);
+    let other = file(&client, "other");
+    let is_sent = |ino| !client.link.pages.file(ino).look(State::is_changed);
+    for round in 0..2 {
+        write(&client, other, 0, b"other");
+        until("others are sent", || is_sent(other));
+        assert!(!stuck.iter().any(|ino| is_sent(*ino)), "{round}");
+    }
+    for node in &cluster.nodes {
+        node.hook(|_, _| None);
+    }
+    until("all is sent", || stuck.iter().all(|ino| is_sent(*ino)));
+}
+
+#[test]
+fn files_that_cannot_be_given_back_do_not_keep_others_from_being_given_back() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client_with(OnOutage::Block(None));
+    let reader = cluster.client();
+    let stuck = stuck_files(&cluster, &client);
+    let other = file(&client, "other");
+    let recalled = || client.lease_stats().polls.downgrades;
+    std::thread::scope(|scope| {
+        for ino in &stuck {
+            let reader = &reader;
+            scope.spawn(move || assert_eq!(reader.getattr(cx(), *ino).unwrap().size, 5));
+        }
+        until("all are wanted back", || recalled() >= stuck.len() as u64);
+        write(&client, other, 0, b"other");
+        assert_eq!(reader.getattr(cx(), other).unwrap().size, 5);
+        assert!(stuck.iter().all(|ino| client.link.is_writer(*ino)));
+        for node in &cluster.nodes {
+            node.hook(|_, _| None);
+        }
+    });
 }

@@ -1,8 +1,9 @@
 //! What of a file is to be sent: claims on dirty ranges, and how far everything is with the primaries.
 
 use crate::pages::intervals::without;
-use crate::pages::local::Local;
+use crate::pages::local::{Local, Publication};
 use crate::pages::state::{State, touch};
+use lumeofs_base::Attr;
 use lumeofs_base::limits::BLOCK_SIZE;
 use std::ops::Range;
 
@@ -11,13 +12,28 @@ const GAP_MAX: u64 = BLOCK_SIZE as u64;
 /// Where a range is cut that is not sent to its end, since more is expected there.
 const CUT_ALIGN: u64 = 256 << 10;
 
+/// Which data a flush is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Until {
+    /// Writes up to this number.
+    pub(crate) number: u64,
+    /// What begins below this offset.
+    pub(crate) below: u64,
+}
+
+impl Until {
+    /// Of that, what begins below an offset.
+    pub(crate) fn up_to(self, below: u64) -> Self {
+        let below = self.below.min(below);
+        Self { below, ..self }
+    }
+}
+
 /// What one claim may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
-    /// Writes up to this number must be in it.
-    pub(crate) until: u64,
-    /// It begins below this offset.
-    pub(crate) below: u64,
+    /// This must be in it, and it begins below that offset.
+    pub(crate) until: Until,
     /// Bytes at most.
     pub(crate) most: u64,
     /// Bytes per chunk: a claim leaves out no chunk between two of its ranges.
@@ -55,6 +71,8 @@ pub(super) struct Claim {
     pub(super) parts: Vec<Range<u64>>,
     /// Number of the oldest write in it.
     pub(super) number: u64,
+    /// The servers may cut off what of it is past the published size.
+    is_cut: bool,
 }
 
 impl State {
@@ -78,6 +96,14 @@ impl State {
                 .is_some_and(|local| !local.is_published())
     }
 
+    /// All that has been written. What is appended later is not in it, though it touches what is dirty now.
+    pub(crate) fn written(&self) -> Until {
+        Until {
+            number: self.last_number(),
+            below: self.local.as_ref().map_or(u64::MAX, Local::size),
+        }
+    }
+
     /// Takes dirty ranges, in order, to send them.
     pub(crate) fn claim(&mut self, wanted: &Wanted) -> Claimed {
         let mut claimed: Vec<Range<u64>> = self
@@ -86,21 +112,25 @@ impl State {
             .flat_map(|claim| claim.parts.clone())
             .collect();
         claimed.sort_unstable_by_key(|part| part.start);
-        let due = |number: u64, start: u64| number <= wanted.until && start < wanted.below;
+        let Until {
+            number: until,
+            below,
+        } = wanted.until;
+        let due = |number: u64, start: u64| number <= until && start < below;
         let (mut parts, mut bytes, mut number) = (Vec::<Range<u64>>::new(), 0, u64::MAX);
         let mut is_waiting = self
             .claims
             .iter()
             .any(|claim| due(claim.number, claim.parts[0].start));
         'all: for (range, of) in self.dirty.since(0) {
-            if range.start >= wanted.below {
+            if range.start >= below {
                 break;
             }
-            if parts.is_empty() && of > wanted.until {
+            if parts.is_empty() && of > until {
                 continue;
             }
             is_waiting |= due(of, range.start);
-            let range = range.start..range.end.min(wanted.below);
+            let range = range.start..range.end.min(below);
             for part in without(&range, &claimed) {
                 let reach = parts
                     .last()
@@ -135,7 +165,12 @@ impl State {
         }
         let parts = self.joined(parts, &claimed);
         let id = self.number();
-        self.claims.push(Claim { id, parts, number });
+        self.claims.push(Claim {
+            id,
+            parts,
+            number,
+            is_cut: false,
+        });
         Claimed::Some(id, span)
     }
 
@@ -176,15 +211,24 @@ impl State {
             return false;
         };
         let claim = self.claims.swap_remove(at);
+        if sent == Sent::Done {
+            self.stuck_since = None;
+        }
         match sent {
-            Sent::Done => {}
+            Sent::Done if claim.is_cut => {}
+            Sent::Done => {
+                let published = self.published_size();
+                for part in claim.parts {
+                    self.sent.insert(part.start.max(published)..part.end, 0);
+                }
+            }
             Sent::Later => {
                 for part in claim.parts {
                     self.dirty.insert(part, claim.number);
                 }
             }
             Sent::Never => {
-                let published = self.local.as_ref().map_or(0, Local::published_size);
+                let published = self.published_size();
                 let grown = claim.parts.iter().find(|part| part.end > published);
                 let grown = grown.map(|part| part.start.max(published));
                 for part in claim.parts {
@@ -206,18 +250,38 @@ impl State {
         }
     }
 
-    /// Up to where all bytes are with the primaries.
+    fn published_size(&self) -> u64 {
+        self.local.as_ref().map_or(0, Local::published_size)
+    }
+
+    /// Up to where the primaries have all bytes, were it in an older version: then nobody ever sees a hole there.
     pub(crate) fn sent_until(&self) -> u64 {
-        let published = self.local.as_ref().map_or(0, Local::published_size);
-        let dirty = self
-            .dirty
-            .since(published)
-            .next()
-            .map(|(range, _)| range.start.max(published));
-        let claimed = self.claims.iter().flat_map(|claim| &claim.parts);
-        let claimed = claimed.filter(|part| part.end > published);
-        let claimed = claimed.map(|part| part.start.max(published)).min();
+        let published = self.published_size();
+        let first_unsent = |range: Range<u64>| {
+            let range = range.start.max(published)..range.end;
+            let unsent = without(&range, &self.sent.within(&range));
+            unsent.first().map(|part| part.start)
+        };
+        let mut dirty = self.dirty.since(published);
+        let dirty = dirty.find_map(|(range, _)| first_unsent(range));
+        let claimed = self.claims.iter().flat_map(|claim| claim.parts.clone());
+        let claimed = claimed.filter_map(first_unsent).min();
         dirty.unwrap_or(u64::MAX).min(claimed.unwrap_or(u64::MAX))
+    }
+
+    /// Whether a size is published that the file had, unless it has been cut since.
+    pub(crate) fn has_published(&self, size: u64) -> bool {
+        let local = self.local.as_ref();
+        local.is_none_or(|local| local.published_size() >= size.min(local.size()))
+    }
+
+    /// That was published, and these are the attributes since.
+    pub(crate) fn published(&mut self, publication: &Publication, attr: &Attr) {
+        if let Some(local) = &mut self.local {
+            local.published(publication, attr);
+        }
+        self.sent.remove(0..self.published_size());
+        self.stuck_since = None;
     }
 
     /// Bytes past the published size that the primaries have.
@@ -232,6 +296,10 @@ impl State {
     pub(crate) fn send_tail_again(&mut self) {
         let Some(local) = &self.local else { return };
         let tail = local.published_size()..local.size();
+        for claim in &mut self.claims {
+            claim.is_cut = true;
+        }
+        self.sent.remove(tail.clone());
         let number = self.number();
         self.dirty.insert(tail, number);
     }
