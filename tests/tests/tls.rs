@@ -2,7 +2,7 @@
 //! is told.
 
 use lumeofs_tests::{Cluster, Running, binary, eventually, run};
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -131,7 +131,9 @@ fn a_cluster_without_tls_says_so_to_who_wants_it() {
     let cluster = Cluster::start_with(&["--masters", "1", "--datanodes", "1"]);
     // Here the other test would have failed.
     let listening = Listening::start();
-    std::fs::write(cluster.mount().join(NAME), CONTENT.repeat(1000)).unwrap();
+    let mut file = std::fs::File::create(cluster.mount().join(NAME)).unwrap();
+    file.write_all(CONTENT.repeat(1000).as_bytes()).unwrap();
+    file.sync_all().unwrap();
     let [content_seen, name_seen, _] = listening.stop();
     assert!(
         content_seen > 0 && name_seen > 0,
