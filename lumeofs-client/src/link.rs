@@ -227,8 +227,9 @@ impl Link {
     /// Whether some datanode may have no room for what would wait in memory.
     pub(crate) fn is_short_of_space(&self) -> bool {
         let map = self.map();
+        let wanted = SPACE_SHORT_BYTES + self.pages.shared.untold();
         let mut nodes = map.nodes.iter().filter(|node| node.capacity_bytes > 0);
-        nodes.any(|node| node.free_bytes < SPACE_SHORT_BYTES)
+        nodes.any(|node| node.free_bytes < wanted)
     }
 
     /// Reads the map again; a failure to do so only costs a later attempt. Says whether it is newer

@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     dirty: AtomicU64,
     slots: AtomicUsize,
     pub(crate) counters: Counters,
+    /// Bytes that were sent within the last seconds.
+    written_lately: AtomicU64,
     /// The session under which everything here was written.
     session: AtomicU64,
     /// The clock: slots, as file, index and tag; the hand is at the front.
@@ -115,6 +117,7 @@ impl Pages {
             dirty: AtomicU64::new(0),
             slots: AtomicUsize::new(0),
             counters: Counters::default(),
+            written_lately: AtomicU64::new(0),
             session: AtomicU64::new(0),
             clock: Mutex::default(),
             queue: Mutex::default(),
@@ -203,6 +206,22 @@ impl Shared {
     /// There is a new session, and nothing here was written under another one.
     pub(crate) fn begin_session(&self, session: SessionId) {
         self.session.store(session.get(), Ordering::SeqCst);
+    }
+
+    /// Bytes that write-behind has sent since the client began.
+    pub(crate) fn written(&self) -> u64 {
+        self.counters.written_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Notes what was sent lately: all but so much.
+    pub(crate) fn note_written_since(&self, before: u64) {
+        let lately = self.written() - before;
+        self.written_lately.store(lately, Ordering::Relaxed);
+    }
+
+    /// Bytes that take space of which the datanodes may not have told yet.
+    pub(crate) fn untold(&self) -> u64 {
+        self.written_lately.load(Ordering::Relaxed) + self.dirty()
     }
 
     pub(crate) fn dirty(&self) -> u64 {

@@ -8,10 +8,14 @@ use crate::link::{Asker, Link};
 use crate::wait::{Patience, now};
 use lumeofs_base::{Attr, Code, FsResult, InodeId};
 use lumeofs_meta::op::{Mutation, Query};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Time between two rounds of the background thread.
 const ROUND: Duration = Duration::from_millis(500);
+/// So many rounds old the known space of the datanodes may be: they tell of it about once a second, and so often it is
+/// asked for.
+const SPACE_ROUNDS: usize = 6;
 /// How long all publishing may take when the client closes.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -68,12 +72,16 @@ impl Link {
 
     /// The background thread.
     pub(crate) fn keep_publishing(&self) {
+        let mut written = VecDeque::from([0; SPACE_ROUNDS]);
         while !self.halt.is_halted() {
             self.halt.sleep(ROUND);
             if self.pages.shared.dirty() > 0 {
                 let patience = Patience::background(&self.halt, None);
                 self.maps.refresh_space(&self.masters, &patience);
             }
+            written.push_back(self.pages.shared.written());
+            let before = written.pop_front().unwrap_or_default();
+            self.pages.shared.note_written_since(before);
             for ino in self.inodes.all_dirty() {
                 // An outage is not the end: the next round tries again.
                 self.publish_in_background(ino, None).ok();

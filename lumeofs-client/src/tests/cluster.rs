@@ -173,8 +173,8 @@ impl Cluster {
                 id: NodeId(id),
                 address: server.address.clone(),
                 zone: String::new(),
-                capacity_bytes: 3 << 20,
-                free_bytes: 1 << 20,
+                capacity_bytes: 3 << 30,
+                free_bytes: 1 << 30,
                 state: lumeofs_base::NodeState::Active,
             });
         }

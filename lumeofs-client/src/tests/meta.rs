@@ -264,6 +264,6 @@ fn usage_divides_by_the_copies() {
     let usage = cluster.client().usage(cx()).unwrap();
     assert_eq!(
         (usage.inodes, usage.capacity_bytes, usage.free_bytes),
-        (1, 3 << 20, 1 << 20)
+        (1, 3 << 30, 1 << 30)
     );
 }

@@ -10,7 +10,7 @@ use lumeofs_meta::op::{SetAttr, XattrMode};
 use lumeofs_proto::frame::Op;
 use lumeofs_proto::meta::MetaRequest;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 fn write(client: &Client, ino: InodeId, offset: u64, data: &[u8]) {
@@ -54,6 +54,37 @@ fn what_was_written_over_and_is_not_sent_outlives_the_leader_that_knows_size_and
     client.fsync(cx(), ino, false).unwrap();
     assert!(link.local_state(ino).unwrap().1);
     assert_eq!(get(&cluster.client(), ino, 0, 10), b"new!");
+}
+
+#[test]
+fn a_direct_write_is_with_the_datanodes_when_it_returns_and_any_where_space_is_short() {
+    let cluster = Cluster::start(1);
+    let sent = Arc::new(AtomicUsize::new(0));
+    for node in &cluster.nodes {
+        let sent = sent.clone();
+        node.hook(move |frame, _| {
+            sent.fetch_add(usize::from(frame.fixed.op == Op::Write), Ordering::SeqCst);
+            None
+        });
+    }
+    let client = cluster.client();
+    let ino = file(&client, "f");
+    write(&client, ino, 0, b"behind");
+    assert_eq!(sent.load(Ordering::SeqCst), 0);
+    let direct = WriteMode {
+        direct: true,
+        ..WriteMode::default()
+    };
+    client.write(cx(), ino, 0, b"direct", direct).unwrap();
+    assert_eq!(sent.load(Ordering::SeqCst), 1);
+
+    for node in &mut cluster.world.state.lock().map.nodes {
+        node.free_bytes = 1 << 20;
+    }
+    let other = cluster.client();
+    let ino = file(&other, "g");
+    write(&other, ino, 0, b"short of space");
+    assert_eq!(sent.load(Ordering::SeqCst), 2);
 }
 
 #[test]

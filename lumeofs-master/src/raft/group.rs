@@ -281,6 +281,12 @@ impl Group {
         }
     }
 
+    /// Whether a quorum was heard of within a time. A leader that hears nobody does not hear its clients either.
+    pub(crate) fn has_heard(&self, leadership: Leadership, within: Duration) -> bool {
+        let silence = self.silence(leadership.term);
+        silence.is_some_and(|silence| silence <= within)
+    }
+
     fn silence(&self, term: Term) -> Option<Duration> {
         let membership = self
             .raft

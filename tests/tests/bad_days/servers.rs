@@ -81,6 +81,8 @@ fn a_server_that_was_started_wrongly_ends_with_the_reason() {
 #[test]
 fn a_master_that_lost_its_logs_does_not_vote_again() {
     let cluster = Cluster::start();
+    // By then it is on record that all masters took part.
+    cluster.wait_in_sync(Duration::from_secs(60));
     std::fs::write(cluster.mount().join("kept"), "kept").unwrap();
     let leader = cluster.leader("metadata");
     let mut masters = ["master-1", "master-2", "master-3"].into_iter();

@@ -45,6 +45,9 @@ pub(crate) async fn watch_leases(service: Arc<MetadataService>) {
             }
             continue;
         }
+        if !service.group.has_heard(leadership, STOPPED) {
+            not_before = now + HEARING;
+        }
         if now < not_before {
             continue;
         }
