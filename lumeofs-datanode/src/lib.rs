@@ -2,7 +2,7 @@
 //!
 //! The replication protocol is `lumeofs-replica`; here are its threads and sockets. One thread per
 //! connection, one worker per group, one thread per peer for beacons, one for the controller, one per
-//! store that scrubs it. The chunks of a datanode that does not run are read by [`StoppedStore`] and [`salvage`].
+//! store that scrubs it. The chunks of a datanode that does not run are read by [`StoppedStore`] and [`salvage()`].
 
 mod attest;
 mod blocked;

@@ -182,6 +182,9 @@ impl Table {
                 // A grant would seem to be newer than the recall, and its acknowledgement end it.
                 return None;
             }
+            if *kind == FileKind::Regular && self.may_have_writer(session, *ino) {
+                return None;
+            }
             match want == Want::Write(*ino) && *kind == FileKind::Regular {
                 true => self.grant_write(now, session, *ino),
                 false => self.grant_shared(now, session, *ino),

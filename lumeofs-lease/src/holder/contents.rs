@@ -324,7 +324,8 @@ impl Holder {
                 .floor_of_all
                 .max(self.floors.get(&ino).copied().unwrap_or(0)),
         };
-        generation != self.generation || number <= floor
+        // One of the same number was given after what has it, as nothing has happened since.
+        generation != self.generation || number < floor
     }
 
     /// Forgets what is remembered of an inode, but neither the lease nor what is not published.

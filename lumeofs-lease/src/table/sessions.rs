@@ -177,7 +177,16 @@ impl Table {
         })
     }
 
-    /// A session is no more: it was closed, or it has ended and is shut out everywhere.
+    /// Whether a session that has ended cannot rely on anything in its memory any more. Until then it may not hear of
+    /// changes, so it is not closed. For one that was never heard of, the answer is yes.
+    pub fn may_be_closed(&self, now: Duration, session: SessionId) -> bool {
+        let standing = self.sessions.get(&session);
+        let relies = standing.is_some_and(|own| own.takes_part && now < own.heard + TERM);
+        !relies && !self.relies_on_former(now, session)
+    }
+
+    /// A session is no more: it was closed by itself, or it has ended, [may be closed](Table::may_be_closed) and is
+    /// shut out everywhere.
     pub fn session_closed(&mut self, session: SessionId) {
         if let Some(standing) = self.sessions.get(&session) {
             let recalls: Vec<u64> = standing.recalls.iter().copied().collect();

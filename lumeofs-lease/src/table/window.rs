@@ -144,8 +144,16 @@ impl Table {
         }
     }
 
-    /// A session has ended: it changes and publishes nothing any more. [`Table::session_closed`] follows when it is shut
-    /// out at the datanodes.
+    /// Whether a session may rely on leases of a former leadership.
+    pub(super) fn relies_on_former(&self, now: Duration, session: SessionId) -> bool {
+        let window = self.window.as_ref();
+        window.is_some_and(|window| {
+            now < window.until && window.awaited().any(|awaited| awaited == session)
+        })
+    }
+
+    /// A session has ended: it changes and publishes nothing any more. [`Table::session_closed`] follows when its term is
+    /// over and it is shut out at the datanodes.
     pub fn session_ended(&mut self, session: SessionId) {
         if let Some(window) = &mut self.window
             && window.awaited.remove(&session)
@@ -177,7 +185,7 @@ impl Table {
         };
         if window.is_over_for_names(now) {
             return match want {
-                Want::Write(ino) | Want::Data(ino) if !self.has_write_lease(session, ino) => {
+                Want::Write(ino) | Want::Data(ino) if self.may_have_writer(session, ino) => {
                     Err(Blocked)
                 }
                 Want::Write(_) | Want::Data(_) | Want::Shared | Want::Nothing => Ok(()),
@@ -190,6 +198,11 @@ impl Table {
             true => Err(Blocked),
             false => Ok(()),
         }
+    }
+
+    /// Whether somebody of whom this leadership has not heard may have a write lease on a file.
+    pub(super) fn may_have_writer(&self, session: SessionId, ino: InodeId) -> bool {
+        self.window.is_some() && !self.has_write_lease(session, ino)
     }
 
     /// Has those ended who did not speak in time: they may have a write lease.

@@ -21,6 +21,8 @@ pub(crate) enum Bug {
     ReleaseOfLaterGrants,
     /// A session is closed while the datanodes still take its writes.
     NoFence,
+    /// A session that was ended is closed while it may answer from memory.
+    TermOfEndedNotAwaited,
     /// The answer is read first, and the right to cache it is given later.
     GrantAfterReading,
     /// What an own change did is not entered in memory.

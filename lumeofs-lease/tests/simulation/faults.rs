@@ -1,6 +1,7 @@
 //! What goes wrong, by dice.
 
 use crate::world::{Event, World, ms};
+use lumeofs_meta::op::{Command, Internal};
 
 impl World {
     pub(crate) fn fault(&mut self) {
@@ -31,7 +32,15 @@ impl World {
                 self.crash_mount(mount);
                 self.after(100_000, 5_000_000, Event::Restart(mount));
             }
-            _ => {}
+            _ => {
+                if let Some(session) = self.mounts[mount].session
+                    && self.group.leader.is_some()
+                {
+                    self.trace(|| format!("an administrator ends {session} of mount {mount}"));
+                    let end = Internal::EndSession { session };
+                    self.propose(Command::Internal(end), Vec::new(), None);
+                }
+            }
         }
     }
 }

@@ -258,10 +258,20 @@ impl History {
         }
     }
 
+    /// A session has ended, and its term is over: times that reached nothing are lost.
+    pub(crate) fn publishes_no_more(&mut self, session: SessionId) {
+        self.lose(session, |register| matches!(register, Register::Time(_)));
+    }
+
     /// A session is shut out: what reached nothing is lost.
     pub(crate) fn fenced(&mut self, session: SessionId) {
+        self.lose(session, |_| true);
+    }
+
+    fn lose(&mut self, session: SessionId, which: impl Fn(&Register) -> bool) {
         let mut lost = 0;
-        for (register, writes) in &mut self.registers {
+        let registers = self.registers.iter_mut();
+        for (register, writes) in registers.filter(|(register, _)| which(register)) {
             for write in writes.iter_mut().filter(|write| write.session == session) {
                 if !write.reached && !write.lost {
                     assert!(

@@ -99,6 +99,7 @@ planted! {
     a_leader_that_serves_at_once_is_found: NoWindow,
     a_release_that_takes_a_later_grant_is_found: ReleaseOfLaterGrants,
     a_session_that_is_closed_without_a_fence_is_found: NoFence,
+    a_session_that_is_closed_within_its_term_is_found: TermOfEndedNotAwaited,
     a_grant_after_the_reading_is_found: GrantAfterReading,
     own_changes_that_are_forgotten_are_found: OwnChangesForgotten,
     a_reader_that_does_not_ask_the_writer_is_found: WritersNotAsked,

@@ -213,6 +213,9 @@ impl World {
     /// Tries again what waits.
     pub(crate) fn pump(&mut self, at: usize) {
         let is_leader = self.group.leader == Some(at);
+        if is_leader {
+            self.give_up_times_of_ended(at);
+        }
         for waiting in std::mem::take(&mut self.masters[at].waiting) {
             if let Some(waiting) = self.try_again(at, is_leader, waiting) {
                 self.masters[at].waiting.push(waiting);
@@ -232,6 +235,17 @@ impl World {
                 self.tell(held.from, Tell::Polled(answer));
             } else {
                 self.masters[at].held.push(held);
+            }
+        }
+    }
+
+    /// What sessions that have ended did not publish is lost when nobody can be shown it any more.
+    fn give_up_times_of_ended(&mut self, at: usize) {
+        let now = self.master_clock(at);
+        let master = &self.masters[at];
+        for (session, _) in namespace::ending_sessions(&master.tables) {
+            if master.table.may_be_closed(now, session) {
+                self.history.publishes_no_more(session);
             }
         }
     }
@@ -448,7 +462,11 @@ impl World {
                     self.tell(from, Tell::Opened(session));
                 }
             }
-            Command::Internal(Internal::EndSession { session }) => self.fence_soon(*session),
+            Command::Internal(Internal::EndSession { session }) => {
+                table.session_ended(*session);
+                self.counts.ended += 1;
+                self.fence_soon(*session);
+            }
             Command::Internal(Internal::CloseEnded { session }) => table.session_closed(*session),
             Command::Internal(_) => {}
         }
@@ -456,7 +474,6 @@ impl World {
 
     fn fence_soon(&mut self, session: SessionId) {
         if self.fencing.insert(session) {
-            self.counts.ended += 1;
             self.after(20_000, 800_000, Event::Fence(session));
         }
     }
@@ -466,11 +483,15 @@ impl World {
             self.data.fence(session);
         }
         self.history.fenced(session);
-        if self.group.leader.is_some() {
-            let close = Internal::CloseEnded { session };
-            self.propose(Command::Internal(close), Vec::new(), None);
+        if let Some(leader) = self.group.leader {
+            let now = self.master_clock(leader);
+            let may_be = self.masters[leader].table.may_be_closed(now, session);
+            if may_be || self.bug == Some(Bug::TermOfEndedNotAwaited) {
+                let close = Internal::CloseEnded { session };
+                self.propose(Command::Internal(close), Vec::new(), None);
+            }
         }
-        // The leader may change before that is in the log.
+        // Its term may not be over, and the leader may change before it is closed.
         self.fencing.remove(&session);
     }
 

@@ -1,4 +1,4 @@
-//! Shuts sessions that have ended out at the replica groups, then closes them (rule S3).
+//! Shuts sessions that have ended out at the replica groups, then closes them when their leases are over too (rule S3).
 //!
 //! A group has the fence when it is on the disks of its in-sync members: from then on each of its primaries has it.
 //! A group that does not answer keeps the sessions waiting for as long as the cluster map has it: no time that passes
@@ -102,9 +102,9 @@ pub(crate) async fn fence_ended_sessions(service: Arc<MetadataService>) {
             told = Told::default();
             told.mentioned = SystemClock.monotonic();
         }
-        if leadership.is_none() {
+        let Some(term) = leadership.map(|leadership| leadership.term) else {
             continue;
-        }
+        };
         let store = service.group.store();
         let (ending, fence, has_allocated) = store.read(|tables| {
             let ending = namespace::ending_sessions(tables);
@@ -126,7 +126,8 @@ pub(crate) async fn fence_ended_sessions(service: Arc<MetadataService>) {
         tell(&service.identity, &map, &groups, &fence, &mut told).await;
         let everywhere = told.everywhere(&groups);
         for (session, number) in ending {
-            if number <= everywhere && !close(&service, session).await {
+            let is_over = number <= everywhere && service.leases.may_be_closed(term, session);
+            if is_over && !close(&service, session).await {
                 break;
             }
         }

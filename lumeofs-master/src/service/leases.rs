@@ -229,6 +229,12 @@ impl Leases {
         self.settled.notify_waiters();
     }
 
+    /// Whether a session that has ended cannot answer from its memory any more.
+    pub(super) fn may_be_closed(&self, term: Term, session: SessionId) -> bool {
+        let table = self.still_of(term.to_wire(), self.table.lock());
+        table.is_ok_and(|table| table.may_be_closed(SystemClock.monotonic(), session))
+    }
+
     /// Sessions of which a new leadership has not heard yet.
     pub(super) fn awaited(&self) -> usize {
         self.table.lock().awaited()

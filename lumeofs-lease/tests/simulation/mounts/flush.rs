@@ -96,6 +96,9 @@ impl World {
     fn flush_again(&mut self, mount: usize, ino: InodeId) {
         if self.mounts[mount].giving.contains_key(&ino) {
             self.flush(mount, ino);
+        } else if self.mounts[mount].is_dirty(ino) {
+            // It was written again meanwhile.
+            self.mount_after(mount, 1_000, 1_000_000, MountEvent::Flush(ino));
         }
     }
 

@@ -278,7 +278,7 @@ impl World {
             op.epoch = None;
             return self.call(mount, Ask::Read { ino, block }, Then::Op(id));
         }
-        self.ask(mount, id, Query::GetAttr { ino }, Want::Shared);
+        self.ask(mount, id, Query::GetAttr { ino }, Want::Data(ino));
     }
 
     fn step_write(&mut self, mount: usize, id: u64, ino: InodeId, block: u8, value: u64) {
