@@ -432,6 +432,13 @@ impl Group {
         }
     }
 
+    /// Other members that have acknowledged entries of the log to this one, which leads.
+    pub(crate) fn acknowledgers(&self) -> Vec<u64> {
+        let followers = self.report().followers.into_iter();
+        let acknowledged = followers.filter_map(|(id, matched)| (matched > 0).then_some(id));
+        acknowledged.collect()
+    }
+
     /// Stops the member and writes a last checkpoint.
     pub(crate) async fn stop(&self) -> FsResult<()> {
         self.tasks.lock().abort_all();

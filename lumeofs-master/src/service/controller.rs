@@ -127,13 +127,10 @@ impl ControllerService {
     /// A master that has entries of the log and was not recorded for it yet.
     fn newcomer(&self) -> Option<NodeId> {
         let known = self.group.store().read(controller::joined_masters);
-        let report = self.group.report();
-        let followers = report.followers.into_iter();
-        let with_entries = followers.filter_map(|(id, matched)| (matched > 0).then_some(id));
-        std::iter::once(self.group.me())
-            .chain(with_entries)
-            .map(NodeId)
-            .find(|id| !known.contains(id))
+        let mut with_entries = std::iter::once(self.group.me())
+            .chain(self.group.acknowledgers())
+            .map(NodeId);
+        with_entries.find(|id| !known.contains(id))
     }
 
     /// Runs for ever: while this master leads, sets the policies of a new cluster, forms replica groups

@@ -183,7 +183,12 @@ impl FrameService {
                 false => &recorded,
             };
             let records = records.iter();
-            let records = records.map(|record| to_wire(record, joined.contains(&record.id)));
+            // Who took part a moment ago may not be recorded for it yet.
+            let acknowledgers = self.controller.acknowledgers();
+            let records = records.map(|record| {
+                let took_part = acknowledgers.contains(&record.id.get());
+                to_wire(record, took_part || joined.contains(&record.id))
+            });
             reply.records = records.collect();
             let metadata = self.metadata.group.certain_members().await;
             reply.metadata = metadata.ok().map(|members| GroupMembers {

@@ -7,6 +7,7 @@ use crate::output;
 use crate::signals::Stop;
 use anyhow::{Context as _, bail};
 use lumeofs_proto::auth::Credentials;
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 /// How long a cluster may take to become ready.
@@ -92,7 +93,12 @@ pub(crate) fn probe_mount(layout: &Layout) -> anyhow::Result<()> {
     let mount = layout.mount.as_ref().context("the cluster has no mount")?;
     let file = mount.join(format!(".lumeofs-probe-{}", std::process::id()));
     let what = || format!("probe {}", file.display());
-    std::fs::write(&file, b"probe").with_context(what)?;
+    // Synced, as it would else not get further than the memory of the mount.
+    let written = std::fs::File::create(&file).and_then(|mut made| {
+        made.write_all(b"probe")?;
+        made.sync_all()
+    });
+    written.with_context(what)?;
     let read = std::fs::read(&file).with_context(what)?;
     std::fs::remove_file(&file).with_context(what)?;
     if read != b"probe" {

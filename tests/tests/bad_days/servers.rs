@@ -1,7 +1,7 @@
 //! Servers that are started wrongly: ports, secrets, directories of others.
 
 use crate::attempt::{Attempt, address, lumeofs, nobody, peers, secret, text};
-use lumeofs_tests::{Cluster, binary, run, shell};
+use lumeofs_tests::{Cluster, binary, eventually, run, shell};
 use std::path::Path;
 use std::time::Duration;
 
@@ -78,15 +78,28 @@ fn a_server_that_was_started_wrongly_ends_with_the_reason() {
     std::fs::write(cluster.mount().join("file"), "works").unwrap();
 }
 
+/// Whether the leaders of both groups know that a master has some of the log.
+fn has_entries(cluster: &Cluster, master: u64) -> bool {
+    let groups = cluster.try_admin(&["raft"]).unwrap_or_default();
+    let groups = groups.as_array().cloned().unwrap_or_default();
+    let followers = groups
+        .iter()
+        .filter_map(|group| group["followers"].as_array());
+    let mine = followers.flatten().filter(|one| one["node"] == master);
+    mine.filter(|one| one["matched"].as_u64() > Some(0)).count() == 2
+}
+
 #[test]
 fn a_master_that_lost_its_logs_does_not_vote_again() {
     let cluster = Cluster::start();
-    // By then it is on record that all masters took part.
-    cluster.wait_in_sync(Duration::from_secs(60));
     std::fs::write(cluster.mount().join("kept"), "kept").unwrap();
     let leader = cluster.leader("metadata");
     let mut masters = ["master-1", "master-2", "master-3"].into_iter();
     let follower = masters.find(|name| *name != leader).unwrap();
+    let id = follower.strip_prefix("master-").unwrap();
+    eventually("it has taken part", Duration::from_secs(20), || {
+        has_entries(&cluster, id.parse().unwrap())
+    });
     cluster.kill(follower);
     let (dir, away) = (cluster.dir().join(follower), cluster.scratch().join("away"));
     run("mv", &[&text(&dir), &text(&away)]);
@@ -95,7 +108,6 @@ fn a_master_that_lost_its_logs_does_not_vote_again() {
         peers(&cluster),
         secret(&cluster),
     );
-    let id = follower.strip_prefix("master-").unwrap();
     server(&["master", "--peers", &peers], (id, &listen, &dir, &secret))
         .says(8, &["has no log", "must not vote again", "restore"]);
     // The way out that it names.
