@@ -91,25 +91,3 @@ pub(crate) fn require_removal(caller: &Caller, dir: &Attr, object: &Attr) -> FsR
 pub(crate) fn not_permitted(caller: &Caller, why: impl std::fmt::Display) -> FsError {
     FsError::new(Code::NotPermitted, format!("uid {}: {why}", caller.uid))
 }
-
-/// The mode after a change of contents or owner: without suid, and without sgid where that means
-/// set-group-id.
-pub(crate) fn without_suid(mode: u16) -> u16 {
-    let mode = mode & !SUID;
-    if mode & GROUP_EXEC != 0 {
-        mode & !SGID
-    } else {
-        mode
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn suid_goes_and_sgid_only_with_group_execution() {
-        assert_eq!(without_suid(0o6755), 0o755);
-        assert_eq!(without_suid(0o6745), 0o2745);
-    }
-}

@@ -3,6 +3,7 @@
 //! No I/O, clock, randomness, threads or async: the same log gives the same bytes on every member.
 //! Time, ids of replica groups and whatever else a leader chose come in with the commands.
 
+pub mod attributes;
 pub mod change;
 pub mod controller;
 pub mod keys;

@@ -220,15 +220,18 @@ pub enum Mutation {
     /// If a session that has ended may have left bytes past the size: a truncation to the present size, whatever
     /// that is. Else nothing. -> [`Reply::Attr`]
     CutTail { ino: InodeId },
-    /// As [`Mutation::Extend`], by a mount that has shown its writes to its callers already, with the time of the last
-    /// one: mtime is `time`, ctime too unless it is later. From `trusted` callers only. -> [`Reply::Attr`]
+    /// As [`Mutation::Extend`], by a mount that has shown its writes to its callers already, and what they set besides:
+    /// `mtime` is set, `ctime` is unless the inode's is later, then `set`, which has neither of these nor a size. From
+    /// `trusted` callers only. -> [`Reply::Attr`]
     Flush {
         ino: InodeId,
         from: u64,
         size: u64,
         truncations: u32,
         clear_suid: bool,
-        time: Timestamp,
+        mtime: Timestamp,
+        ctime: Timestamp,
+        set: SetAttr,
     },
 }
 

@@ -83,7 +83,9 @@ pub(crate) fn run(tx: &mut Tx<'_>, caller: &Caller, mutation: &Mutation) -> Outc
             size,
             truncations,
             clear_suid,
-            time,
+            mtime,
+            ctime,
+            ref set,
         } => {
             let written = Written {
                 from,
@@ -91,7 +93,7 @@ pub(crate) fn run(tx: &mut Tx<'_>, caller: &Caller, mutation: &Mutation) -> Outc
                 truncations,
                 clear_suid,
             };
-            data::flush(tx, caller, ino, &written, time)
+            data::flush(tx, caller, ino, &written, (mtime, ctime), set)
         }
         Mutation::CutTail { ino } => data::cut_tail(tx, caller, *ino),
         Mutation::Append {

@@ -357,7 +357,9 @@ impl Link {
             size: publication.size,
             truncations,
             clear_suid: publication.clear_suid,
-            time: publication.time,
+            mtime: publication.mtime,
+            ctime: publication.ctime,
+            set: publication.set.clone(),
         };
         self.mutate_attr(asker, ino, &flush)
     }

@@ -29,7 +29,7 @@ const REDO_MAX: u32 = 16;
 pub(crate) struct Tenure {
     pub(crate) file: Arc<File>,
     /// How often its data had been dropped. After another time the right may be over.
-    drops: u64,
+    pub(crate) drops: u64,
 }
 
 impl Link {

@@ -4,13 +4,15 @@
 //! then the cache forgets the range that it concerned. The caller holds `Exclusive`.
 
 use crate::client::{Context, Range as Change};
-use crate::data::cached::gave_up;
+use crate::data::cached::{Tenure, gave_up};
 use crate::data::chunks::checked_range;
 use crate::inodes::Inode;
 use crate::link::{Asker, Link};
 use crate::pages::file::File;
 use crate::pages::local::Local;
+use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId};
+use lumeofs_meta::attributes;
 use lumeofs_meta::op::{Mutation, Query, SetAttr};
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,18 +22,42 @@ impl Link {
     pub(crate) fn cached_set_attr(
         &self,
         asker: &Asker<'_>,
-        file: &Arc<File>,
+        tenure: &Tenure,
         set: SetAttr,
     ) -> FsResult<Attr> {
+        let file = &tenure.file;
         let Some(size) = set.size else {
-            return self.set_cached_times(asker, file, set);
+            return match self.set_locally(asker, tenure, &set)? {
+                Some(attr) => Ok(attr),
+                None => self.set_cached_times(asker, file, set),
+            };
         };
         self.change_cached(asker, file, size..u64::MAX, size, |inode| {
             self.resize_held(asker, file.ino, inode, size, set)
         })
     }
 
-    /// Sets attributes but the size. What is not sent yet stays so: its publication carries the time that is set here.
+    /// Sets attributes but the size of a file that has something to be published anyway: that carries them along.
+    fn set_locally(
+        &self,
+        asker: &Asker<'_>,
+        tenure: &Tenure,
+        set: &SetAttr,
+    ) -> FsResult<Option<Attr>> {
+        attributes::check_times(set)?;
+        let now = SystemClock.wall();
+        Ok(tenure.file.change(|state| {
+            let is_held = state.drops == tenure.drops;
+            let local = state
+                .local
+                .as_mut()
+                .filter(|local| is_held && !local.is_published() && set.ctime.is_none())?;
+            local.set(asker.caller, set, now);
+            Some(local.attr())
+        }))
+    }
+
+    /// Sets attributes but the size, at the leader.
     fn set_cached_times(
         &self,
         asker: &Asker<'_>,
@@ -40,11 +66,12 @@ impl Link {
     ) -> FsResult<Attr> {
         let ino = file.ino;
         let inode = self.inodes.get(ino);
+        // A write from before must not take away what is set now.
+        self.flush_data(asker, ino)?;
         let sets_mtime = set.mtime.is_some();
         let mutation = Mutation::SetAttr { ino, set };
         let mut adopt = |attr: &Attr| {
             file.change(|state| match &mut state.local {
-                Some(local) if sets_mtime => local.set_mtime(attr),
                 Some(local) => local.adopt(attr),
                 none => *none = Some(Local::new(attr.clone())),
             });

@@ -108,7 +108,7 @@ impl Link {
             let holder = &mut state.holder;
             let is_settled = match self.local_state(ino) {
                 Some((attr, false)) => {
-                    holder.wrote(ino, attr.size, attr.mtime);
+                    holder.wrote(ino, attr.size, attr.mtime, attr.ctime);
                     true
                 }
                 Some((attr, true)) => holder.published(ino, attr.size, attr.mtime),

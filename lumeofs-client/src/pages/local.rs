@@ -1,15 +1,12 @@
-//! Size and times of a file that this client writes to while nobody else may look: what it shows, what the metadata
-//! group knows of it, and what there is to publish.
+//! Size, times and rights of a file that this client writes to while nobody else may look: what it shows, what the
+//! metadata group knows of it, and what there is to publish.
 //!
 //! All bytes from the published size on are this client's own: no gap may lie there (rule D11), so a write past the
 //! end first has the file grown to where it begins.
 
 use lumeofs_base::{Attr, Timestamp};
-
-/// Set-user-id and set-group-id.
-const SUID_AND_SGID: u16 = 0o6000;
-/// Permission of the group to execute, without which set-group-id means something else and stays.
-const GROUP_EXECUTE: u16 = 0o010;
+use lumeofs_meta::attributes;
+use lumeofs_meta::op::{Caller, SetAttr, SetTime};
 
 /// What is known of a file under the lease.
 #[derive(Clone, Debug)]
@@ -18,41 +15,15 @@ pub(crate) struct Local {
     attr: Attr,
     size: u64,
     mtime: Timestamp,
-    /// Something that is not published yet takes suid and sgid away.
+    /// Of the last change here.
+    ctime: Timestamp,
+    /// What was set besides: as it is now. Neither size nor mtime.
+    set: SetAttr,
+    /// A write after that takes suid and sgid away.
     clears_suid: bool,
-    /// Changes of size and time so far, and how many of them are published.
+    /// Changes so far, and how many of them are published.
     changes: u64,
     published: u64,
-}
-
-/// What a holder lays over attributes that it keeps: what it wrote since the metadata group said them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LocalAttr {
-    /// Bytes of the file.
-    pub(crate) size: u64,
-    /// When it was written to last; the ctime is not before that.
-    pub(crate) mtime: Timestamp,
-    /// A write has taken suid and sgid away.
-    pub(crate) clears_suid: bool,
-}
-
-impl LocalAttr {
-    /// Attributes as they are with these changes.
-    pub(crate) fn over(&self, attr: &Attr) -> Attr {
-        let mut mode = attr.mode;
-        if self.clears_suid {
-            let keeps_sgid = mode & GROUP_EXECUTE == 0;
-            let sgid = if keeps_sgid { mode & 0o2000 } else { 0 };
-            mode = mode & !SUID_AND_SGID | sgid;
-        }
-        Attr {
-            size: self.size,
-            mtime: self.mtime,
-            ctime: attr.ctime.max(self.mtime),
-            mode,
-            ..attr.clone()
-        }
-    }
 }
 
 /// What is published at once.
@@ -63,8 +34,11 @@ pub(crate) struct Publication {
     /// The size that the file has at least, 0 if it has not grown.
     pub(crate) size: u64,
     pub(crate) clear_suid: bool,
-    /// The mtime that was shown here.
-    pub(crate) time: Timestamp,
+    /// The times that were shown here.
+    pub(crate) mtime: Timestamp,
+    pub(crate) ctime: Timestamp,
+    /// What else was set.
+    pub(crate) set: SetAttr,
     changes: u64,
 }
 
@@ -73,7 +47,9 @@ impl Local {
         Self {
             size: attr.size,
             mtime: attr.mtime,
+            ctime: attr.ctime,
             attr,
+            set: SetAttr::default(),
             clears_suid: false,
             changes: 0,
             published: 0,
@@ -91,28 +67,43 @@ impl Local {
 
     /// Attributes as they are to be shown.
     pub(crate) fn attr(&self) -> Attr {
-        self.changed()
-            .map_or_else(|| self.attr.clone(), |changed| changed.over(&self.attr))
-    }
-
-    /// What to show where the metadata group has said these attributes. With `is_writer` nobody else changes size and
-    /// mtime: an answer that has less is from before they were published.
-    pub(crate) fn over(&self, said: &Attr, is_writer: bool) -> Attr {
-        let is_older = said.truncations == self.attr.truncations
-            && (said.size < self.size || said.mtime < self.mtime);
-        match self.changed() {
-            Some(changed) if !self.is_published() || (is_writer && is_older) => changed.over(said),
-            _ => said.clone(),
+        match self.changes {
+            0 => self.attr.clone(),
+            _ => self.with_changes(&self.attr),
         }
     }
 
-    /// What was changed here, if anything.
-    pub(crate) fn changed(&self) -> Option<LocalAttr> {
-        (self.changes > 0).then_some(LocalAttr {
+    /// What to show where the metadata group has said these attributes. With `is_writer` nobody else changes what is
+    /// changed here: an answer that has less is from before that was published.
+    pub(crate) fn over(&self, said: &Attr, is_writer: bool) -> Attr {
+        let is_older = said.truncations == self.attr.truncations
+            && (said.size < self.size || said.ctime < self.ctime);
+        match self.changes > 0 && (!self.is_published() || (is_writer && is_older)) {
+            true => self.with_changes(said),
+            false => said.clone(),
+        }
+    }
+
+    fn with_changes(&self, attr: &Attr) -> Attr {
+        let set = &self.set;
+        let mode = set.mode.unwrap_or(attr.mode);
+        let atime = match set.atime {
+            Some(SetTime::At(time)) => time,
+            _ => attr.atime,
+        };
+        Attr {
             size: self.size,
             mtime: self.mtime,
-            clears_suid: self.clears_suid,
-        })
+            ctime: attr.ctime.max(self.ctime),
+            atime,
+            uid: set.uid.unwrap_or(attr.uid),
+            gid: set.gid.unwrap_or(attr.gid),
+            mode: match self.clears_suid {
+                true => attributes::without_suid(mode),
+                false => mode,
+            },
+            ..attr.clone()
+        }
     }
 
     pub(crate) fn is_published(&self) -> bool {
@@ -121,10 +112,39 @@ impl Local {
 
     /// Bytes were written, up to `end`.
     pub(crate) fn wrote(&mut self, end: u64, now: Timestamp, clear_suid: bool) {
+        self.mtime = self.begin_change(now);
         self.size = self.size.max(end);
-        self.mtime = now.max(self.attr.ctime).max(self.mtime);
         self.clears_suid |= clear_suid;
+    }
+
+    /// A caller who may do that has set attributes other than size and ctime.
+    pub(crate) fn set(&mut self, caller: &Caller, set: &SetAttr, now: Timestamp) {
+        let now = self.begin_change(now);
+        let mut shown = self.attr();
+        attributes::set(&mut shown, caller, set, now);
+        if set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
+            self.set.mode = Some(shown.mode);
+            self.clears_suid = false;
+        }
+        self.set.uid = set.uid.or(self.set.uid);
+        self.set.gid = set.gid.or(self.set.gid);
+        if set.atime.is_some() {
+            self.set.atime = Some(SetTime::At(shown.atime));
+        }
+        if set.mtime.is_some() {
+            self.mtime = shown.mtime;
+        }
+    }
+
+    /// Returns the time of the change: that never goes back.
+    fn begin_change(&mut self, now: Timestamp) -> Timestamp {
+        if self.is_published() {
+            // What comes next is a publication of its own.
+            self.set = SetAttr::default();
+        }
+        self.ctime = now.max(self.attr.ctime).max(self.ctime);
         self.changes += 1;
+        self.ctime
     }
 
     /// The metadata group has grown the file to this size; nothing was written there.
@@ -149,12 +169,6 @@ impl Local {
         self.attr = attr;
     }
 
-    /// As [`Local::adopt`], where a caller has set the mtime.
-    pub(crate) fn set_mtime(&mut self, attr: &Attr) {
-        self.adopt(attr);
-        self.mtime = attr.mtime;
-    }
-
     /// What was written from here on is given up. Not below what is published.
     pub(crate) fn cut(&mut self, size: u64) {
         self.size = self.size.min(size.max(self.attr.size));
@@ -164,11 +178,20 @@ impl Local {
     pub(crate) fn publication(&self, sent: u64) -> Option<Publication> {
         let size = self.size.min(sent);
         let grows = size > self.attr.size;
+        let mode = self.set.mode.map(|mode| match self.clears_suid {
+            true => attributes::without_suid(mode),
+            false => mode,
+        });
         (grows || !self.is_published()).then_some(Publication {
             from: self.attr.size,
             size: if grows { size } else { 0 },
             clear_suid: self.clears_suid,
-            time: self.mtime,
+            mtime: self.mtime,
+            ctime: self.ctime,
+            set: SetAttr {
+                mode,
+                ..self.set.clone()
+            },
             changes: if size >= self.size {
                 self.changes
             } else {
@@ -198,17 +221,17 @@ mod tests {
     #[test]
     fn only_what_was_sent_is_published_and_the_rest_stays() {
         let mut local = Local::new(attr(100));
-        assert_eq!((local.publication(u64::MAX), local.changed()), (None, None));
+        assert_eq!(local.publication(u64::MAX), None);
         local.wrote(300, at(50), false);
         let part = local.publication(200).unwrap();
         assert_eq!((part.from, part.size), (100, 200));
         local.published(&part, &attr(200));
         assert!(!local.is_published());
         let rest = local.publication(u64::MAX).unwrap();
-        assert_eq!((rest.from, rest.size, rest.time), (200, 300, at(50)));
+        assert_eq!((rest.from, rest.size, rest.mtime), (200, 300, at(50)));
         local.published(&rest, &attr(300));
         assert!(local.is_published() && local.publication(u64::MAX).is_none());
-        assert_eq!(local.changed().unwrap().size, 300);
+        assert_eq!(local.attr().size, 300);
     }
 
     #[test]
@@ -221,16 +244,12 @@ mod tests {
         });
         let shown = local.attr();
         assert_eq!((shown.size, shown.mtime, shown.mode), (300, at(50), 0o600));
-        local.set_mtime(&Attr {
-            mtime: at(7),
-            ..attr(100)
-        });
         let publication = local.publication(u64::MAX).unwrap();
-        assert_eq!((publication.size, publication.time), (300, at(7)));
+        assert_eq!((publication.size, publication.mtime), (300, at(50)));
         local.published(&publication, &attr(300));
         // An answer from before the publication.
         local.adopt(&attr(100));
-        assert_eq!((local.size(), local.changed()), (300, None));
+        assert_eq!((local.size(), local.is_published()), (300, true));
         let truncated = Attr {
             truncations: 1,
             ..attr(20)
@@ -277,5 +296,60 @@ mod tests {
         local.wrote(3, at(94), false);
         assert_eq!(local.attr().mtime, at(95));
         assert_eq!(local.publication(9).unwrap().size, 0);
+    }
+
+    #[test]
+    fn what_is_set_is_shown_at_once_and_published_with_the_writes() {
+        let mut local = Local::new(Attr {
+            mode: 0o6755,
+            ..attr(5)
+        });
+        let root = Caller {
+            trusted: true,
+            ..Caller::default()
+        };
+        local.wrote(9, at(50), false);
+        let owner = SetAttr {
+            uid: Some(12),
+            atime: Some(SetTime::At(at(3))),
+            mtime: Some(SetTime::At(at(900))),
+            ..SetAttr::default()
+        };
+        local.set(&root, &owner, at(51));
+        let shown = local.attr();
+        assert_eq!((shown.uid, shown.mode, shown.size), (12, 0o755, 9));
+        assert_eq!(
+            (shown.atime, shown.mtime, shown.ctime),
+            (at(3), at(900), at(51))
+        );
+        let mode = SetAttr {
+            mode: Some(0o4711),
+            ..SetAttr::default()
+        };
+        local.set(&root, &mode, at(52));
+        assert_eq!(local.attr().mode, 0o4711);
+        let all = local.publication(u64::MAX).unwrap();
+        assert_eq!((all.mtime, all.ctime), (at(900), at(52)));
+        let set = SetAttr {
+            mode: Some(0o4711),
+            uid: Some(12),
+            atime: owner.atime,
+            ..SetAttr::default()
+        };
+        assert_eq!(all.set, set);
+        // A write afterwards has its own time, and takes the rights away again.
+        local.wrote(9, at(60), true);
+        assert_eq!((local.attr().mode, local.attr().mtime), (0o711, at(60)));
+        assert_eq!(local.publication(u64::MAX).unwrap().set.mode, Some(0o711));
+        local.published(&all, &shown);
+        assert!(!local.is_published(), "the write came later");
+        let rest = local.publication(u64::MAX).unwrap();
+        local.published(&rest, &local.attr());
+        local.wrote(10, at(70), false);
+        assert_eq!(
+            local.publication(u64::MAX).unwrap().set,
+            SetAttr::default(),
+            "what was published is not set once more"
+        );
     }
 }

@@ -75,7 +75,7 @@ pub(super) fn sync(client: &Client, ino: InodeId) -> FsResult<()> {
 pub(super) fn resize(client: &Client, ino: InodeId, size: u64) {
     let attr = client.link.cached_set_attr(
         &client.link.asker(&cx()),
-        &client.link.pages.file(ino),
+        &client.link.tenure(ino),
         truncate(size),
     );
     assert_eq!(attr.unwrap().size, size);
@@ -317,7 +317,7 @@ fn a_truncation_discards_what_was_not_sent_and_times_that_are_set_stay() {
         ..SetAttr::default()
     };
     let link = &client.link;
-    link.cached_set_attr(&link.asker(&cx()), &link.pages.file(ino), set)
+    link.cached_set_attr(&link.asker(&cx()), &link.tenure(ino), set)
         .unwrap();
     // It did not have to be sent for that.
     assert!(writes.load(Ordering::SeqCst) == 0 && link.pages.shared.dirty() == 5);
@@ -404,7 +404,7 @@ fn attributes_that_came_with_the_lease_are_not_asked_for_and_others_do_not_shrin
     };
     let attr = client
         .link
-        .cached_set_attr(&asker, &client.link.pages.file(ino), set)
+        .cached_set_attr(&asker, &client.link.tenure(ino), set)
         .unwrap();
     assert_eq!((attr.size, attr.mode), (1000, 0o600));
     assert_eq!(read(&client, ino, 0, 2000).len(), 1000);

@@ -508,3 +508,17 @@ fn a_subdirectory_can_be_the_root_of_a_mount() {
         .collect();
     assert_eq!(names.len(), 2);
 }
+
+/// Mounts at `LUMEOFS_MEMORY_MOUNT` until its input ends; `scripts/bench-caches` measures it.
+#[test]
+#[ignore = "a server, not a test"]
+fn a_mount_of_memory_to_compare_with() {
+    let place = std::env::var_os("LUMEOFS_MEMORY_MOUNT").expect("LUMEOFS_MEMORY_MOUNT");
+    let options = crate::parse_options("").unwrap();
+    let path = mountpoint::check(Path::new(&place)).unwrap();
+    let memory = Arc::new(Memory::new());
+    let mounted = start_with(memory, InodeId::ROOT, "memory", path, &options).unwrap();
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    mounted.handle().detach().unwrap();
+    mounted.wait().unwrap();
+}

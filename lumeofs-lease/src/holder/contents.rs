@@ -290,9 +290,16 @@ impl Holder {
             if is_new && let Some(entry) = self.entries.get_mut(&grant.ino) {
                 entry.since = number;
             }
-            if is_admitted && is_new && made.is_some_and(|attr| attr.kind == FileKind::Directory) {
-                // It was made just now.
+            if is_admitted
+                && is_new
+                && let Some(attr) = made
+            {
+                // It was made just now: there is nothing in it and on it.
                 self.with(grant, |contents| {
+                    contents.xattr_names = Some(Vec::new());
+                    if attr.kind != FileKind::Directory {
+                        return 0;
+                    }
                     let names = contents.names.get_or_insert_default();
                     names.learn_page(grant.number, 0, &[], false)
                 });

@@ -87,16 +87,17 @@ impl Holder {
         entry.is_some_and(|entry| entry.kind == Kind::Exclusive)
     }
 
-    /// Enters that a file is as long now and was modified at that time: under [`WriteRight::Buffered`].
-    pub fn wrote(&mut self, ino: InodeId, size: u64, time: Timestamp) {
+    /// Enters that a file is as long now, was modified at `mtime`, and changed in whatever way at `ctime`: under
+    /// [`WriteRight::Buffered`].
+    pub fn wrote(&mut self, ino: InodeId, size: u64, mtime: Timestamp, ctime: Timestamp) {
         let Some(entry) = self.entries.get_mut(&ino) else {
             return;
         };
         entry.local = true;
         if let Some(attr) = entry.contents.attr_mut() {
             attr.size = size;
-            attr.mtime = time;
-            attr.ctime = attr.ctime.max(time);
+            attr.mtime = mtime;
+            attr.ctime = attr.ctime.max(ctime);
         }
     }
 

@@ -1,10 +1,10 @@
 //! What a writer tells the namespace: allocation, published size, appends, a cleaned tail.
 
-use super::{resize, set_attr, xattr};
-use crate::access;
-use crate::op::{Caller, Outcome, Reply};
+use super::{resize, xattr};
+use crate::op::{Caller, Outcome, Reply, SetAttr};
 use crate::record::Inode;
 use crate::transaction::Tx;
+use crate::{access, attributes};
 use lumeofs_base::limits::{CHUNKS_PER_ALLOCATION_MAX, FILE_SIZE_BYTES_MAX};
 use lumeofs_base::{ChunkIndex, Code, FsError, FsResult, InodeId, Timestamp};
 use std::ops::Range;
@@ -47,7 +47,7 @@ fn written(
     inode.attr.mtime = mtime;
     inode.attr.ctime = ctime;
     if clear_suid {
-        inode.attr.mode = access::without_suid(inode.attr.mode);
+        inode.attr.mode = attributes::without_suid(inode.attr.mode);
     }
 }
 
@@ -99,7 +99,8 @@ pub(super) fn flush(
     caller: &Caller,
     ino: InodeId,
     what: &Written,
-    time: Timestamp,
+    (mtime, ctime): (Timestamp, Timestamp),
+    set: &SetAttr,
 ) -> Outcome {
     if !caller.trusted {
         return Err(access::not_permitted(
@@ -107,10 +108,18 @@ pub(super) fn flush(
             "only mounts say when they wrote",
         ));
     }
-    set_attr::check_time(time)?;
+    [mtime, ctime]
+        .into_iter()
+        .try_for_each(attributes::check_time)?;
+    attributes::check_times(set)?;
+    if set.size.is_some() || set.mtime.is_some() || set.ctime.is_some() {
+        let what = format!("{set:?} with what was written to {ino}");
+        return Err(FsError::new(Code::Invalid, what));
+    }
     let mut inode = grown(tx, caller, ino, what)?;
-    let ctime = inode.attr.ctime.max(time);
-    written(tx, &mut inode, what.clear_suid, time, ctime);
+    let ctime = inode.attr.ctime.max(ctime);
+    written(tx, &mut inode, what.clear_suid, mtime, ctime);
+    attributes::set(&mut inode.attr, caller, set, ctime);
     tx.save(&mut inode);
     Ok(Reply::Attr(inode.attr))
 }

@@ -1,11 +1,12 @@
 //! `chmod`, `chown`, `utimensat`, `truncate`.
 
 use super::{resize, xattr};
-use crate::access::{self, SGID, WRITE};
+use crate::access::{self, WRITE};
+use crate::attributes;
 use crate::op::{Caller, Outcome, Reply, SetAttr, SetTime};
 use crate::record::Inode;
 use crate::transaction::Tx;
-use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId, Timestamp};
+use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId};
 
 pub(super) fn set_attr(tx: &mut Tx<'_>, caller: &Caller, ino: InodeId, set: &SetAttr) -> Outcome {
     let mut inode = tx.inode(ino)?;
@@ -21,7 +22,6 @@ pub(super) fn set_attr(tx: &mut Tx<'_>, caller: &Caller, ino: InodeId, set: &Set
     }
 
     inode.attr.ctime = tx.now();
-    let old_mode = inode.attr.mode;
     if set.size.is_some() || set.uid.is_some() || set.gid.is_some() {
         xattr::drop_capabilities(tx, &mut inode);
     }
@@ -29,29 +29,10 @@ pub(super) fn set_attr(tx: &mut Tx<'_>, caller: &Caller, ino: InodeId, set: &Set
         resize::resize(tx, &mut inode, size);
         // Root keeps the bits, as it has CAP_FSETID.
         if caller.uid != 0 {
-            inode.attr.mode = access::without_suid(inode.attr.mode);
+            inode.attr.mode = attributes::without_suid(inode.attr.mode);
         }
     }
-    if set.uid.is_some() || set.gid.is_some() {
-        inode.attr.uid = set.uid.unwrap_or(inode.attr.uid);
-        inode.attr.gid = set.gid.unwrap_or(inode.attr.gid);
-        if !inode.is_directory() {
-            inode.attr.mode = access::without_suid(old_mode);
-        }
-    }
-    if let Some(mode) = set.mode {
-        inode.attr.mode = mode & 0o7777;
-        if !access::passes_all(caller) && !access::in_group(caller, inode.attr.gid) {
-            inode.attr.mode &= !SGID;
-        }
-    }
-    let now = tx.now();
-    let time = |time| match time {
-        SetTime::Now => now,
-        SetTime::At(time) => time,
-    };
-    inode.attr.atime = set.atime.map_or(inode.attr.atime, time);
-    inode.attr.mtime = set.mtime.map_or(inode.attr.mtime, time);
+    attributes::set(&mut inode.attr, caller, set, tx.now());
     if let Some(ctime) = set.ctime
         && caller.trusted
     {
@@ -69,26 +50,8 @@ fn check_values(inode: &Inode, set: &SetAttr) -> FsResult<()> {
             format!("mode of symlink {}", inode.attr.ino),
         ));
     }
-    let given = [set.atime, set.mtime]
-        .into_iter()
-        .flatten()
-        .filter_map(|time| match time {
-            SetTime::Now => None,
-            SetTime::At(time) => Some(time),
-        });
-    given.chain(set.ctime).try_for_each(check_time)?;
+    attributes::check_times(set)?;
     set.size.map_or(Ok(()), |size| resize::check(inode, size))
-}
-
-/// Whether a time stamp is one.
-pub(super) fn check_time(time: Timestamp) -> FsResult<()> {
-    if time.nanos < 1_000_000_000 {
-        return Ok(());
-    }
-    Err(FsError::new(
-        Code::Invalid,
-        "a time stamp of 1e9 nanoseconds or more",
-    ))
 }
 
 /// What a caller without privileges may do.

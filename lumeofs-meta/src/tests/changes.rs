@@ -326,14 +326,17 @@ fn a_repetition_says_that_it_is_one_and_changes_nothing() {
 fn a_flush_states_the_time_that_was_shown() {
     let mut fixture = Fixture::new();
     let ino = fixture.file(ROOT, "f");
-    let flush = |size, time| Mutation::Flush {
+    let flush_with = |size, time, set| Mutation::Flush {
         ino,
         from: 0,
         size,
         truncations: 0,
-        clear_suid: false,
-        time,
+        clear_suid: true,
+        mtime: time,
+        ctime: time,
+        set,
     };
+    let flush = |size, time| flush_with(size, time, SetAttr::default());
     let made = fixture.attr(ino);
     let before = seconds(1);
     assert!(before < made.ctime);
@@ -351,6 +354,27 @@ fn a_flush_states_the_time_that_was_shown() {
     assert_eq!(
         (late_attr.size, late_attr.mtime, late_attr.ctime),
         (10, late, late)
+    );
+    let set = SetAttr {
+        mode: Some(0o4700),
+        uid: Some(12),
+        atime: Some(SetTime::At(before)),
+        ..SetAttr::default()
+    };
+    let set = attr(fixture.mutate(flush_with(0, late, set)));
+    assert_eq!(
+        (set.mode, set.uid, set.atime, set.size),
+        (0o4700, 12, before, 10),
+        "what was set counts, after what the write took away"
+    );
+    let size = SetAttr {
+        size: Some(3),
+        ..SetAttr::default()
+    };
+    assert_eq!(
+        fixture.refused(flush_with(0, late, size)),
+        Code::Invalid,
+        "a truncation has more to see to"
     );
     let wrong = Timestamp {
         secs: 1,

@@ -314,17 +314,25 @@ impl Model {
                 size,
                 truncations,
                 clear_suid,
-                time,
+                mtime,
+                ctime,
+                set,
                 ..
             } => {
                 if !caller.trusted {
                     return Err(Code::NotPermitted);
                 }
                 self.grow(caller, *ino, *size, *truncations)?;
-                let ctime = self.nodes[ino].attr.ctime;
+                let before = self.nodes[ino].attr.ctime;
                 self.written(*ino, *clear_suid);
                 let attr = self.attr_mut(*ino);
-                (attr.mtime, attr.ctime) = (*time, ctime.max(*time));
+                (attr.mtime, attr.ctime) = (*mtime, before.max(*ctime));
+                attr.uid = set.uid.unwrap_or(attr.uid);
+                attr.gid = set.gid.unwrap_or(attr.gid);
+                if set.uid.is_some() || set.gid.is_some() {
+                    strip(attr);
+                }
+                attr.mode = set.mode.unwrap_or(attr.mode);
                 Ok(Reply::Attr(self.attr(*ino)))
             }
             Mutation::Append {

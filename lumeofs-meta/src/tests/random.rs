@@ -78,6 +78,16 @@ impl Draw {
         ])
     }
 
+    /// What a mount sets besides what it wrote.
+    fn shown(&mut self) -> SetAttr {
+        SetAttr {
+            mode: self.0.percent(30).then_some(0o4751),
+            uid: self.0.percent(30).then_some(7),
+            gid: self.0.percent(10).then_some(8),
+            ..SetAttr::default()
+        }
+    }
+
     fn size(&mut self) -> u64 {
         let chunk = 64 << 20;
         self.pick(&[
@@ -208,7 +218,9 @@ impl Draw {
                         size,
                         truncations,
                         clear_suid,
-                        time: seconds(self.0.below(200)),
+                        mtime: seconds(self.0.below(200)),
+                        ctime: seconds(self.0.below(200)),
+                        set: self.shown(),
                     },
                 }
             }

@@ -4,7 +4,7 @@ use super::Then;
 use crate::calls::Ask;
 use crate::world::{MountEvent, World};
 use lumeofs_base::{InodeId, Timestamp};
-use lumeofs_meta::op::Mutation;
+use lumeofs_meta::op::{Mutation, SetAttr};
 
 impl World {
     /// Writes back what is dirty of a file, if nobody does already; if nothing is, gives it back if that is wanted.
@@ -126,7 +126,7 @@ impl World {
         let file = state.files.entry(ino).or_default();
         file.blocks.insert(block, (Some(value), true));
         file.local = Some((size, time));
-        state.holder.wrote(ino, size, time);
+        state.holder.wrote(ino, size, time, time);
         self.counts.buffered += 1;
         self.mount_after(mount, 100_000, 3_000_000, MountEvent::Flush(ino));
     }
@@ -139,6 +139,8 @@ pub(super) fn flush_of(ino: InodeId, size: u64, time: Timestamp) -> Mutation {
         size,
         truncations: 0,
         clear_suid: false,
-        time,
+        mtime: time,
+        ctime: time,
+        set: SetAttr::default(),
     }
 }

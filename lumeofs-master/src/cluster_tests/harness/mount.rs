@@ -143,7 +143,7 @@ impl Mount {
         let time = time_of(size);
         self.holder(|holder| {
             assert!(holder.is_writer(ino));
-            holder.wrote(ino, size, time);
+            holder.wrote(ino, size, time, time);
         });
         *self.shared.written.lock() = Some((ino, size));
     }
@@ -273,7 +273,9 @@ fn give_back(shared: &Shared, client: &mut Client, ino: InodeId) {
             size,
             truncations: 0,
             clear_suid: false,
-            time,
+            mtime: time,
+            ctime: time,
+            set: Default::default(),
         };
         mutate(shared, client, flush).unwrap();
         assert!(shared.holder.lock().published(ino, size, time));
