@@ -15,7 +15,6 @@ use crate::pages::file::File;
 use crate::pages::local::Publication;
 use crate::pages::state::State;
 use crate::pages::state::sending::{Claimed, Sent, Until, Wanted};
-use crate::wait::Patience;
 use lumeofs_base::{Attr, Code, FsResult, InodeId};
 use lumeofs_meta::op::{Mutation, Query};
 use std::ops::Range;
@@ -26,8 +25,6 @@ use std::time::Duration;
 const CLAIM_BYTES: u64 = 4 << 20;
 /// Pause where the session has ended and what was written under it is being dropped.
 const LOST_PAUSE: Duration = Duration::from_millis(10);
-/// How long nothing may move when the client closes with unsent data.
-const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 impl Link {
     /// Sends all data of an inode that is dirty now, and publishes size and time with one mutation. What cannot be
@@ -46,7 +43,7 @@ impl Link {
         };
         let inode = self.inodes.get(ino);
         again(asker, ino, || {
-            let until = file.look(State::written).up_to(below);
+            let until = file.change(State::begin_flush).up_to(below);
             self.send_dirty(asker, &inode, &file, until)?;
             let is_whole = self.publish_until(asker, &inode, &file, until)?;
             Ok(is_whole.then_some(()))
@@ -62,7 +59,7 @@ impl Link {
             return Ok(());
         };
         again(asker, ino, || {
-            let until = file.look(State::written);
+            let until = file.change(State::begin_flush);
             self.send_dirty(asker, inode, &file, until)?;
             let is_known = file.look(|state| state.has_published(until.below));
             let is_whole = is_known || self.publish_until(asker, inode, &file, until)?;
@@ -87,7 +84,7 @@ impl Link {
             return self.sync(asker, ino, inode, &mut || Ok(()));
         };
         again(asker, ino, || {
-            let until = file.look(State::written);
+            let until = file.change(State::begin_flush);
             self.send_dirty(asker, inode, &file, until)?;
             let is_known = file.look(|state| state.has_published(until.below));
             let publishes = !data_only || !is_known;
@@ -291,7 +288,7 @@ impl Link {
     ) -> FsResult<bool> {
         let ino = file.ino;
         let _order = asker.patience.lock(&file.publishing)?;
-        let _publishing = asker.patience.lock(&inode.publishing)?;
+        let _times = self.own_times(asker, ino, inode)?;
         let asker = self.sender(asker);
         let publication = file.look(|state| {
             let local = state.local.as_ref()?;
@@ -393,29 +390,12 @@ impl Link {
         })
     }
 
-    /// Sends and publishes everything while there still is a session, as long as it gets on. What is left is lost.
-    pub(crate) fn flush_before_close(&self) {
-        self.pages.shared.settle_all();
-        for file in self.pages.all() {
-            if !file.look(State::is_changed) {
-                continue;
-            }
-            let asker = Asker::background(Patience::background(&self.halt, Some(CLOSE_LIMIT)));
-            if let Err(error) = self.flush_data(&asker, file.ino) {
-                let (files, bytes) = self.pages.unsent();
-                tracing::error!(%error, files, bytes, "written data was not sent before the end: it is lost");
-                return;
-            }
-        }
-    }
-
     /// The session has been replaced: nothing in the cache counts any more. Which files had unsent changes, and how many
     /// bytes of them.
     pub(crate) fn forget_pages(&self) -> Vec<(InodeId, u64)> {
         let mut unsent = Vec::new();
         for file in self.pages.all() {
-            let changed = file.look(|state| state.is_changed().then(|| state.load().dirty));
-            unsent.extend(changed.map(|bytes| (file.ino, bytes)));
+            unsent.extend(file.look(State::unsaved).map(|bytes| (file.ino, bytes)));
             // Who still has it at hand must not put anything into what others find.
             self.pages.forget(file.ino);
         }

@@ -8,7 +8,7 @@ use crate::link::{Asker, Link};
 use crate::pages::file::File;
 use crate::pages::queue::{AGE_MAX, Work};
 use crate::pages::state::State;
-use crate::pages::state::sending::Claimed;
+use crate::pages::state::sending::{Claimed, Until};
 use crate::wait::{Patience, limit_of, now};
 use lumeofs_base::FsResult;
 use lumeofs_base::limits::REQUEST_TIMEOUT;
@@ -81,12 +81,9 @@ impl Link {
         file: &Arc<File>,
         is_last_try: bool,
     ) -> FsResult<()> {
-        let all = file.change(|state| {
-            state.is_ready = false;
-            state.written()
-        });
+        file.change(|state| state.is_ready = false);
         let seen = file.events();
-        match self.claim(file, all, false) {
+        match self.claim(file, Until::ALL, false) {
             Claimed::Some(id, range) => {
                 self.send_claim(asker, inode, file, id, &range, is_last_try)?
             }
@@ -110,7 +107,7 @@ impl Link {
     ) -> FsResult<()> {
         let all = file.change(|state| {
             state.is_aging = false;
-            state.written()
+            state.begin_flush()
         });
         loop {
             let seen = file.events();
