@@ -40,7 +40,11 @@ fn what_was_written_over_and_is_not_sent_outlives_the_leader_that_knows_size_and
     let link = &client.link;
     let (asker, inode) = (link.asker(&cx()), link.inodes.get(ino));
     let pages = link.pages.file(ino);
-    assert!(link.publish_local(&asker, &inode, &pages, false).unwrap());
+    assert!(
+        link.sending(&asker, &inode, &pages)
+            .publish_local(false)
+            .unwrap()
+    );
     assert!(pages.look(|state| state.local.as_ref().unwrap().is_published()));
     let polls = client.lease_stats().polls.answered;
     cluster.world.elect();

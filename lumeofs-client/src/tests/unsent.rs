@@ -249,37 +249,6 @@ fn a_sync_publishes_the_size_though_what_it_sent_is_written_again_and_again() {
     }
 }
 
-#[test]
-fn a_sync_ends_beside_a_writer_who_writes_all_of_a_large_area_again_and_again() {
-    const AREA: usize = 10 << 20;
-    let cluster = Cluster::start(1);
-    let client = cluster.client();
-    let ino = file(&client, "f");
-    let write_all = move |client: &Client, byte| {
-        for at in (0..AREA).step_by(1 << 20) {
-            write(client, ino, at as u64, &vec![byte; 1 << 20]);
-        }
-    };
-    write_all(&client, 1);
-    let sent = Arc::new(AtomicUsize::new(0));
-    for node in &cluster.nodes {
-        let (client, sent) = (client.clone(), sent.clone());
-        node.hook(move |frame, world| {
-            let answer = (frame.fixed.op == Op::Write).then(|| world.answer(frame).unwrap())?;
-            if sent.fetch_add(1, Ordering::SeqCst) < 1000 {
-                write_all(&client, 2);
-            }
-            Some(answer)
-        });
-    }
-    sync(&client, ino).unwrap();
-    let sent = sent.load(Ordering::SeqCst);
-    assert!(sent < 1000, "{sent} requests");
-    for node in &cluster.nodes {
-        node.hook(|_, _| None);
-    }
-}
-
 /// As many files as there are threads that could wait for them, with data that no datanode takes.
 fn stuck_files(cluster: &Cluster, client: &Client) -> Vec<InodeId> {
     let names = (0..4).map(|n| format!("stuck{n}"));
