@@ -119,10 +119,14 @@ impl Client {
         }))
     }
 
-    /// Publishes what is pending, closes the session, ends the background threads. Idempotent; later calls
-    /// fail with `Unavailable`.
-    pub fn close(&self) {
-        self.link.close();
+    /// Sends and publishes what is pending, until nothing has moved for [`lumeofs_base::limits::LEAVE_PATIENCE`], closes
+    /// the session, ends the background threads. Idempotent; later calls fail with `Unavailable`.
+    ///
+    /// # Errors
+    /// `Io` if something written is lost and no call has reported it: what could not be sent now or earlier. The client is
+    /// closed all the same. The log has the inodes and their bytes.
+    pub fn close(&self) -> FsResult<()> {
+        self.link.close()
     }
 
     /// Announces the end: from now on no call waits out an outage for longer than
@@ -155,6 +159,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.close();
+        // It is in the log.
+        self.close().ok();
     }
 }

@@ -4,6 +4,7 @@ mod ahead;
 mod behind;
 mod cached;
 pub(crate) mod chunks;
+mod closing;
 mod cut;
 mod fetch;
 mod leased;

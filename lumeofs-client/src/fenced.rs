@@ -9,7 +9,7 @@ use crate::link::{Asker, Link};
 use lumeofs_base::{Code, FsError, FsResult, InodeId, SessionId};
 
 /// Files that are named in the log; of the others there is the number.
-const NAMED_MAX: usize = 16;
+pub(crate) const NAMED_MAX: usize = 16;
 
 impl Link {
     /// Before a call sends data: not if it sent some under a session that is over.

@@ -166,6 +166,17 @@ impl Inodes {
         (files, bytes)
     }
 
+    /// Errors that no call has reported.
+    pub(crate) fn untold(&self) -> Vec<(InodeId, FsError)> {
+        let table = self.table.lock();
+        let untold = table.inodes.iter().filter_map(|(ino, inode)| {
+            let state = inode.state.lock();
+            let error = state.lost.as_ref().or(state.error.as_ref())?;
+            Some((*ino, error.clone()))
+        });
+        untold.collect()
+    }
+
     /// All inodes with the mark.
     pub(crate) fn all_dirty(&self) -> Vec<InodeId> {
         self.dirty.lock().iter().copied().collect()

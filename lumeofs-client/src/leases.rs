@@ -23,7 +23,7 @@ pub use stats::{GiveBacks, LeaseStats, Lookups, Polls};
 use crate::link::Link;
 use crate::wait::now;
 use give_back::Due;
-use lumeofs_base::SessionId;
+use lumeofs_base::{InodeId, SessionId};
 use lumeofs_lease::{Act, Holder, HolderLimits};
 use parking_lot::{Condvar, Mutex};
 use stats::Counters;
@@ -51,6 +51,8 @@ struct State {
     /// How many of those who give back wait for writers.
     waiting: usize,
     unfinished: VecDeque<Unfinished>,
+    /// What mutations without a caller are about that are not finished, each time.
+    late: Vec<InodeId>,
     /// The leases counted when that was looked at last.
     was_valid: bool,
 }
@@ -66,6 +68,7 @@ impl Leases {
             give_back: VecDeque::new(),
             waiting: 0,
             unfinished: VecDeque::new(),
+            late: Vec::new(),
             was_valid: false,
         };
         Self {

@@ -188,14 +188,16 @@ impl Link {
     }
 
     /// Ends the client, within seconds also if nobody answers.
-    pub(crate) fn close(&self) {
+    ///
+    /// # Errors
+    /// What was written and is lost.
+    pub(crate) fn close(&self) -> FsResult<()> {
         if self.halt.is_halted() {
-            return;
+            return Ok(());
         }
-        self.flush_before_close();
-        self.publish_before_close();
+        let settled = self.settle_before_close();
         if !self.halt.halt() {
-            return;
+            return settled;
         }
         self.pages.shared.wake_workers();
         self.ahead.end();
@@ -207,6 +209,7 @@ impl Link {
             }
         }
         self.close_session();
+        settled
     }
 
     /// The newest map seen.

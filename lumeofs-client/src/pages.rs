@@ -154,11 +154,15 @@ impl Pages {
         }
     }
 
-    /// Files with unsent data, and its bytes.
-    pub(crate) fn unsent(&self) -> (usize, u64) {
+    /// Files with changes that the servers do not have, and their bytes at most.
+    pub(crate) fn unsent(&self) -> Vec<(InodeId, u64)> {
         let files = self.all();
-        let changed = files.iter().filter(|file| file.look(State::is_changed));
-        (changed.count(), self.shared.dirty())
+        let unsent = files
+            .iter()
+            .map(|file| (file.ino, file.look(State::unsaved)));
+        unsent
+            .filter_map(|(ino, bytes)| Some((ino, bytes?)))
+            .collect()
     }
 
     /// All files.

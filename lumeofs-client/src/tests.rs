@@ -2,9 +2,11 @@
 //! and faults where a test wants them.
 
 mod cached;
+mod closing;
 mod cluster;
 mod coherence;
 mod files;
+mod late;
 mod leases;
 mod meta;
 mod rights;

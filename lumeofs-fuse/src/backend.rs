@@ -85,8 +85,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn lease_stats(&self) -> LeaseStats;
     /// What the data cache holds and does.
     fn cache_stats(&self) -> CacheStats;
-    /// Ends the session; later calls fail.
-    fn close(&self);
+    /// Sends what is in memory and ends the session; later calls fail. Fails if something written is lost.
+    fn close(&self) -> FsResult<()>;
 }
 
 impl Backend for Client {
@@ -221,7 +221,7 @@ impl Backend for Client {
     fn cache_stats(&self) -> CacheStats {
         Client::cache_stats(self)
     }
-    fn close(&self) {
-        Client::close(self);
+    fn close(&self) -> FsResult<()> {
+        Client::close(self)
     }
 }

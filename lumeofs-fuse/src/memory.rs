@@ -2,7 +2,7 @@
 //! mount's back, as another mount would, and lookups of names with `wait` in them wait until they are let go.
 
 use crate::backend::Backend;
-use lumeofs_base::{Attr, Code, FileKind, FsResult, InodeId, Timestamp};
+use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId, Timestamp};
 use lumeofs_client::{CacheStats, Context, LeaseStats, Range, Usage, WriteMode, Written};
 use lumeofs_meta::op::{DirEntry, NewNode, RenameMode, SetAttr, SetTime, XattrMode};
 use parking_lot::{Condvar, Mutex};
@@ -26,6 +26,8 @@ struct State {
     hidden: HashMap<Vec<u8>, usize>,
     writes: Vec<WriteMode>,
     fsyncs: usize,
+    /// What closing fails with.
+    lost: Option<FsError>,
 }
 
 struct Node {
@@ -149,6 +151,10 @@ impl Memory {
     pub(crate) fn let_go(&self) {
         self.state.lock().open_gate = true;
         self.let_go.notify_all();
+    }
+    /// Has the mount's end fail.
+    pub(crate) fn lose(&self, error: FsError) {
+        self.state.lock().lost = Some(error);
     }
     /// Makes the next `count` lookups of `name` miss it.
     pub(crate) fn hide(&self, name: &[u8], count: usize) {
@@ -483,7 +489,9 @@ impl Backend for Memory {
     fn lost_sessions(&self) -> u64 {
         0
     }
-    fn close(&self) {
+    fn close(&self) -> FsResult<()> {
         self.let_go();
+        let lost = self.state.lock().lost.take();
+        lost.map_or(Ok(()), Err)
     }
 }

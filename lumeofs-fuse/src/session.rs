@@ -117,21 +117,24 @@ impl Mounted {
         }
     }
 
-    /// Waits until it is unmounted, by whomever, and closes the session with the cluster. Returns within seconds
-    /// after its end also if the cluster does not answer; operations may then still be under way.
+    /// Waits until it is unmounted, by whomever, has what was written sent, and closes the session with the cluster.
+    /// Returns within seconds after its end also if the cluster does not answer; operations may then still be under way.
+    ///
+    /// # Errors
+    /// Something that was written is lost ([`Client::close`]), or the FUSE session failed.
     pub fn wait(mut self) -> Result<()> {
         let ended = self.ended();
         if let Some(record) = self.record.take() {
             record.remove();
         }
-        self.backend.close();
+        let closed = self.backend.close();
         // With the client closed, what still waits for servers fails soon.
         let ended = ended.or_else(|| match self.session.recv_timeout(MOUNT_END_TIMEOUT) {
             Ok(result) => Some(result),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => Some(Err(panicked())),
         });
-        match ended {
+        let ended = match ended {
             // What the kernel says when the connection was taken down under a waiting thread: `umount -f`, or
             // the end of an unmount that another thread has already answered.
             Some(Err(error)) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
@@ -140,7 +143,8 @@ impl Mounted {
                 tracing::warn!("somebody still uses the mount: it ends with this process");
                 Ok(())
             }
-        }
+        };
+        ended.and(closed.context("the mount has ended"))
     }
 
     /// Waits for the end; `None` if it must be forced.
@@ -212,7 +216,8 @@ pub fn start(config: MountConfig) -> Result<Mounted> {
             Ok(mounted)
         }
         Err(error) => {
-            backend.close();
+            // Nothing was written yet.
+            backend.close().ok();
             Err(error)
         }
     }

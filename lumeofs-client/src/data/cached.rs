@@ -189,30 +189,9 @@ impl Link {
         if let Some(error) = inode.take_error() {
             return Err(error);
         }
-        let ino = tenure.file.ino;
-        let written = self.write_cached(asker, tenure, inode, offset, data, how)?;
-        match how {
-            _ if data.is_empty() || written.is_none() => {}
-            How { durable: true, .. } => self.sync_data(asker, ino, inode, false)?,
-            How { direct: true, .. } => self.send_data(asker, ino, inode)?,
-            How { .. } => {}
-        }
-        Ok(written)
-    }
-
-    fn write_cached(
-        &self,
-        asker: &Asker<'_>,
-        tenure: &Tenure,
-        inode: &Inode,
-        offset: Option<u64>,
-        data: &[u8],
-        how: How,
-    ) -> FsResult<Option<Written>> {
         let file = &tenure.file;
         let ino = file.ino;
-        let (offset, _held) =
-            self.hold_place(asker, ino, inode, file, offset, data.len() as u64)?;
+        let (offset, held) = self.hold_place(asker, ino, inode, file, offset, data.len() as u64)?;
         let size = self.local_size(asker, ino, inode, file)?;
         if !data.is_empty() {
             if offset > size {
@@ -236,10 +215,17 @@ impl Link {
             state.local.as_ref().map(Local::attr)
         });
         self.note_local(ino);
-        match attr {
-            Some(attr) => Ok(Some(Written { offset, attr })),
-            None => inode.take_error().map_or(Ok(None), Err),
+        drop(held);
+        let Some(attr) = attr else {
+            return inode.take_error().map_or(Ok(None), Err);
+        };
+        match how {
+            _ if data.is_empty() => {}
+            How { durable: true, .. } => self.sync_data(asker, ino, inode, false)?,
+            How { direct: true, .. } => self.send_data(asker, ino, inode)?,
+            How { .. } => {}
         }
+        Ok(Some(Written { offset, attr }))
     }
 
     /// Where a write goes, and the right to that range.

@@ -48,7 +48,7 @@ impl Link {
         mutation: &Mutation,
         told: &mut dyn FnMut(&Attr),
     ) -> FsResult<Attr> {
-        let _publishing = asker.patience.lock(&inode.publishing)?;
+        let _times = self.own_times(asker, ino, inode)?;
         let dirty = self.inodes.take_dirty(ino, inode);
         let result = self.mutate_attr(asker, ino, mutation);
         match &result {

@@ -76,8 +76,7 @@ impl Link {
                 break writing;
             };
             if !asker.caller.trusted {
-                self.flush_data(asker, ino)?;
-                self.drop_data(ino);
+                self.leave_memory(asker, ino)?;
                 break writing;
             }
             if let Some(written) = self.buffered_write(asker, tenure, &inode, offset, data, how)? {
@@ -94,6 +93,18 @@ impl Link {
         };
         let anew = self.read_anew(asker, ino);
         written.and_then(|written| anew.map(|()| written))
+    }
+
+    /// For a caller who does not use memory: has what is in it sent and dropped. Nobody writes in between, who would be told
+    /// of nothing.
+    fn leave_memory(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
+        let Some(file) = self.pages.find(ino) else {
+            return Ok(());
+        };
+        let _closed = file.io.own(0..u64::MAX, &asker.patience)?;
+        self.flush_data(asker, ino)?;
+        self.drop_data(ino);
+        Ok(())
     }
 
     /// After something was done at the datanodes: if another thread has got the right to use memory meanwhile, what it
@@ -130,8 +141,7 @@ impl Link {
                 self.note_local(ino);
                 return attr;
             }
-            self.flush_data(asker, ino)?;
-            self.drop_data(ino);
+            self.leave_memory(asker, ino)?;
         }
         let attr = self.set_attr(asker, ino, set);
         let anew = self.read_anew(asker, ino);
@@ -174,8 +184,7 @@ impl Link {
                 self.note_local(ino);
                 return done;
             }
-            self.flush_data(&asker, ino)?;
-            self.drop_data(ino);
+            self.leave_memory(&asker, ino)?;
         }
         let done = self.allocate(cx, ino, offset, len, change);
         let anew = self.read_anew(&asker, ino);

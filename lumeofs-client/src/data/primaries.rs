@@ -97,18 +97,7 @@ impl Link {
         ops: &mut [GroupOp<'_>],
         meanwhile: &mut dyn FnMut(),
     ) -> FsResult<()> {
-        let of_data = patience.of_data();
-        let mut call = GroupCall {
-            link: self,
-            patience: of_data.as_ref().unwrap_or(patience),
-            ops,
-            meanwhile: Some(meanwhile),
-            seen: 0,
-            session: self.window.session(),
-        };
-        retry(call.patience, &mut call)?;
-        patience.progressed();
-        Ok(())
+        self.carry_out(patience, ops, meanwhile, |call| retry(call.patience, call))
     }
 
     /// As [`Link::at_primaries`], in one attempt.
@@ -118,16 +107,25 @@ impl Link {
         ops: &mut [GroupOp<'_>],
         meanwhile: &mut dyn FnMut(),
     ) -> FsResult<()> {
+        self.carry_out(patience, ops, meanwhile, |call| call.attempt())
+    }
+
+    fn carry_out(
+        &self,
+        patience: &Patience<'_>,
+        ops: &mut [GroupOp<'_>],
+        meanwhile: &mut dyn FnMut(),
+        run: impl FnOnce(&mut GroupCall<'_, '_, '_>) -> FsResult<()>,
+    ) -> FsResult<()> {
         let of_data = patience.of_data();
-        let mut call = GroupCall {
+        run(&mut GroupCall {
             link: self,
             patience: of_data.as_ref().unwrap_or(patience),
             ops,
             meanwhile: Some(meanwhile),
             seen: 0,
             session: self.window.session(),
-        };
-        call.attempt()?;
+        })?;
         patience.progressed();
         Ok(())
     }

@@ -5,7 +5,7 @@ use crate::client::Context;
 use crate::data::write::again;
 use crate::inodes::Inode;
 use crate::link::{Asker, Link};
-use crate::wait::{Patience, now};
+use crate::wait::Patience;
 use lumeofs_base::{Attr, Code, FsResult, InodeId};
 use lumeofs_meta::op::{Mutation, Query};
 use std::collections::VecDeque;
@@ -16,8 +16,6 @@ const ROUND: Duration = Duration::from_millis(500);
 /// So many rounds old the known space of the datanodes may be: they tell of it about once a second, and so often it is
 /// asked for.
 const SPACE_ROUNDS: usize = 6;
-/// How long all publishing may take when the client closes.
-const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 impl Link {
     /// Publishes the mtime of an inode, if this client changed it. Says what it is then.
@@ -25,7 +23,7 @@ impl Link {
         let Some(inode) = self.inodes.find(ino).filter(|inode| inode.is_dirty()) else {
             return Ok(None);
         };
-        let _publishing = asker.patience.lock(&inode.publishing)?;
+        let _times = self.own_times(asker, ino, &inode)?;
         if !self.inodes.take_dirty(ino, &inode) {
             return Ok(None);
         }
@@ -85,17 +83,6 @@ impl Link {
             for ino in self.inodes.all_dirty() {
                 // An outage is not the end: the next round tries again.
                 self.publish_in_background(ino, None).ok();
-            }
-        }
-    }
-
-    /// Publishes what is pending while there still is a session, as far as the time goes.
-    pub(crate) fn publish_before_close(&self) {
-        let until = now() + CLOSE_LIMIT;
-        for ino in self.inodes.all_dirty() {
-            let left = until.saturating_sub(now());
-            if left.is_zero() || self.publish_in_background(ino, Some(left)).is_err() {
-                return;
             }
         }
     }

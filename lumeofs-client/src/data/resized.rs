@@ -79,7 +79,7 @@ impl Link {
         if sets_mtime {
             self.overtake_mtime(asker, ino, &inode, &mutation, &mut adopt)?;
         } else {
-            let _publishing = asker.patience.lock(&inode.publishing)?;
+            let _times = self.own_times(asker, ino, &inode)?;
             adopt(&self.mutate_attr(asker, ino, &mutation)?);
         }
         let attr = file.look(|state| state.local.as_ref().map(Local::attr));

@@ -1,16 +1,21 @@
 //! Mutations whose callers have given up after they were sent: they go on under the same sequence until it is known what
 //! became of them. Until then what they touch is not answered from memory, and the session's window stays behind them, which
 //! bounds how many there are.
+//!
+//! The leader applies mutations in the order in which they arrive, not in that of their sequences. So whatever says when a file
+//! was written waits for those: a late publication would set the time back, though a newer one has been acknowledged.
 
 use super::{Answer, Changing};
+use crate::inodes::Inode;
 use crate::link::{Asker, Link};
 use crate::wait::{Patience, SLICE};
 use crate::window::Ticket;
-use lumeofs_base::{Code, FileKind, FsError, InodeId, SessionId};
+use lumeofs_base::{Code, FileKind, FsError, FsResult, InodeId, SessionId};
 use lumeofs_lease::Touch;
 use lumeofs_meta::op::{Mutation, Reply};
 use lumeofs_proto::frame::Op;
 use lumeofs_proto::meta::{MetaReply, MetaRequest};
+use parking_lot::MutexGuard;
 use std::time::Duration;
 
 /// How long one file may hold up the others that are to be finished.
@@ -44,9 +49,29 @@ impl Link {
                 ..request
             },
         };
-        self.leases.state.lock().unfinished.push_back(unfinished);
+        {
+            let state = &mut *self.leases.state.lock();
+            state.late.extend(inodes(&unfinished.touches));
+            state.unfinished.push_back(unfinished);
+        }
         self.leases.counters.finished_later();
         self.leases.changed.notify_all();
+    }
+
+    /// The right to publish or set the times of an inode, and a file's size: nothing else that does so is under way, with
+    /// or without a caller.
+    pub(crate) fn own_times<'i>(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        inode: &'i Inode,
+    ) -> FsResult<MutexGuard<'i, ()>> {
+        let owned = asker.patience.lock(&inode.publishing)?;
+        let mut state = self.leases.state.lock();
+        while state.late.contains(&ino) {
+            asker.patience.wait(&self.leases.changed, &mut state)?;
+        }
+        Ok(owned)
     }
 
     /// A background thread.
@@ -75,6 +100,7 @@ impl Link {
             touches,
             request,
         } = unfinished;
+        let late: Vec<_> = inodes(&touches).collect();
         let changing = Changing::taken_over(self, touches);
         let ticket = self.window.take_up(session, sequence);
         let asker = Asker::background(Patience::background(&self.halt, None));
@@ -85,13 +111,17 @@ impl Link {
         let reply = self
             .masters
             .call::<_, MetaReply>(&asker.patience, Op::Mutate, make);
-        match reply.and_then(|reply| Answer::of(&reply)) {
+        let answer = reply.and_then(|reply| Answer::of(&reply));
+        if let Ok(answer) = &answer {
+            changing.did(session, answer);
+        }
+        // Its place is needed for what follows.
+        drop(ticket);
+        self.is_finished(&late);
+        match answer {
             Ok(answer) => {
-                changing.did(session, &answer);
-                // Its place in the window is needed for what follows.
-                drop(ticket);
-                if let Some(ino) = resized(&request) {
-                    self.resized_late(ino);
+                if let Some(ino) = changed_file(&request) {
+                    self.changed_late(ino);
                 }
                 if has_made_file(&answer) {
                     // The leader counts an open that nobody has.
@@ -102,11 +132,20 @@ impl Link {
         }
     }
 
-    /// What is in memory of a file may be from before it was resized.
-    fn resized_late(&self, ino: InodeId) {
+    fn is_finished(&self, late: &[InodeId]) {
+        let mut state = self.leases.state.lock();
+        for ino in late {
+            let at = state.late.iter().position(|other| other == ino);
+            state.late.swap_remove(at.expect("it was entered"));
+        }
+        self.leases.changed.notify_all();
+    }
+
+    /// What is in memory of a file may be from before that.
+    fn changed_late(&self, ino: InodeId) {
         let patience = Patience::background(&self.halt, Some(READ_ANEW_LIMIT));
         if let Err(error) = self.read_anew(&Asker::background(patience), ino) {
-            tracing::warn!(%ino, %error, "a file was resized late and could not be looked at anew");
+            tracing::warn!(%ino, %error, "a file was changed late and could not be looked at anew");
         }
     }
 
@@ -119,10 +158,20 @@ impl Link {
     }
 }
 
-/// The file whose size or data a request changes, apart from publishing what was written.
-fn resized(request: &MetaRequest) -> Option<InodeId> {
+/// Inodes that a mutation names.
+fn inodes(touches: &[Touch]) -> impl Iterator<Item = InodeId> {
+    touches.iter().filter_map(|touch| match touch {
+        Touch::Inode(ino) => Some(*ino),
+        Touch::Name(..) => None,
+    })
+}
+
+/// The file of which a request changes what memory keeps beside its attributes, apart from publishing what was written.
+fn changed_file(request: &MetaRequest) -> Option<InodeId> {
     match postcard::from_bytes(&request.op).ok()? {
-        Mutation::SetAttr { ino, set } => set.size.is_some().then_some(ino),
+        Mutation::SetAttr { ino, set } => {
+            (set.size.is_some() || set.mtime.is_some()).then_some(ino)
+        }
         Mutation::Allocate { ino, .. } | Mutation::Extend { ino, .. } => Some(ino),
         _ => None,
     }

@@ -31,6 +31,8 @@ pub(crate) struct State {
     sent: Intervals,
     fills: Vec<Fill>,
     next_number: u64,
+    /// Flushes that have begun: the number of what is dirty from here on.
+    flushes: u64,
     /// Slots that no clock knows yet.
     new_slots: Vec<(u32, u64)>,
     memory: usize,
@@ -140,11 +142,6 @@ impl State {
         std::mem::take(&mut self.new_slots)
     }
 
-    /// The number of the latest write.
-    pub(crate) fn last_number(&self) -> u64 {
-        self.next_number
-    }
-
     fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number
@@ -228,8 +225,7 @@ impl State {
         let range = offset..offset + data.len() as u64;
         self.spoil(&range);
         self.put(&range, data);
-        let number = self.number();
-        self.dirty.insert(range.clone(), number);
+        self.dirty.insert(range.clone(), self.flushes);
         if let Some(local) = &mut self.local {
             local.wrote(range.end, now, clear_suid);
         }

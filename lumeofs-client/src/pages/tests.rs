@@ -93,14 +93,10 @@ impl Model {
 
     fn claim(&mut self) {
         let wanted = Wanted {
-            until: Until {
-                number: self.state.last_number()
-                    - self.random.below(2).min(self.state.last_number()),
-                below: if self.random.below(4) == 0 {
-                    FILE as u64 / 2
-                } else {
-                    u64::MAX
-                },
+            until: match self.random.below(4) {
+                0 => self.state.begin_flush().up_to(FILE as u64 / 2),
+                1 => self.state.begin_flush(),
+                _ => Until::ALL,
             },
             most: 1 + self.random.below(30_000),
             chunk_size: 8192,
@@ -162,13 +158,8 @@ impl Model {
             self.end_claim();
         }
         let all = Wanted {
-            until: Until {
-                number: u64::MAX,
-                below: u64::MAX,
-            },
-            most: u64::MAX,
             chunk_size: 8192,
-            whole: true,
+            ..everything(Until::ALL)
         };
         while let Claimed::Some(id, _) = self.state.claim(&all) {
             self.claims.push(id);
@@ -195,12 +186,9 @@ fn readers_see_what_was_written_last_and_all_of_it_is_sent() {
     }
 }
 
-fn everything(number: u64) -> Wanted {
+fn everything(until: Until) -> Wanted {
     Wanted {
-        until: Until {
-            number,
-            below: u64::MAX,
-        },
+        until,
         most: u64::MAX,
         chunk_size: 1 << 20,
         whole: true,
@@ -217,19 +205,19 @@ fn open_state(size: u64) -> State {
 fn what_is_written_during_its_sending_is_dirty_again() {
     let mut state = open_state(0);
     state.write(0, &[1; 100], NOW, false);
-    let Claimed::Some(id, _) = state.claim(&everything(u64::MAX)) else {
+    let Claimed::Some(id, _) = state.claim(&everything(Until::ALL)) else {
         panic!()
     };
-    let number = state.last_number();
+    let until = state.begin_flush();
     state.write(50, &[2; 10], NOW, false);
     // A flush that began before that write waits for what is under way and for nothing else.
-    assert_eq!(state.claim(&everything(number)), Claimed::UnderWay);
+    assert_eq!(state.claim(&everything(until)), Claimed::UnderWay);
     // Two sendings of the same bytes are never under way.
-    assert_eq!(state.claim(&everything(u64::MAX)), Claimed::UnderWay);
+    assert_eq!(state.claim(&everything(Until::ALL)), Claimed::UnderWay);
     state.end_claim(id, Sent::Done);
-    assert_eq!(state.claim(&everything(number)), Claimed::None);
+    assert_eq!(state.claim(&everything(until)), Claimed::None);
     assert!(
-        matches!(state.claim(&everything(u64::MAX)), Claimed::Some(_, range) if range == (50..60))
+        matches!(state.claim(&everything(Until::ALL)), Claimed::Some(_, range) if range == (50..60))
     );
 }
 
@@ -239,9 +227,8 @@ fn a_flush_ends_beside_an_append_that_never_does() {
     let mut end = 800;
     state.write(0, &[1; 800], NOW, false);
     let wanted = Wanted {
-        until: state.written(),
         most: 100,
-        ..everything(0)
+        ..everything(state.begin_flush())
     };
     for claim in 0.. {
         let Claimed::Some(id, _) = state.claim(&wanted) else {
@@ -258,6 +245,29 @@ fn a_flush_ends_beside_an_append_that_never_does() {
 }
 
 #[test]
+fn a_flush_ends_beside_a_writer_who_writes_it_all_again_and_again() {
+    let mut state = open_state(0);
+    state.write(0, &[1; 800], NOW, false);
+    let wanted = Wanted {
+        most: 100,
+        ..everything(state.begin_flush())
+    };
+    for claim in 0..8 {
+        let Claimed::Some(id, range) = state.claim(&wanted) else {
+            panic!()
+        };
+        assert_eq!(range, 100 * claim..100 * (claim + 1));
+        // Faster than anything is sent: it touches what is still to be sent, and is over what is.
+        for at in 0..8 {
+            state.write(100 * at, &[2; 100], NOW, false);
+        }
+        state.end_claim(id, Sent::Done);
+    }
+    assert_eq!(state.claim(&wanted), Claimed::None);
+    assert_eq!((state.sent_until(), state.unclaimed()), (u64::MAX, 800));
+}
+
+#[test]
 fn a_fetch_does_not_bring_back_what_was_dropped_or_overwritten_since_it_began() {
     let mut state = open_state(1000);
     let (dropped, _) = state.begin_fill(&[0..100], false);
@@ -267,7 +277,7 @@ fn a_fetch_does_not_bring_back_what_was_dropped_or_overwritten_since_it_began() 
     let mut state = open_state(1000);
     let (written, _) = state.begin_fill(&[0..100], false);
     state.write(0, &[2; 50], NOW, false);
-    let Claimed::Some(id, _) = state.claim(&everything(u64::MAX)) else {
+    let Claimed::Some(id, _) = state.claim(&everything(Until::ALL)) else {
         panic!()
     };
     state.end_claim(id, Sent::Done);
@@ -283,7 +293,7 @@ fn what_cannot_be_written_is_given_up_with_the_end_that_it_made() {
     let mut state = open_state(50);
     state.write(0, &[1; 10], NOW, false);
     state.write(40, &[2; 60], NOW, false);
-    let Claimed::Some(id, _) = state.claim(&everything(u64::MAX)) else {
+    let Claimed::Some(id, _) = state.claim(&everything(Until::ALL)) else {
         panic!()
     };
     assert!(state.end_claim(id, Sent::Never));
@@ -297,7 +307,7 @@ fn what_cannot_be_written_is_given_up_with_the_end_that_it_made() {
 fn bytes_past_the_published_size_stay_until_it_is_published() {
     let mut state = open_state(0);
     state.write(0, &[1; 1000], NOW, false);
-    let Claimed::Some(id, _) = state.claim(&everything(u64::MAX)) else {
+    let Claimed::Some(id, _) = state.claim(&everything(Until::ALL)) else {
         panic!()
     };
     assert_eq!(state.sent_until(), 0);
@@ -320,7 +330,7 @@ fn bytes_past_the_published_size_stay_until_it_is_published() {
 #[test]
 fn what_was_sent_once_can_be_published_though_it_is_written_again() {
     let mut state = open_state(0);
-    let claim = |state: &mut State| match state.claim(&everything(u64::MAX)) {
+    let claim = |state: &mut State| match state.claim(&everything(Until::ALL)) {
         Claimed::Some(id, _) => id,
         other => panic!("{other:?}"),
     };

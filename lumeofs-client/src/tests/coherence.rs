@@ -167,7 +167,7 @@ fn random_calls_of_three_clients_are_seen_by_all_at_once() {
         for client in &clients {
             let stats = client.lease_stats();
             assert!(stats.of("lookup").from_memory > 0, "{stats:?}");
-            client.close();
+            client.close().unwrap();
         }
     }
 }

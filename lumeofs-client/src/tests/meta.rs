@@ -131,7 +131,7 @@ fn without_masters_a_call_ends_with_its_limit() {
         waited >= limit && waited < Duration::from_secs(15),
         "{waited:?}: {error}"
     );
-    client.close();
+    client.close().unwrap();
     assert_eq!(
         client.getattr(cx(), InodeId::ROOT).unwrap_err().code,
         Code::Unavailable

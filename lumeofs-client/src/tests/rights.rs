@@ -9,6 +9,7 @@ use lumeofs_base::{Code, InodeId};
 use lumeofs_meta::op::{SetAttr, XattrMode};
 use lumeofs_proto::frame::Op;
 use lumeofs_proto::meta::MetaRequest;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -39,7 +40,11 @@ fn what_was_written_over_and_is_not_sent_outlives_the_leader_that_knows_size_and
     let link = &client.link;
     let (asker, inode) = (link.asker(&cx()), link.inodes.get(ino));
     let pages = link.pages.file(ino);
-    assert!(link.publish_local(&asker, &inode, &pages, false).unwrap());
+    assert!(
+        link.sending(&asker, &inode, &pages)
+            .publish_local(false)
+            .unwrap()
+    );
     assert!(pages.look(|state| state.local.as_ref().unwrap().is_published()));
     let polls = client.lease_stats().polls.answered;
     cluster.world.elect();
@@ -145,6 +150,34 @@ fn a_time_that_is_published_does_not_hide_what_was_written_after_it() {
     unchecked(0, b"x");
     write(&client, ino, 10, b"more");
     assert_eq!(client.getattr(cx(), ino).unwrap().size, 14);
+}
+
+#[test]
+fn a_caller_who_does_not_use_memory_loses_nothing_that_others_write_into_it_meanwhile() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client();
+    let ino = file(&client, "f");
+    write(&client, ino, 0, b"0123456789");
+    let writer = Arc::new(Mutex::new(None));
+    for node in &cluster.nodes {
+        let (client, writer) = (client.clone(), writer.clone());
+        node.hook(move |frame, _| {
+            let mut writer = writer.lock();
+            if frame.fixed.op == Op::Write && writer.is_none() {
+                // What is in memory is being sent. Whoever could write into it has time to.
+                let client = client.clone();
+                *writer = Some(std::thread::spawn(move || write(&client, ino, 10, b"more")));
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            None
+        });
+    }
+    let written = client.write(direct(), ino, 0, b"x", WriteMode::default());
+    written.unwrap();
+    let writer = writer.lock().take().unwrap();
+    writer.join().unwrap();
+    assert_eq!(read(&client, ino), b"x123456789more");
+    assert_eq!(read(&cluster.client(), ino), b"x123456789more");
 }
 
 #[test]

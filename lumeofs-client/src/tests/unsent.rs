@@ -20,7 +20,7 @@ fn a_client_that_closes_sends_what_it_has() {
     let (client, other) = (cluster.client(), cluster.client());
     let ino = file(&client, "f");
     write(&client, ino, 0, b"data");
-    client.close();
+    client.close().unwrap();
     assert_eq!(get(&other, ino, 0, 10), b"data");
 }
 

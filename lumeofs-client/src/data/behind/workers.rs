@@ -3,12 +3,11 @@
 //! They are few and serve all files, so none stays for long with one whose servers do not answer: it is tried again
 //! after a pause, by some of the threads at most, and given up when its outage has lasted as long as the mount waits.
 
-use crate::inodes::Inode;
+use crate::data::behind::Sending;
 use crate::link::{Asker, Link};
 use crate::pages::file::File;
-use crate::pages::queue::{AGE_MAX, Work};
+use crate::pages::queue::Work;
 use crate::pages::state::State;
-use crate::pages::state::sending::Claimed;
 use crate::wait::{Patience, limit_of, now};
 use lumeofs_base::FsResult;
 use lumeofs_base::limits::REQUEST_TIMEOUT;
@@ -49,9 +48,13 @@ impl Link {
         let patience = Patience::deferred(&self.halt, self.on_outage).with_datanodes(attempt);
         let asker = Asker::background(patience);
         let inode = self.inodes.get(file.ino);
+        let sending = Sending {
+            is_last_try,
+            ..self.sending(&asker, &inode, file)
+        };
         let result = match is_batch {
-            true => self.send_batch(&asker, &inode, file, is_last_try),
-            false => self.settle(&asker, &inode, file, is_last_try),
+            true => sending.send_batch(),
+            false => sending.settle(),
         };
         if let Err(error) = result
             && !self.halt.is_halted()
@@ -65,67 +68,29 @@ impl Link {
             file.change(|state| *state.stuck_since.get_or_insert(since));
         }
     }
+}
 
-    /// Lets somebody else finish with a file, for a while.
-    fn look_away(&self, file: &File, seen: u64) {
-        let patience = Patience::background(&self.halt, Some(AGE_MAX));
-        // Whether that has ended is seen the next time.
-        file.wait(seen, &patience).ok();
-    }
-
-    /// Sends what one request after the other can take of a file that is being written to.
-    fn send_batch(
-        &self,
-        asker: &Asker<'_>,
-        inode: &Inode,
-        file: &Arc<File>,
-        is_last_try: bool,
-    ) -> FsResult<()> {
-        let all = file.change(|state| {
-            state.is_ready = false;
-            state.written()
-        });
-        let seen = file.events();
-        match self.claim(file, all, false) {
-            Claimed::Some(id, range) => {
-                self.send_claim(asker, inode, file, id, &range, is_last_try)?
-            }
-            // It is being written again while it is sent.
-            Claimed::UnderWay => self.look_away(file, seen),
-            Claimed::None => {}
-        }
-        if file.look(State::unpublished) >= self.pages.shared.unpublished_max() {
-            self.publish_local(asker, inode, file, true)?;
+impl Sending<'_> {
+    /// Sends one batch of a file that is being written to.
+    fn send_batch(&self) -> FsResult<()> {
+        self.file.change(|state| state.is_ready = false);
+        self.send_some()?;
+        if self.file.look(State::unpublished) >= self.link.pages.shared.unpublished_max() {
+            self.publish_local(true)?;
         }
         Ok(())
     }
 
-    /// Sends all that is dirty now and publishes, unless somebody else is at it.
-    fn settle(
-        &self,
-        asker: &Asker<'_>,
-        inode: &Inode,
-        file: &Arc<File>,
-        is_last_try: bool,
-    ) -> FsResult<()> {
-        let all = file.change(|state| {
+    /// Sends all that is dirty now and publishes, unless somebody else is at it: when that has ended, what there is left to
+    /// do comes up again.
+    fn settle(&self) -> FsResult<()> {
+        let all = self.file.change(|state| {
             state.is_aging = false;
-            state.written()
+            state.begin_flush()
         });
-        loop {
-            let seen = file.events();
-            match self.claim(file, all, true) {
-                Claimed::Some(id, range) => {
-                    self.send_claim(asker, inode, file, id, &range, is_last_try)?
-                }
-                // When that has ended, what there is left to do comes up again.
-                Claimed::UnderWay => {
-                    self.look_away(file, seen);
-                    return Ok(());
-                }
-                Claimed::None => break,
-            }
+        if self.send_all(all, false)? {
+            self.publish_local(true)?;
         }
-        self.publish_local(asker, inode, file, true).map(drop)
+        Ok(())
     }
 }

@@ -15,13 +15,19 @@ const CUT_ALIGN: u64 = 256 << 10;
 /// Which data a flush is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Until {
-    /// Writes up to this number.
+    /// What has this number or a lower one: it was written before the flush began.
     pub(crate) number: u64,
     /// What begins below this offset.
     pub(crate) below: u64,
 }
 
 impl Until {
+    /// Everything, also what is written while it is sent.
+    pub(crate) const ALL: Self = Self {
+        number: u64::MAX,
+        below: u64::MAX,
+    };
+
     /// Of that, what begins below an offset.
     pub(crate) fn up_to(self, below: u64) -> Self {
         let below = self.below.min(below);
@@ -69,7 +75,7 @@ pub(super) struct Claim {
     id: u64,
     /// In order, and no two touch.
     pub(super) parts: Vec<Range<u64>>,
-    /// Number of the oldest write in it.
+    /// The lowest number in it.
     pub(super) number: u64,
     /// The servers may cut off what of it is past the published size.
     is_cut: bool,
@@ -96,12 +102,20 @@ impl State {
                 .is_some_and(|local| !local.is_published())
     }
 
-    /// All that has been written. What is appended later is not in it, though it touches what is dirty now.
-    pub(crate) fn written(&self) -> Until {
+    /// Begins a flush of all that has been written. What is written from now on is not in it.
+    pub(crate) fn begin_flush(&mut self) -> Until {
+        self.flushes += 1;
         Until {
-            number: self.last_number(),
+            number: self.flushes - 1,
             below: self.local.as_ref().map_or(u64::MAX, Local::size),
         }
+    }
+
+    /// Bytes at most that nobody else can see if the client ends now: not sent, or past the published size. `None` if
+    /// the servers have everything.
+    pub(crate) fn unsaved(&self) -> Option<u64> {
+        self.is_changed()
+            .then(|| self.load().dirty + self.unpublished())
     }
 
     /// Takes dirty ranges, in order, to send them.
@@ -143,7 +157,10 @@ impl State {
                 let end = part.end.min(part.start.saturating_add(wanted.most - bytes));
                 bytes += end - part.start;
                 number = number.min(of);
-                parts.push(part.start..end);
+                match parts.last_mut() {
+                    Some(last) if last.end == part.start => last.end = end,
+                    _ => parts.push(part.start..end),
+                }
             }
         }
         if let Some(last) = parts.last_mut().filter(|_| !wanted.whole) {
@@ -300,7 +317,6 @@ impl State {
             claim.is_cut = true;
         }
         self.sent.remove(tail.clone());
-        let number = self.number();
-        self.dirty.insert(tail, number);
+        self.dirty.insert(tail, self.flushes);
     }
 }

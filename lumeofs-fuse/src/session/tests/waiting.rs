@@ -56,6 +56,19 @@ fn a_mount_that_is_cut_off_ends_although_an_operation_waits() {
     handle.detach().unwrap();
 }
 
+#[test]
+fn a_mount_that_loses_what_was_written_says_so_at_its_end() {
+    let Some(mut fixture) = Fixture::new() else {
+        return;
+    };
+    let mounted = fixture.mounted.take().unwrap();
+    fixture.memory.lose(FsError::new(Code::Io, "7 bytes"));
+    mounted.handle().unmount().unwrap();
+    let error = mounted.wait().unwrap_err();
+    assert!(format!("{error:#}").contains("7 bytes"), "{error:#}");
+    assert_eq!(error.downcast_ref::<FsError>().unwrap().code, Code::Io);
+}
+
 fn signal(pid: u32, name: &str) {
     let status = Command::new("kill")
         .args([&format!("-{name}"), &pid.to_string()])
