@@ -5,9 +5,10 @@
 use lumeofs_base::rng::SplitMix64;
 use lumeofs_base::{Attr, FileKind, InodeId, SessionId, Timestamp};
 use lumeofs_lease::{
-    Cached, Generation, Grant, Holder, HolderLimits, Kind, Learned, Poll, PollAnswer, Table,
+    Ack, Cached, Generation, Grant, Holder, HolderLimits, Kind, Learned, Poll, PollAnswer, Table,
     TableLimits, Want,
 };
+use lumeofs_meta::change::Change;
 use lumeofs_meta::op::DirEntry;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -208,4 +209,47 @@ fn a_full_table() {
         println!("table with {shared} leases, {sharers} on each inode: {megabytes} MB");
         println!("a grant: {} ns", took.as_nanos());
     }
+}
+
+/// How long a change takes that the last of the mounts has not acknowledged, nor any before.
+#[test]
+#[ignore = "a measurement"]
+fn changes_in_a_directory_that_a_hundred_mounts_cache() {
+    const CHANGES: u64 = 1600;
+    let (mut table, dir) = (full_table(100, 100), InodeId(1));
+    let mut unheard = Vec::new();
+    let begun = Instant::now();
+    for number in 0..CHANGES {
+        let changer = SessionId(1 + number % 100);
+        let change = Change::Attr(file(dir));
+        let changed = table.changed(Duration::ZERO, changer, &[change], None);
+        unheard.push(changed.unheard);
+    }
+    let took = begun.elapsed() / CHANGES as u32;
+    let recalls = table.unacknowledged();
+    println!(
+        "a change with up to {recalls} recalls before it: {} us",
+        took.as_micros()
+    );
+    let begun = Instant::now();
+    for session in (1..=100).map(SessionId) {
+        let news = table.news(session, 0);
+        let poll = Poll {
+            serial: u64::MAX,
+            generation: news.generation,
+            acks: news
+                .recalls
+                .iter()
+                .map(|recall| Ack {
+                    id: recall.id,
+                    open: false,
+                })
+                .collect(),
+            ..Poll::default()
+        };
+        table.poll(Duration::ZERO, session, &poll);
+    }
+    let took = begun.elapsed() / recalls as u32;
+    assert!(unheard.iter().all(|unheard| table.is_heard(unheard)));
+    println!("an acknowledgement: {} ns", took.as_nanos());
 }

@@ -122,6 +122,28 @@ fn an_own_change_that_a_foreign_one_overtook_makes_forget() {
 }
 
 #[test]
+fn an_own_change_from_before_the_lease_is_not_shown_under_it() {
+    let limits = HolderLimits {
+        inodes_max: 1,
+        items_max: 1000,
+    };
+    let mut world = World::with(2, TableLimits::default(), limits);
+    world.get(0, DIR, Want::Shared);
+    let own = world.change(0, &[touched(DIR, 1)]);
+    world.get(0, FILE, Want::Shared);
+    world.get(0, OTHER, Want::Shared);
+    world.poll(0);
+    world.change(1, &[touched(DIR, 2)]);
+    world.list(0, &[]);
+    world.did(0, &own, &[touched(DIR, 1)]);
+    assert_eq!(
+        world.mode(0, DIR),
+        None,
+        "the change in between was not heard"
+    );
+}
+
+#[test]
 fn leases_that_were_not_used_make_room_and_the_leader_hears_so() {
     let mut world = limited(3, 1000);
     get_all(&mut world, 1..4);

@@ -279,11 +279,16 @@ fn size_and_times_that_are_not_published_survive_changes_of_others() {
     let now = world.now;
     world.holder(0).wrote(FILE, 100, time(5));
     world.change(1, &[touched(FILE, 7)]);
-    world.poll(0);
+    world.hear(0);
     let Cached::Is(shown) = world.holder(0).attr(now, FILE) else {
         panic!("it is in memory");
     };
     assert_eq!((shown.mode, shown.size, shown.mtime), (7, 100, time(5)));
+    world.get(0, FILE, Want::Shared);
+    let Cached::Is(shown) = world.holder(0).attr(now, FILE) else {
+        panic!("it is in memory");
+    };
+    assert_eq!(shown.size, 100, "an answer does not know it either");
     assert!(
         !world.holder(0).published(FILE, 99, time(5)),
         "more was written"
