@@ -65,6 +65,15 @@ fn a_query_asks_the_writer_once() {
 }
 
 #[test]
+fn who_is_to_give_a_lease_up_is_not_asked_to_share_it_too() {
+    let mut world = World::new(3);
+    world.get(0, FILE, WRITE);
+    world.ask(1, &[FILE], WRITE).unwrap_err();
+    world.ask(2, &[FILE], Want::Shared).unwrap_err();
+    assert_eq!(world.table.unacknowledged(), 1);
+}
+
+#[test]
 fn the_last_of_several_recalls_of_a_lease_ends_them_all() {
     let mut world = World::new(2);
     world.get(0, FILE, WRITE);
