@@ -9,7 +9,7 @@ mod table;
 mod wire;
 
 pub use holder::{Act, Cached, Holder, HolderLimits, Learned, Listing, Touch, WriteRight};
-pub use table::{Blocked, Changed, Effect, Heard, Table, Want};
+pub use table::{Blocked, Changed, Effect, Heard, Table, TableLimits, Unheard, Want};
 pub use wire::{Ack, Generation, Grant, Held, Kind, Poll, PollAnswer, Recall, Release, What};
 
 use std::time::Duration;

@@ -5,25 +5,26 @@
 //! numbers order them. Whoever gets [`Blocked`] tries again after a poll, a change, the end of a session, or a tick.
 
 mod change;
+mod inode;
 mod recalls;
+mod room;
 mod sessions;
 mod window;
 
 pub use change::Changed;
+pub use recalls::Unheard;
+pub use room::TableLimits;
 pub use sessions::Heard;
 
 use crate::wire::{Generation, Grant, Kind, Recall, What};
 use crate::{CONTENTION, WRITER_ACTIVE};
+use inode::{Lease, Leases};
 use lumeofs_base::{FileKind, InodeId, SessionId};
+use room::Tally;
 use sessions::Standing;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 use window::{Recent, Window};
-
-/// Leases of one session; without room nobody gets one that it did not ask for to write.
-const LEASES_PER_SESSION_MAX: usize = 200_000;
-/// Leases of all sessions, the same.
-const LEASES_MAX: usize = 1_000_000;
 
 /// How long queries wait for an instant without changes before they get one.
 const READERS_WAIT: Duration = Duration::from_millis(100);
@@ -57,47 +58,25 @@ pub enum Effect {
 /// The leases of a metadata group.
 #[derive(Debug, Default)]
 pub struct Table {
+    limits: TableLimits,
     /// The leadership; 0 before the first.
     term: u64,
     /// The last number given out: of grants, recalls and generations.
     last: u64,
     sessions: BTreeMap<SessionId, Standing>,
-    inodes: HashMap<InodeId, Leases>,
+    /// Boxed, as most of a growing map is empty.
+    inodes: HashMap<InodeId, Box<Leases>>,
     /// Those that were not acknowledged.
     recalls: BTreeMap<u64, Pending>,
+    /// Those of them that tell what something is like now.
+    telling: BTreeSet<u64>,
     window: Option<Window>,
     recent: Recent,
-    /// Of all sessions.
-    count: usize,
+    tally: Tally,
     /// Inodes on which nobody had a lease any more, but lately a writer; some may have one again.
     emptied: VecDeque<InodeId>,
     /// How long recalls took that were acknowledged since somebody asked.
     took: Vec<(&'static str, Duration)>,
-}
-
-/// The rights on one inode.
-#[derive(Debug, Default)]
-struct Leases {
-    held: Vec<Lease>,
-    /// Recalls of it that were not acknowledged.
-    recalls: Vec<u64>,
-    /// Who wrote last, and when it asked for that.
-    writer: Option<(SessionId, Duration)>,
-    /// Until then writers share the right.
-    contended_until: Duration,
-    /// Since when queries wait until all have heard of changes, and when one asked last.
-    readers: Option<(Duration, Duration)>,
-    /// Who has changes of it under way: nobody else begins to write meanwhile.
-    changers: Vec<SessionId>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Lease {
-    session: SessionId,
-    kind: Kind,
-    number: u64,
-    /// When it was asked for last.
-    asked: Duration,
 }
 
 #[derive(Debug)]
@@ -107,32 +86,15 @@ struct Pending {
     made: Duration,
 }
 
-impl Leases {
-    fn of(&self, session: SessionId) -> Option<&Lease> {
-        self.held.iter().find(|lease| lease.session == session)
-    }
-
-    /// Whether queries have waited for so long that changes must wait for them.
-    fn readers_turn(&self, now: Duration) -> bool {
-        self.readers
-            .is_some_and(|(since, asked)| now >= since + READERS_WAIT && now < asked + CONTENTION)
-    }
-
-    fn exclusive_of_another(&self, session: SessionId) -> Option<SessionId> {
-        let is_other = |lease: &&Lease| lease.kind == Kind::Exclusive && lease.session != session;
-        self.held.iter().find(is_other).map(|lease| lease.session)
-    }
-
-    fn is_unused(&self, now: Duration) -> bool {
-        let remembers = self
-            .writer
-            .is_some_and(|(_, asked)| now < asked + CONTENTION);
-        let is_free = self.held.is_empty() && self.recalls.is_empty() && self.changers.is_empty();
-        is_free && !remembers && now >= self.contended_until
-    }
-}
-
 impl Table {
+    /// Without any lease, and of no leadership.
+    pub fn new(limits: TableLimits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
     /// Whether a session may be told about `shown` now; with which rights then.
     ///
     /// # Errors
@@ -263,11 +225,8 @@ impl Table {
 
     /// Whether a session has been asked for its lease.
     fn gives_back(&self, session: SessionId, ino: InodeId) -> bool {
-        let recalls = self.inodes.get(&ino).map(|leases| &leases.recalls);
-        recalls.into_iter().flatten().any(|id| {
-            let pending = &self.recalls[id];
-            pending.session == session && pending.recall.what.takes()
-        })
+        let leases = self.inodes.get(&ino);
+        leases.is_some_and(|leases| leases.taking_of(session).next().is_some())
     }
 
     /// Recalls what stands in the way of a writer. Says whether there was something.
@@ -335,11 +294,8 @@ impl Table {
                 // Who writes through keeps nothing, and reading does not make it a writer for longer.
                 return (kind != Kind::Through).then(|| self.enter(now, session, ino, kind));
             }
-            if leases
-                .recalls
-                .iter()
-                .any(|id| self.recalls[id].recall.what == What::Drop)
-            {
+            let drops = |id: &u64| self.recalls[id].recall.what == What::Drop;
+            if leases.taking.iter().any(|(_, id)| drops(id)) {
                 // A writer waits: readers that come meanwhile must not hold it up for ever.
                 return None;
             }
@@ -361,11 +317,6 @@ impl Table {
             .then(|| self.enter(now, session, ino, Kind::Shared))
     }
 
-    fn has_room(&self, session: SessionId) -> bool {
-        let has = self.sessions[&session].inodes.len();
-        has < LEASES_PER_SESSION_MAX && self.count < LEASES_MAX
-    }
-
     /// Enters a right, in place of what the session has on the inode.
     fn enter(&mut self, now: Duration, session: SessionId, ino: InodeId, kind: Kind) -> Grant {
         self.last += 1;
@@ -377,15 +328,20 @@ impl Table {
         };
         let leases = self.inodes.entry(ino).or_default();
         match leases.held.iter_mut().find(|own| own.session == session) {
-            Some(own) => *own = lease,
+            Some(own) => self.tally.take(std::mem::replace(own, lease).kind),
             None => {
+                if leases.held.is_empty() {
+                    // Mostly it stays the only one.
+                    leases.held.reserve_exact(1);
+                }
                 leases.held.push(lease);
-                self.count += 1;
                 if let Some(standing) = self.sessions.get_mut(&session) {
                     standing.inodes.insert(ino);
                 }
             }
         }
+        self.tally.add(kind);
+        self.has_grown();
         Grant {
             ino,
             kind,
@@ -395,10 +351,10 @@ impl Table {
 
     /// Takes a right away.
     fn remove(&mut self, session: SessionId, ino: InodeId) {
-        if let Some(leases) = self.inodes.get_mut(&ino) {
-            let before = leases.held.len();
-            leases.held.retain(|lease| lease.session != session);
-            self.count -= before - leases.held.len();
+        if let Some(leases) = self.inodes.get_mut(&ino)
+            && let Some(at) = leases.held.iter().position(|own| own.session == session)
+        {
+            self.tally.take(leases.held.remove(at).kind);
         }
         if let Some(standing) = self.sessions.get_mut(&session) {
             standing.inodes.remove(&ino);
@@ -433,19 +389,6 @@ impl Table {
         self.last
     }
 
-    /// Leases by kind: shared, exclusive, through. Looks at all of them.
-    pub fn counts(&self) -> [usize; 3] {
-        let mut counts = [0; 3];
-        for lease in self.inodes.values().flat_map(|leases| &leases.held) {
-            counts[match lease.kind {
-                Kind::Shared => 0,
-                Kind::Exclusive => 1,
-                Kind::Through => 2,
-            }] += 1;
-        }
-        counts
-    }
-
     /// Recalls that were not acknowledged.
     pub fn unacknowledged(&self) -> usize {
         self.recalls.len()
@@ -453,7 +396,9 @@ impl Table {
 
     /// Sessions that others may be waiting for.
     pub fn debtors(&self) -> BTreeSet<SessionId> {
-        let owing = self.recalls.values().map(|pending| pending.session);
+        let sessions = self.sessions.iter();
+        let owing = sessions.filter(|(_, standing)| !standing.recalls.is_empty());
+        let owing = owing.map(|(session, _)| *session);
         let awaited = self.window.iter().flat_map(Window::awaited);
         owing.chain(awaited).collect()
     }

@@ -100,6 +100,8 @@ pub struct PollAnswer {
     pub restate: bool,
     /// The term counts anew from the sending of the poll.
     pub renewed: bool,
+    /// How many leases the session may keep: it gives up those that it used least.
+    pub leases_max: u64,
     /// In the order of their numbers.
     pub recalls: Vec<Recall>,
 }

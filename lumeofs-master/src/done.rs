@@ -1,6 +1,6 @@
 //! What an applied command of the metadata group answers to its proposer.
 
-use lumeofs_lease::{Generation, Grant};
+use lumeofs_lease::{Generation, Grant, Unheard};
 use lumeofs_meta::change::Applied;
 use serde::{Deserialize, Serialize};
 
@@ -18,8 +18,8 @@ pub(crate) struct Done {
 pub(crate) struct Consequences {
     /// The leadership that the table was of, as on the wire. 0: none that still counts.
     pub(crate) term: u64,
-    /// Recalls that must be settled before the reply may go out.
-    pub(crate) awaits: Vec<u64>,
+    /// What must have been heard before the reply may go out.
+    pub(crate) awaits: Unheard,
     /// Where the change stands among grants and recalls.
     pub(crate) number: u64,
     /// That of the grants.

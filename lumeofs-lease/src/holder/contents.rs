@@ -11,6 +11,24 @@ pub(super) use names::Names;
 use std::collections::HashMap;
 use std::time::Duration;
 
+/// Bytes of a value or a target that count as one more item.
+const ITEM_BYTES: usize = 256;
+
+/// As how many items something counts that is this long.
+fn weight(bytes: &[u8]) -> usize {
+    1 + bytes.len() / ITEM_BYTES
+}
+
+/// As how many items a list of names counts.
+fn weight_of_names(names: &[Vec<u8>]) -> usize {
+    names.iter().map(|name| weight(name)).sum()
+}
+
+/// As how many items the value of an attribute counts, or that there is none.
+fn weight_of_value(value: Option<&[u8]>) -> usize {
+    value.map_or(1, weight)
+}
+
 /// An answer from memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cached<T> {
@@ -81,7 +99,9 @@ pub(super) struct Contents {
 impl Contents {
     /// Forgets all. Returns how many items that were.
     pub(super) fn clear(&mut self) -> usize {
-        let count = self.forget_xattrs() + self.names.take().map_or(0, |names| names.len());
+        let names = self.names.take().map_or(0, |names| names.len());
+        let target = self.target.as_deref().map_or(0, weight);
+        let count = self.forget_xattrs() + names + target;
         *self = Self::default();
         count
     }
@@ -141,10 +161,13 @@ impl Contents {
 
     /// Returns how many items were forgotten.
     pub(super) fn forget_xattrs(&mut self) -> usize {
-        let names = self.xattr_names.take().map_or(0, |names| names.len());
-        let count = self.xattrs.len() + names;
-        self.xattrs.clear();
-        count
+        let names = self.xattr_names.take();
+        let names = names.map_or(0, |names| weight_of_names(&names));
+        let values = self.xattrs.drain();
+        names
+            + values
+                .map(|(_, value)| weight_of_value(value.as_deref()))
+                .sum::<usize>()
     }
 }
 
@@ -189,18 +212,19 @@ impl Holder {
                     names.learn_page(grant.number, after, entries, more)
                 }),
                 Learned::Target(of, target) if of == ino => self.with(grant, |contents| {
-                    contents.target = Some(target.to_vec());
-                    0
+                    let before = contents.target.replace(target.to_vec());
+                    weight(target).wrapping_sub(before.map_or(0, |before| weight(&before)))
                 }),
                 Learned::Xattr(of, name, value) if of == ino => self.with(grant, |contents| {
-                    let value = value.map(<[u8]>::to_vec);
-                    usize::from(contents.xattrs.insert(name.to_vec(), value).is_none())
+                    let known = value.map(<[u8]>::to_vec);
+                    let before = contents.xattrs.insert(name.to_vec(), known);
+                    let before = before.map_or(0, |before| weight_of_value(before.as_deref()));
+                    weight_of_value(value).wrapping_sub(before)
                 }),
                 Learned::XattrNames(of, names) if of == ino => self.with(grant, |contents| {
                     let before = contents.xattr_names.replace(names.to_vec());
-                    names
-                        .len()
-                        .wrapping_sub(before.map_or(0, |before| before.len()))
+                    let before = before.map_or(0, |before| weight_of_names(&before));
+                    weight_of_names(names).wrapping_sub(before)
                 }),
                 _ => {}
             }

@@ -62,6 +62,9 @@ impl Holder {
             return;
         }
         self.takes_part |= asserted;
+        if self.takes_part {
+            self.leases_max = Some(answer.leases_max);
+        }
         if answer.renewed && self.takes_part {
             self.confirmed = self.confirmed.max(Some(sent));
         }
@@ -71,7 +74,7 @@ impl Holder {
                 self.recall(recall);
             }
         }
-        // Names may have come.
+        // Names may have come, or there may be less room.
         self.make_room();
     }
 
@@ -116,6 +119,7 @@ impl Holder {
         self.takes_part = false;
         self.confirmed = None;
         self.seen = 0;
+        self.leases_max = None;
         self.acks.clear();
         self.released.clear();
         self.floors.clear();

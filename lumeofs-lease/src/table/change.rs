@@ -1,17 +1,16 @@
 //! Changes that were applied: who must hear of them.
 
-use super::Table;
+use super::{Table, Unheard};
 use crate::wire::{Grant, Kind, What};
 use lumeofs_base::{Attr, FileKind, InodeId, SessionId};
 use lumeofs_meta::change::Change;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// What a change led to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// Its reply waits until these are settled: see [`Table::is_settled`].
-    pub recalls: Vec<u64>,
+    /// What the reply waits for: it shows besides what others have changed there before.
+    pub unheard: Unheard,
     /// A number for the reply, among those of grants and recalls.
     pub number: u64,
     /// What the reply grants.
@@ -30,13 +29,10 @@ impl Table {
         changes: &[Change],
         created: Option<&Attr>,
     ) -> Changed {
-        let mut recalls = Vec::new();
         let mut opened = Vec::new();
         let is_alone = self.is_alone(session, changes);
         for change in changes {
-            // The reply shows what others have changed there before.
-            recalls.extend(self.unheard_of(change.ino()));
-            self.recall_change(now, session, change, is_alone, &mut recalls);
+            self.recall_change(now, session, change, is_alone);
             if let Change::Attr(attr) = change
                 && attr.nlink == 0
                 && self.has_lease(session, attr.ino)
@@ -51,7 +47,7 @@ impl Table {
             _ => self.grant_shared(now, session, attr.ino),
         });
         Changed {
-            recalls,
+            unheard: self.unheard_of(changes.iter().map(Change::ino)),
             number,
             grants: grant.into_iter().collect(),
             opened,
@@ -64,15 +60,13 @@ impl Table {
             .iter()
             .filter_map(|change| self.inodes.get(&change.ino()));
         let holders = leases.flat_map(|leases| &leases.held);
-        let others: BTreeSet<SessionId> = holders
+        let mut others = holders
             .map(|lease| lease.session)
-            .filter(|session| *session != changer)
-            .collect();
-        let mut unheard = self
-            .recalls
-            .values()
-            .filter(|pending| !pending.recall.what.takes() && !others.contains(&pending.session));
-        others.len() <= 1 && unheard.next().is_none()
+            .filter(|session| *session != changer);
+        let other = others.next();
+        let standing = other.and_then(|other| self.sessions.get(&other));
+        others.all(|another| Some(another) == other)
+            && self.telling.len() == standing.map_or(0, |standing| standing.telling)
     }
 
     fn recall_change(
@@ -81,7 +75,6 @@ impl Table {
         changer: SessionId,
         change: &Change,
         is_alone: bool,
-        made: &mut Vec<u64>,
     ) {
         let ino = change.ino();
         let Some(leases) = self.inodes.get(&ino) else {
@@ -109,7 +102,7 @@ impl Table {
                 // It begins anew, and asks before it shows anything.
                 continue;
             }
-            made.push(self.recall(now, session, ino, what, is_alone));
+            self.recall(now, session, ino, what, is_alone);
         }
     }
 

@@ -4,12 +4,23 @@ use super::{Effect, Pending, Table};
 use crate::wire::{Ack, Kind, Recall, What};
 use crate::{GIVE_BACK_MAX, TERM};
 use lumeofs_base::{InodeId, SessionId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long the driver has to end a session before it is told once more.
 const END_AGAIN: Duration = Duration::from_secs(2);
 /// Durations that are kept for whoever asks.
 const DURATIONS_MAX: usize = 4096;
+
+/// What had been told and not acknowledged at some moment: see [`Table::is_heard`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unheard {
+    /// What was told later does not belong to it.
+    up_to: u64,
+    /// Of these inodes; otherwise of all.
+    of: Option<Vec<InodeId>>,
+}
 
 impl Table {
     /// Makes a recall.
@@ -20,9 +31,21 @@ impl Table {
         ino: InodeId,
         what: What,
         is_alone: bool,
-    ) -> u64 {
+    ) {
         self.last += 1;
         let id = self.last;
+        let tells = !what.takes();
+        let leases = self.inodes.entry(ino).or_default();
+        if tells {
+            leases.telling.insert(id);
+            self.telling.insert(id);
+        } else {
+            leases.taking.insert((session, id));
+        }
+        if let Some(standing) = self.sessions.get_mut(&session) {
+            standing.recalls.insert(id);
+            standing.telling += usize::from(tells);
+        }
         let recall = Recall {
             id,
             ino,
@@ -35,11 +58,6 @@ impl Table {
             made: now,
         };
         self.recalls.insert(id, pending);
-        self.inodes.entry(ino).or_default().recalls.push(id);
-        if let Some(standing) = self.sessions.get_mut(&session) {
-            standing.recalls.insert(id);
-        }
-        id
     }
 
     /// Makes a recall of a whole lease unless there is one already that takes at least as much.
@@ -50,38 +68,61 @@ impl Table {
         ino: InodeId,
         what: What,
     ) {
-        let recalls = self.inodes.get(&ino).map(|leases| &leases.recalls);
-        let is_there = recalls.into_iter().flatten().any(|id| {
-            let pending = &self.recalls[id];
-            pending.session == session
-                && matches!(
-                    (&pending.recall.what, &what),
-                    (What::Drop, _) | (What::Downgrade, What::Downgrade)
-                )
-        });
-        if !is_there {
+        if !self.is_recalled(session, ino, &what) {
             self.recall(now, session, ino, what, true);
         }
     }
 
+    /// Whether a lease is recalled already with at least as much.
+    fn is_recalled(&self, session: SessionId, ino: InodeId, what: &What) -> bool {
+        let leases = self.inodes.get(&ino).into_iter();
+        let mut taking = leases.flat_map(|leases| leases.taking_of(session));
+        taking.any(|id| {
+            matches!(
+                (&self.recalls[&id].recall.what, what),
+                (What::Drop, _) | (What::Downgrade, What::Downgrade)
+            )
+        })
+    }
+
     /// Whether some session, be it the one that asks, has not acknowledged yet what an inode is like now.
     pub fn is_unheard(&self, ino: InodeId) -> bool {
-        self.unheard_of(ino).next().is_some()
+        let leases = self.inodes.get(&ino);
+        leases.is_some_and(|leases| !leases.telling.is_empty())
     }
 
-    /// Recalls by which sessions are told what an inode is like now.
-    pub fn unheard_of(&self, ino: InodeId) -> impl Iterator<Item = u64> {
-        let recalls = self.inodes.get(&ino).map(|leases| &leases.recalls);
-        let recalls = recalls.into_iter().flatten().copied();
-        recalls.filter(|id| !self.recalls[id].recall.what.takes())
+    /// What was told of these inodes and not acknowledged yet.
+    pub fn unheard_of(&self, inodes: impl IntoIterator<Item = InodeId>) -> Unheard {
+        let inodes = inodes.into_iter().filter(|ino| self.is_unheard(*ino));
+        Unheard {
+            up_to: self.last,
+            of: Some(inodes.collect()),
+        }
     }
 
-    /// All recalls that tell what something is like now: what a reply that may show any change must wait for. It does not
-    /// wait for leases that are being given back, as it may be a part of that.
-    pub fn unheard(&self) -> Vec<u64> {
-        let recalls = self.recalls.iter();
-        let telling = recalls.filter(|(_, pending)| !pending.recall.what.takes());
-        telling.map(|(id, _)| *id).collect()
+    /// All that was told and not acknowledged yet: what a reply that may show any change must wait for. It does not wait for
+    /// leases that are being given back, as it may be a part of that.
+    pub fn unheard(&self) -> Unheard {
+        Unheard {
+            up_to: self.last,
+            of: None,
+        }
+    }
+
+    /// Whether it is acknowledged by now. What was told later does not matter.
+    pub fn is_heard(&self, unheard: &Unheard) -> bool {
+        let is_past = |telling: &BTreeSet<u64>| {
+            let first = telling.first();
+            first.is_none_or(|first| *first > unheard.up_to)
+        };
+        let is_heard = |ino: &InodeId| {
+            let leases = self.inodes.get(ino);
+            leases.is_none_or(|leases| is_past(&leases.telling))
+        };
+        match &unheard.of {
+            Some(inodes) => inodes.iter().all(is_heard),
+            None => is_past(&self.telling),
+        }
     }
 
     /// Enters an acknowledgement that came at `now`. Returns the inode if it is open there and that must be remembered
@@ -112,7 +153,9 @@ impl Table {
             What::Downgrade => {
                 let leases = self.inodes.get_mut(&recall.ino)?;
                 let own = leases.held.iter_mut().find(|own| own.session == session)?;
+                self.tally.take(own.kind);
                 own.kind = Kind::Shared;
+                self.tally.add(own.kind);
             }
             What::Attr(attr) => return (attr.nlink == 0 && ack.open).then_some(recall.ino),
             What::Name { .. } | What::Xattr => {}
@@ -124,10 +167,13 @@ impl Table {
     pub(super) fn settle(&mut self, id: u64) -> Option<Recall> {
         let pending = self.recalls.remove(&id)?;
         if let Some(leases) = self.inodes.get_mut(&pending.recall.ino) {
-            leases.recalls.retain(|other| *other != id);
+            leases.telling.remove(&id);
+            leases.taking.remove(&(pending.session, id));
         }
+        let told = self.telling.remove(&id);
         if let Some(standing) = self.sessions.get_mut(&pending.session) {
             standing.recalls.remove(&id);
+            standing.telling -= usize::from(told);
         }
         self.tidy(pending.recall.ino);
         Some(pending.recall)
@@ -138,19 +184,11 @@ impl Table {
         let Some(leases) = self.inodes.get(&ino) else {
             return;
         };
-        let is_included = |other: &&u64| {
-            let pending = &self.recalls[*other];
-            **other < id && pending.session == session && pending.recall.what.takes()
-        };
-        let included: Vec<u64> = leases.recalls.iter().filter(is_included).copied().collect();
+        let taking = leases.taking_of(session);
+        let included: Vec<u64> = taking.take_while(|other| *other < id).collect();
         for id in included {
             self.settle(id);
         }
-    }
-
-    /// Whether none of these recalls is outstanding.
-    pub fn is_settled(&self, recalls: &[u64]) -> bool {
-        recalls.iter().all(|id| !self.recalls.contains_key(id))
     }
 
     /// What time has brought. To be called at least every 100 ms.
@@ -185,6 +223,7 @@ impl Table {
             }
         }
         self.sweep(now);
+        self.share_room();
         effects
     }
 

@@ -24,6 +24,8 @@ pub(super) struct Standing {
     pub(super) inodes: HashSet<InodeId>,
     /// Recalls that it has not acknowledged.
     pub(super) recalls: BTreeSet<u64>,
+    /// How many of them tell what something is like now.
+    pub(super) telling: usize,
     /// When the driver was told to end it.
     pub(super) end_asked: Option<Duration>,
 }
@@ -59,6 +61,7 @@ impl Table {
             heard: now,
             inodes: HashSet::new(),
             recalls: BTreeSet::new(),
+            telling: 0,
             end_asked: None,
         });
         if poll.serial <= standing.serial {
@@ -124,6 +127,7 @@ impl Table {
             generation: standing.generation,
             restate: !standing.takes_part,
             renewed: false,
+            leases_max: self.told() as u64,
             recalls: recalls.map(|id| self.recalls[id].recall.clone()).collect(),
         }
     }
@@ -167,9 +171,11 @@ impl Table {
 
     /// Whether a session polls but leaves something unacknowledged that takes no time: then its term runs out.
     fn is_overdue(&self, now: Duration, session: SessionId) -> bool {
-        let mut recalls = self.sessions[&session].recalls.iter();
-        recalls.any(|id| {
-            let pending = &self.recalls[id];
+        let recalls = self.sessions[&session].recalls.iter();
+        let pending = recalls.map(|id| &self.recalls[id]);
+        // Those that follow were made later still.
+        let mut old = pending.take_while(|pending| now >= pending.made + TERM);
+        old.any(|pending| {
             let takes_time =
                 pending.recall.what.takes() && self.has_write_lease(session, pending.recall.ino);
             let limit = if takes_time { GIVE_BACK_MAX } else { TERM };

@@ -100,6 +100,7 @@ impl Table {
             since: now.saturating_sub(RECENT),
         };
         *self = Self {
+            limits: self.limits,
             term,
             recent,
             window: (!window.awaited.is_empty()).then_some(window),

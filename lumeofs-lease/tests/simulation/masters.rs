@@ -1,6 +1,7 @@
 //! The metadata group: one log, three masters that apply it, and the driver of the leader's table.
 
 mod elections;
+mod polls;
 
 use crate::bugs::Bug;
 use crate::calls::{Ask, From, Tell};
@@ -8,13 +9,13 @@ use crate::history::caller;
 use crate::queries;
 use crate::world::{Event, World};
 use lumeofs_base::{GroupId, InodeId, SessionId};
-use lumeofs_lease::{Effect, POLL_WAIT, PollAnswer, Table, Want};
+use lumeofs_lease::{Effect, Table, TableLimits, Unheard, Want};
 use lumeofs_meta::change::Applied;
 use lumeofs_meta::namespace;
 use lumeofs_meta::op::{Batch, Command, Internal, Mutation, Outcome, Query, Reply};
 use lumeofs_meta::tables::MemoryTables;
+use polls::Held;
 use std::collections::VecDeque;
-use std::time::Duration;
 
 pub(crate) const MASTERS: usize = 3;
 
@@ -45,6 +46,15 @@ pub(crate) struct Master {
     held: Vec<Held>,
 }
 
+impl Master {
+    pub(crate) fn new(limits: TableLimits) -> Self {
+        Self {
+            table: Table::new(limits),
+            ..Self::default()
+        }
+    }
+}
+
 /// A request that cannot be answered yet.
 #[derive(Debug)]
 pub(crate) enum Waiting {
@@ -63,18 +73,9 @@ pub(crate) enum Waiting {
     },
     Reply {
         from: From,
-        recalls: Vec<u64>,
+        unheard: Unheard,
         tell: Tell,
     },
-}
-
-/// A poll that is held back.
-struct Held {
-    from: From,
-    session: SessionId,
-    seen: u64,
-    renewed: bool,
-    until: Duration,
 }
 
 /// The inodes that a mutation names.
@@ -161,55 +162,6 @@ impl World {
         self.pump(at);
     }
 
-    /// A poll counts: the leader was one still after it had arrived.
-    pub(crate) fn on_confirm(
-        &mut self,
-        at: usize,
-        term: u64,
-        received: Duration,
-        from: From,
-        ask: Ask,
-    ) {
-        let Ask::Poll {
-            session,
-            poll,
-            long,
-        } = ask
-        else {
-            return;
-        };
-        if (self.group.leader, self.group.term) != (Some(at), term) {
-            return self.tell(from, Tell::NotLeader);
-        }
-        let now = self.master_clock(at);
-        let master = &mut self.masters[at];
-        if !namespace::has_session(&master.tables, session) {
-            return self.tell(from, Tell::Expired);
-        }
-        let mut poll = poll;
-        if self.bug == Some(Bug::ReleaseOfLaterGrants) {
-            poll.released
-                .iter_mut()
-                .for_each(|release| release.number = u64::MAX);
-        }
-        let Some(heard) = master.table.poll(received, session, &poll) else {
-            return self.tell(from, Tell::Overtaken);
-        };
-        let answer = heard.answer;
-        if long && !answer.restate && answer.recalls.is_empty() {
-            master.held.push(Held {
-                from,
-                session,
-                seen: poll.seen,
-                renewed: answer.renewed,
-                until: now + POLL_WAIT,
-            });
-        } else {
-            self.tell(from, Tell::Polled(answer));
-        }
-        self.pump(at);
-    }
-
     /// Tries again what waits.
     pub(crate) fn pump(&mut self, at: usize) {
         let is_leader = self.group.leader == Some(at);
@@ -221,21 +173,8 @@ impl World {
                 self.masters[at].waiting.push(waiting);
             }
         }
-        if !is_leader {
-            return;
-        }
-        let now = self.master_clock(at);
-        for held in std::mem::take(&mut self.masters[at].held) {
-            let news = self.masters[at].table.news(held.session, held.seen);
-            if news.restate || !news.recalls.is_empty() || now >= held.until {
-                let answer = PollAnswer {
-                    renewed: held.renewed && !news.restate,
-                    ..news
-                };
-                self.tell(held.from, Tell::Polled(answer));
-            } else {
-                self.masters[at].held.push(held);
-            }
+        if is_leader {
+            self.answer_held(at);
         }
     }
 
@@ -256,18 +195,18 @@ impl World {
         let master = &mut self.masters[at];
         match waiting {
             Waiting::Reply {
-                recalls,
+                unheard,
                 from,
                 tell,
             } => {
                 let ignored = self.bug == Some(Bug::RecallsNotAwaited);
-                if ignored || master.table.is_settled(&recalls) {
+                if ignored || master.table.is_heard(&unheard) {
                     self.tell(from, tell);
                     return None;
                 }
                 Some(Waiting::Reply {
                     from,
-                    recalls,
+                    unheard,
                     tell,
                 })
             }
@@ -427,13 +366,14 @@ impl World {
                     }) if !applied.repeated => Some(attr),
                     _ => None,
                 };
+                let before = table.unacknowledged();
                 let changed = table.changed(now, *session, &applied.changes, created);
+                self.counts.recalls += table.unacknowledged() - before;
                 table.change_over(*session, &proposal.named);
-                let recalls = match applied.repeated {
+                let unheard = match applied.repeated {
                     true => table.unheard(),
-                    false => changed.recalls,
+                    false => changed.unheard,
                 };
-                self.counts.recalls += recalls.len();
                 let generation = table.generation(*session).unwrap_or_default();
                 let is_expired = matches!(&applied.outcome, Err(error)
                     if error.code == lumeofs_base::Code::SessionExpired);
@@ -451,7 +391,7 @@ impl World {
                 if let Some(from) = proposal.from {
                     self.masters[at].waiting.push(Waiting::Reply {
                         from,
-                        recalls,
+                        unheard,
                         tell,
                     });
                 }

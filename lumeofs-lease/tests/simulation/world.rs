@@ -8,6 +8,7 @@ use crate::masters::{Group, MASTERS, Master};
 use crate::mounts::Mount;
 use lumeofs_base::rng::SplitMix64;
 use lumeofs_base::{FileKind, InodeId, SessionId, Timestamp};
+use lumeofs_lease::TableLimits;
 use lumeofs_meta::op::{Command, Internal, Mutation, NewNode, Reply};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -179,7 +180,16 @@ impl World {
             log_hash: 0,
             counts: Counts::default(),
         };
-        world.masters.resize_with(MASTERS, Master::default);
+        let limits = match seed % 4 == 3 {
+            // Leases run short.
+            true => TableLimits {
+                leases_max: 10,
+                leases_per_session_max: 5,
+            },
+            false => TableLimits::default(),
+        };
+        let masters = std::iter::repeat_with(|| Master::new(limits));
+        world.masters.extend(masters.take(MASTERS));
         for _ in 0..MASTERS {
             let clock = (
                 ms(world.rng.below(1_000_000)),

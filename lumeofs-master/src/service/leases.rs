@@ -1,4 +1,4 @@
-//! Leases of sessions (rules L1 to L6): drives the table of `lumeofs-lease`, which is soft state of the metadata leader.
+//! Leases of sessions (rules L1 to L7): drives the table of `lumeofs-lease`, which is soft state of the metadata leader.
 //!
 //! Answers are read, and changes applied, under the lock of the store; the table is asked inside it, so that each grant is
 //! before or after each change. Whoever must wait for other sessions does so here, for at most [`WAIT_MAX`]: then its
@@ -21,8 +21,8 @@ use crate::raft::{Overlay, Term};
 use counts::Counts;
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::{Code, FsResult, InodeId, SessionId};
-use lumeofs_lease::{Generation, Grant, Table, Want};
-use lumeofs_meta::change::{Applied, Change};
+use lumeofs_lease::{Generation, Grant, Table, Unheard, Want};
+use lumeofs_meta::change::Applied;
 use lumeofs_meta::namespace;
 use lumeofs_meta::op::{Command, Internal, Mutation, Reply};
 use parking_lot::{Mutex, MutexGuard};
@@ -218,7 +218,7 @@ impl Leases {
             return Err(Code::NotLeader(None).into());
         }
         let table = self.still_of(after.term, self.table.lock())?;
-        Ok(table.is_settled(&after.awaits))
+        Ok(table.is_heard(&after.awaits))
     }
 
     /// A mutation that [`Leases::may_change`] let pass will not be applied.
@@ -281,9 +281,9 @@ fn consequences(
     }
     let awaits = match command {
         Command::Mutate { mutation, .. } => {
-            awaits(table, tables, mutation, applied, changed.recalls)
+            awaits(table, tables, mutation, applied, changed.unheard)
         }
-        Command::Internal(_) => Vec::new(),
+        Command::Internal(_) => Unheard::default(),
     };
     let consequences = Consequences {
         term: table.term(),
@@ -302,19 +302,13 @@ fn awaits(
     tables: &Overlay,
     mutation: &Mutation,
     applied: &Applied,
-    mut awaits: Vec<u64>,
-) -> Vec<u64> {
+    unheard: Unheard,
+) -> Unheard {
     if applied.repeated {
         return table.unheard();
     }
-    let mut shown: Vec<InodeId> = applied.changes.iter().map(Change::ino).collect();
-    if shown.is_empty() {
-        shown = shown_by_refusal(tables, mutation);
+    match applied.changes.is_empty() {
+        true => table.unheard_of(shown_by_refusal(tables, mutation)),
+        false => unheard,
     }
-    for ino in shown {
-        awaits.extend(table.unheard_of(ino));
-    }
-    awaits.sort_unstable();
-    awaits.dedup();
-    awaits
 }

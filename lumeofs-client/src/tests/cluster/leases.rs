@@ -141,7 +141,7 @@ impl World {
     }
 
     pub(super) fn until_settled(&self, changed: &Changed) {
-        self.until(|state| state.table.is_settled(&changed.recalls).then_some(()));
+        self.until(|state| state.table.is_heard(&changed.unheard).then_some(()));
     }
 
     pub(super) fn query(&self, asked: &MetaRequest) -> FsResult<MetaReply> {
