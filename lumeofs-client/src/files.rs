@@ -4,7 +4,7 @@ use crate::client::{Client, Context, Range, WriteMode, Written};
 use crate::data::write::How;
 use crate::link::{Asker, Link};
 use crate::opens::Entered;
-use lumeofs_base::{Attr, FsResult, InodeId};
+use lumeofs_base::{FsResult, InodeId};
 use lumeofs_meta::op::SetAttr;
 
 impl Link {
@@ -32,13 +32,12 @@ impl Link {
 
 impl Client {
     /// Counts one more open of a regular file, so that it outlives its last name: the first one is known to the leader before
-    /// this returns, unless a lease makes the leader ask before the file goes. With `truncate` it is empty then and its attributes
-    /// are returned.
-    pub fn open(&self, cx: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<Option<Attr>> {
+    /// this returns, unless a lease makes the leader ask before the file goes. With `truncate` it is empty then.
+    pub fn open(&self, cx: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<()> {
         let asker = self.link.asker(&cx);
         self.link.open(&asker, ino)?;
         if !truncate {
-            return Ok(None);
+            return Ok(());
         }
         let set = SetAttr {
             size: Some(0),
@@ -48,7 +47,7 @@ impl Client {
         if result.is_err() {
             self.release(ino);
         }
-        result.map(Some)
+        result.map(drop)
     }
 
     /// Counts one open less. Never waits: the last one is reported in the background.

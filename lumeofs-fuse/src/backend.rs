@@ -50,8 +50,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn listxattr(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Vec<Vec<u8>>>;
     fn removexattr(&self, cx: Context<'_>, ino: InodeId, name: &[u8]) -> FsResult<()>;
     fn usage(&self, cx: Context<'_>) -> FsResult<Usage>;
-    /// Attributes if it was truncated.
-    fn open(&self, cx: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<Option<Attr>>;
+    fn open(&self, cx: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<()>;
     fn release(&self, ino: InodeId);
     fn read(&self, cx: Context<'_>, ino: InodeId, offset: u64, buf: &mut [u8]) -> FsResult<usize>;
     fn write(
@@ -165,7 +164,7 @@ impl Backend for Client {
     fn usage(&self, cx: Context<'_>) -> FsResult<Usage> {
         Client::usage(self, cx)
     }
-    fn open(&self, cx: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<Option<Attr>> {
+    fn open(&self, cx: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<()> {
         Client::open(self, cx, ino, truncate)
     }
     fn release(&self, ino: InodeId) {

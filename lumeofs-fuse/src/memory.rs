@@ -383,15 +383,18 @@ impl Backend for Memory {
             free_bytes: 1 << 39,
         })
     }
-    fn open(&self, _: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<Option<Attr>> {
+    fn open(&self, cx: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<()> {
         let mut state = self.state.lock();
         if truncate {
-            state.node(ino)?.data.clear();
+            let node = state.node(ino)?;
+            node.data.clear();
+            if cx.caller.uid != 0 {
+                node.attr.mode = without_suid(node.attr.mode);
+            }
             state.touch(ino)?;
         }
-        let node = state.node(ino)?;
-        node.opens += 1;
-        Ok(truncate.then(|| node.attr.clone()))
+        state.node(ino)?.opens += 1;
+        Ok(())
     }
     fn release(&self, ino: InodeId) {
         let mut state = self.state.lock();
@@ -420,7 +423,7 @@ impl Backend for Memory {
         state.writes.push(mode);
         let node = state.node(ino)?;
         if mode.clear_suid {
-            node.attr.mode &= !0o6000;
+            node.attr.mode = without_suid(node.attr.mode);
         }
         let start = if mode.append {
             node.data.len()
@@ -494,4 +497,9 @@ impl Backend for Memory {
         let lost = self.state.lock().lost.take();
         lost.map_or(Ok(()), Err)
     }
+}
+
+/// Takes suid away, and sgid where it means set-group-id.
+fn without_suid(mode: u16) -> u16 {
+    mode & if mode & 0o010 != 0 { !0o6000 } else { !0o4000 }
 }

@@ -1,5 +1,6 @@
 //! Tests of the namespace as a whole, through its public functions.
 
+mod attributes;
 mod changes;
 mod exactly_once;
 mod files;

@@ -5,16 +5,12 @@ use crate::answer::Opened;
 use fuser::WriteFlags;
 use lumeofs_base::{Code, FsError, FsResult, InodeId};
 use lumeofs_client::{Context, Range, WriteMode};
-use lumeofs_meta::op::SetAttr;
 use std::cell::Cell;
 
 thread_local! {
     /// The buffer of this thread's last read, kept so that a read neither allocates nor clears memory.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
-
-/// Set-user-id and set-group-id.
-const SUID_SGID: u16 = 0o6000;
 
 /// Bytes for a reply.
 pub(crate) struct ReadBuffer {
@@ -97,24 +93,11 @@ impl WriteRequest {
 }
 
 impl Core {
-    /// Opens a file. With O_TRUNC, which the kernel leaves to us, it is empty afterwards, and as for a write
-    /// only root keeps suid and sgid.
+    /// Opens a file. With O_TRUNC, which the kernel leaves to us, it is empty afterwards. The servers take suid and sgid away as for
+    /// any other truncation.
     pub(crate) fn open(&self, cx: Context<'_>, ino: InodeId, flags: i32) -> FsResult<Opened> {
         let truncate = flags & libc::O_TRUNC != 0;
-        let emptied = self.backend.open(cx, ino, truncate)?;
-        if let Some(attr) = emptied
-            && cx.caller.uid != 0
-            && attr.mode & SUID_SGID != 0
-        {
-            let cleared = SetAttr {
-                mode: Some(attr.mode & !SUID_SGID),
-                ..SetAttr::default()
-            };
-            if let Err(error) = self.backend.setattr(cx, ino, cleared) {
-                self.backend.release(ino);
-                return Err(error);
-            }
-        }
+        self.backend.open(cx, ino, truncate)?;
         Ok(Opened::File {
             writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
         })

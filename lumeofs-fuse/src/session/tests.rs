@@ -411,26 +411,21 @@ fn a_write_by_an_ordinary_user_takes_suid_away() {
     for (name, script) in [("written", "printf x 1<> "), ("truncated", "printf '' > ")] {
         let path = fixture.path(name);
         fs::write(&path, b"data").unwrap();
-        let suid = || fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
-        suid();
-        fs::write(&path, b"by root").unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().mode() & 0o7777,
-            0o6777,
-            "{name}"
-        );
         let script = format!("{script}{}", path.display());
-        let status = Command::new("sh")
-            .args(["-c", &script])
-            .uid(1234)
-            .gid(1234)
-            .status();
-        assert!(status.unwrap().success());
-        assert_eq!(
-            fs::metadata(&path).unwrap().mode() & 0o7777,
-            0o777,
-            "{name}"
-        );
+        let mode = || fs::metadata(&path).unwrap().mode() & 0o7777;
+        // Without execution by the group, sgid is no set-group-id and stays.
+        for (before, after) in [(0o6777, 0o777), (0o6767, 0o2767)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(before)).unwrap();
+            fs::write(&path, b"by root").unwrap();
+            assert_eq!(mode(), before, "{name}");
+            let status = Command::new("sh")
+                .args(["-c", &script])
+                .uid(1234)
+                .gid(1234)
+                .status();
+            assert!(status.unwrap().success());
+            assert_eq!(mode(), after, "{name}");
+        }
     }
 }
 

@@ -6,9 +6,6 @@ impl Model {
     pub(super) fn set_attr(&mut self, caller: &Caller, ino: InodeId, set: &SetAttr) -> Answer {
         let node = self.nodes.get(&ino).ok_or(Code::Stale)?;
         let attr = node.attr.clone();
-        if *set == SetAttr::default() {
-            return Ok(Reply::Attr(self.attr(ino)));
-        }
         if set.mode.is_some() && attr.kind == FileKind::Symlink {
             return Err(Code::Unsupported);
         }
