@@ -23,6 +23,8 @@ use std::time::Duration;
 
 /// Inodes without a lease of which it is remembered what would be too old.
 const FLOORS_MAX: usize = 4096;
+/// At how many places one search for room looks.
+const STEPS_MAX: usize = 1024;
 /// How many more places the hand may have than twice the inodes.
 const HAND_SLACK: usize = 64;
 
@@ -231,9 +233,10 @@ impl Holder {
         }
     }
 
-    /// Gives up leases that were not used for long while there are too many.
+    /// Gives up leases that were not used for long while there are too many. What is in use may be more than that, so it
+    /// looks at a few only, and never twice: what came just now stays until the next time.
     fn make_room(&mut self) {
-        let mut left = 2 * self.hand.len();
+        let mut left = self.hand.len().min(STEPS_MAX);
         let told = self
             .leases_max
             .and_then(|told| usize::try_from(told).ok())

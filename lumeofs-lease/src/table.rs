@@ -264,12 +264,14 @@ impl Table {
         if !self.takes_part(session) {
             return None;
         }
+        // Whoever asserted that it writes through may not have been alone, and the other be of those who did not speak.
+        let may_have_others = self.window.is_some();
         let leases = self.inodes.entry(ino).or_default();
         let others = leases.held.iter().any(|lease| lease.session != session);
         if others {
             leases.contended_until = now + WRITER_ACTIVE;
         }
-        let shared = others || now < leases.contended_until;
+        let shared = others || may_have_others || now < leases.contended_until;
         let kind = match leases.of(session).map(|own| own.kind) {
             // Nobody else asked meanwhile, or it would be gone.
             Some(Kind::Exclusive) => Kind::Exclusive,

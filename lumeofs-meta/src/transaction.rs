@@ -240,11 +240,17 @@ impl<'a> Tx<'a> {
         } else {
             inode.attr.nlink - 1
         };
-        inode.attr.ctime = self.now();
+        self.note_change(&mut inode.attr);
         if inode.attr.nlink == 0 {
             self.tables.put(&keys::orphan(inode.attr.ino), encode(&()));
         }
         self.save(inode);
+    }
+
+    /// Enters that something changes now, or at a later time that a mount whose clock is ahead has shown: that never goes
+    /// back.
+    pub(crate) fn note_change(&self, attr: &mut Attr) {
+        attr.ctime = attr.ctime.max(self.now());
     }
 
     /// Marks a directory's contents as changed now. The caller saves it.

@@ -44,17 +44,21 @@ impl Link {
 
     fn send_before_close(&self) {
         self.pages.shared.settle_all();
-        // Each file counts too: its size and time are still to be published when its data is sent.
-        let left = || -> u64 { self.pages.unsent().iter().map(|(_, bytes)| bytes + 1).sum() };
-        let mut least = left();
+        let unsent = || self.pages.unsent().len();
+        // What was sent may still be unpublished, so it is not seen by what is left.
+        let done = || {
+            let stats = self.pages.shared.stats();
+            stats.written_bytes + stats.publications
+        };
+        let mut before = done();
         // An outage is not waited out twice.
         let silence = self.masters.silence().min(LEAVE_PATIENCE / 2);
         let mut moved = now().saturating_sub(silence);
-        while least > 0 && now() - moved < LEAVE_PATIENCE {
+        while unsent() > 0 && now() - moved < LEAVE_PATIENCE {
             self.halt.sleep(LOOK);
-            let left = left();
-            if left < least {
-                (least, moved) = (left, now());
+            let done = done();
+            if done > before {
+                (before, moved) = (done, now());
             }
         }
     }

@@ -10,6 +10,7 @@ use crate::data::write::How;
 use crate::leases::Right;
 use crate::link::{Asker, Link};
 use crate::pages::file::File;
+use crate::pages::local::Local;
 use lumeofs_base::{Attr, FsResult, InodeId};
 use lumeofs_meta::op::{Mutation, Query, SetAttr};
 use std::sync::Arc;
@@ -128,9 +129,13 @@ impl Link {
         ino: InodeId,
         set: SetAttr,
     ) -> FsResult<Attr> {
-        let sets_rights = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
-        let concerns_data =
-            set.size.is_some() || ((set.mtime.is_some() || sets_rights) && self.is_writer(ino));
+        // What memory may be ahead in.
+        let is_local = set.mode.is_some()
+            || set.uid.is_some()
+            || set.gid.is_some()
+            || set.atime.is_some()
+            || set.mtime.is_some();
+        let concerns_data = set.size.is_some() || (is_local && self.is_writer(ino));
         if !concerns_data {
             return self.set_attr(asker, ino, set);
         }
@@ -236,13 +241,10 @@ impl Link {
         shown.unwrap_or(attr)
     }
 
-    /// Size and times of a file as this client shows them under its lease, and whether the servers have all that was
+    /// What this client has changed of a file under its lease, and whether the servers have all that was
     /// written: what is published may be ahead of what was written over and is not sent.
-    pub(crate) fn local_state(&self, ino: InodeId) -> Option<(Attr, bool)> {
+    pub(crate) fn local_state(&self, ino: InodeId) -> Option<(Local, bool)> {
         let file = self.pages.find(ino)?;
-        file.look(|state| {
-            let local = state.local.as_ref()?;
-            Some((local.attr(), !state.is_changed()))
-        })
+        file.look(|state| Some((state.local.clone()?, !state.is_changed())))
     }
 }

@@ -13,7 +13,7 @@ use crate::pages::local::Local;
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId};
 use lumeofs_meta::attributes;
-use lumeofs_meta::op::{Mutation, Query, SetAttr};
+use lumeofs_meta::op::{Mutation, Query, Reply, SetAttr};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -45,8 +45,11 @@ impl Link {
         set: &SetAttr,
     ) -> FsResult<Option<Attr>> {
         attributes::check_times(set)?;
+        let ino = tenure.file.ino;
+        // Whoever replaces what is known of the file keeps this out.
+        let held = tenure.file.io.share(0..1, &asker.patience)?;
         let now = SystemClock.wall();
-        Ok(tenure.file.change(|state| {
+        let attr = tenure.file.change(|state| {
             let is_held = state.drops == tenure.drops;
             let local = state
                 .local
@@ -54,6 +57,16 @@ impl Link {
                 .filter(|local| is_held && !local.is_published() && set.ctime.is_none())?;
             local.set(asker.caller, set, now);
             Some(local.attr())
+        });
+        drop(held);
+        let Some(attr) = attr else {
+            return Ok(None);
+        };
+        self.note_local(ino);
+        // The rest may have been changed by others since it was said to this file.
+        Ok(Some(match self.remembered(&Query::GetAttr { ino }) {
+            Some(Ok(Reply::Attr(attr))) => self.with_own_writes(attr),
+            _ => attr,
         }))
     }
 

@@ -104,10 +104,11 @@ impl Link {
                 return true;
             }
             let (generation, grants) = (answer.generation, &answer.grants);
-            if !grants.is_empty()
-                && let Some(learned) = learned(query, &answer.outcome)
-            {
-                state.holder.learn(now(), generation, grants, learned);
+            if !grants.is_empty() {
+                match learned(query, &answer.outcome) {
+                    Some(learned) => state.holder.learn(now(), generation, grants, learned),
+                    None => state.holder.decline(generation, grants),
+                }
             }
             let holder = &state.holder;
             match &answer.outcome {
@@ -178,7 +179,11 @@ impl State {
                 Cached::Is(names) => Some(Ok(Reply::Names(names))),
                 Cached::Unknown | Cached::Absent => None,
             },
-            Query::Chunks { .. } | Query::Usage | Query::Parent { .. } => None,
+            Query::Parent { ino } => match holder.parent(now, *ino) {
+                Cached::Is(attr) => Some(Ok(Reply::Attr(attr))),
+                Cached::Absent | Cached::Unknown => None,
+            },
+            Query::Chunks { .. } | Query::Usage => None,
         }
     }
 }

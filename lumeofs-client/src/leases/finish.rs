@@ -18,6 +18,8 @@ use lumeofs_proto::meta::{MetaReply, MetaRequest};
 use parking_lot::MutexGuard;
 use std::time::Duration;
 
+/// How long one may be waited for before the next ones are.
+const FINISH_LIMIT: Duration = Duration::from_secs(2);
 /// How long one file may hold up the others that are to be finished.
 const READ_ANEW_LIMIT: Duration = Duration::from_secs(5);
 
@@ -103,7 +105,8 @@ impl Link {
         let late: Vec<_> = inodes(&touches).collect();
         let changing = Changing::taken_over(self, touches);
         let ticket = self.window.take_up(session, sequence);
-        let asker = Asker::background(Patience::background(&self.halt, None));
+        let patience = Patience::background(&self.halt, Some(FINISH_LIMIT));
+        let asker = Asker::background(patience);
         let make = || MetaRequest {
             acked_below: ticket.acked_below(),
             ..request.clone()
@@ -112,6 +115,20 @@ impl Link {
             .masters
             .call::<_, MetaReply>(&asker.patience, Op::Mutate, make);
         let answer = reply.and_then(|reply| Answer::of(&reply));
+        if let Err(error) = &answer
+            && matches!(error.code, Code::Unavailable | Code::Timeout)
+        {
+            // Others may be finished sooner, and somebody wait for them.
+            let (session, sequence) = ticket.leave();
+            let touches = changing.leave();
+            self.leases.state.lock().unfinished.push_back(Unfinished {
+                session,
+                sequence,
+                touches,
+                request,
+            });
+            return;
+        }
         if let Ok(answer) = &answer {
             changing.did(session, answer);
         }

@@ -107,11 +107,14 @@ impl Link {
         self.with_leases(|state| {
             let holder = &mut state.holder;
             let is_settled = match self.local_state(ino) {
-                Some((attr, false)) => {
-                    holder.wrote(ino, attr.size, attr.mtime, attr.ctime);
+                Some((local, false)) => {
+                    holder.wrote(ino, |attr| *attr = local.with_changes(attr));
                     true
                 }
-                Some((attr, true)) => holder.published(ino, attr.size, attr.mtime),
+                Some((local, true)) => {
+                    let attr = local.attr();
+                    holder.published(ino, attr.size, attr.mtime)
+                }
                 None => holder.published(ino, u64::MAX, Timestamp::default()),
             };
             if !is_settled {

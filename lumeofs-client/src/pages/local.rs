@@ -73,18 +73,28 @@ impl Local {
         }
     }
 
-    /// What to show where the metadata group has said these attributes. With `is_writer` nobody else changes what is
-    /// changed here: an answer that has less is from before that was published.
+    /// What to show where the metadata group has said these attributes. With `is_writer` nobody else changes the file, so
+    /// an answer that is older than what was published here lacks that.
     pub(crate) fn over(&self, said: &Attr, is_writer: bool) -> Attr {
-        let is_older = said.truncations == self.attr.truncations
-            && (said.size < self.size || said.ctime < self.ctime);
-        match self.changes > 0 && (!self.is_published() || (is_writer && is_older)) {
-            true => self.with_changes(said),
-            false => said.clone(),
+        let is_older = self.changes > 0
+            && said.truncations == self.attr.truncations
+            && (said.size < self.attr.size || said.ctime < self.attr.ctime);
+        let newest = match is_writer && is_older {
+            // Names may have come and gone since.
+            true => &Attr {
+                nlink: said.nlink,
+                ..self.attr.clone()
+            },
+            false => said,
+        };
+        match self.is_published() {
+            true => newest.clone(),
+            false => self.with_changes(newest),
         }
     }
 
-    fn with_changes(&self, attr: &Attr) -> Attr {
+    /// Attributes with what was changed here.
+    pub(crate) fn with_changes(&self, attr: &Attr) -> Attr {
         let set = &self.set;
         let mode = set.mode.unwrap_or(attr.mode);
         let atime = match set.atime {
@@ -122,9 +132,12 @@ impl Local {
         let now = self.begin_change(now);
         let mut shown = self.attr();
         attributes::set(&mut shown, caller, set, now);
-        if set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
+        if set.mode.is_some() {
             self.set.mode = Some(shown.mode);
             self.clears_suid = false;
+        } else if set.uid.is_some() || set.gid.is_some() {
+            // Not the mode itself: others may have set that since it was said here.
+            self.clears_suid = true;
         }
         self.set.uid = set.uid.or(self.set.uid);
         self.set.gid = set.gid.or(self.set.gid);
@@ -165,7 +178,6 @@ impl Local {
             return;
         }
         self.size = self.size.max(attr.size);
-        self.mtime = self.mtime.max(attr.mtime);
         self.attr = attr;
     }
 
@@ -351,5 +363,27 @@ mod tests {
             SetAttr::default(),
             "what was published is not set once more"
         );
+    }
+
+    #[test]
+    fn a_change_of_owner_does_not_bring_back_a_mode_that_others_have_set_since() {
+        let mut local = Local::new(Attr {
+            mode: 0o4755,
+            ..attr(5)
+        });
+        local.wrote(9, at(50), false);
+        let owner = SetAttr {
+            gid: Some(12),
+            ..SetAttr::default()
+        };
+        local.set(&Caller::default(), &owner, at(51));
+        assert_eq!((local.attr().mode, local.attr().gid), (0o755, 12));
+        let said = Attr {
+            mode: 0o4600,
+            ..attr(5)
+        };
+        assert_eq!(local.over(&said, true).mode, 0o600);
+        let all = local.publication(u64::MAX).unwrap();
+        assert_eq!((all.set.mode, all.clear_suid), (None, true));
     }
 }

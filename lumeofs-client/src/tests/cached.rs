@@ -37,7 +37,10 @@ pub(super) fn write_at(
         HOW,
     )?;
     let written = written.expect("nobody drops it");
-    assert_eq!(written.attr.size, link.local_state(ino).unwrap().0.size);
+    assert_eq!(
+        written.attr.size,
+        link.local_state(ino).unwrap().0.attr().size
+    );
     Ok(written.offset)
 }
 
@@ -186,8 +189,8 @@ fn a_flush_sends_large_requests_and_publishes_once() {
     for at in 0..100 {
         write(&client, ino, at * 1000, &[at as u8; 1000]);
     }
-    assert_eq!(client.link.local_state(ino).unwrap().0.size, 100_000);
-    let shown = client.link.local_state(ino).unwrap().0.mtime;
+    assert_eq!(client.link.local_state(ino).unwrap().0.attr().size, 100_000);
+    let shown = client.link.local_state(ino).unwrap().0.attr().mtime;
     assert!(client.cache_stats().dirty_bytes == 100_000 && publications(&cluster) == 0);
     flush(&client, ino);
     assert_eq!(
@@ -196,7 +199,7 @@ fn a_flush_sends_large_requests_and_publishes_once() {
     );
     assert_eq!(client.cache_stats().dirty_bytes, 0);
     // What was shown is what others see.
-    assert_eq!(client.link.local_state(ino).unwrap().0.mtime, shown);
+    assert_eq!(client.link.local_state(ino).unwrap().0.attr().mtime, shown);
     assert_eq!(client.getattr(cx(), ino).unwrap().mtime, shown);
     // Nothing is left to do, and what was written is still there.
     flush(&client, ino);
@@ -321,7 +324,7 @@ fn a_truncation_discards_what_was_not_sent_and_times_that_are_set_stay() {
         .unwrap();
     // It did not have to be sent for that.
     assert!(writes.load(Ordering::SeqCst) == 0 && link.pages.shared.dirty() == 5);
-    assert_eq!(link.local_state(ino).unwrap().0.mtime, mtime);
+    assert_eq!(link.local_state(ino).unwrap().0.attr().mtime, mtime);
     assert_eq!(link.cached_seek(&cx(), ino, 1, false).unwrap(), 1);
     assert_eq!(link.cached_seek(&cx(), ino, 1, true).unwrap(), 5);
     flush(&client, ino);

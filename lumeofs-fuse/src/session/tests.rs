@@ -504,7 +504,7 @@ fn a_subdirectory_can_be_the_root_of_a_mount() {
     assert_eq!(names.len(), 2);
 }
 
-/// Mounts at `LUMEOFS_MEMORY_MOUNT` until its input ends; `scripts/bench-caches` measures it.
+/// Mounts at `LUMEOFS_MEMORY_MOUNT` until that is unmounted; `scripts/bench-caches` measures it.
 #[test]
 #[ignore = "a server, not a test"]
 fn a_mount_of_memory_to_compare_with() {
@@ -513,7 +513,5 @@ fn a_mount_of_memory_to_compare_with() {
     let path = mountpoint::check(Path::new(&place)).unwrap();
     let memory = Arc::new(Memory::new());
     let mounted = start_with(memory, InodeId::ROOT, "memory", path, &options).unwrap();
-    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
-    mounted.handle().detach().unwrap();
     mounted.wait().unwrap();
 }

@@ -94,6 +94,8 @@ pub(super) struct Contents {
     xattrs: HashMap<Vec<u8>, Option<Vec<u8>>>,
     xattr_names: Option<Vec<Vec<u8>>>,
     names: Option<Box<Names>>,
+    /// Of a directory: one that it was found in, and by which name.
+    place: Option<Box<(InodeId, Vec<u8>)>>,
 }
 
 impl Contents {
@@ -181,6 +183,7 @@ impl Holder {
         learned: Learned<'_>,
     ) {
         if generation != self.generation || !self.takes_part {
+            self.decline(generation, grants);
             return;
         }
         for grant in grants {
@@ -193,6 +196,7 @@ impl Holder {
                 Learned::Name { parent, name, attr } => {
                     if let Some(attr) = attr.filter(|attr| attr.ino == ino) {
                         self.learn_attr(grant, attr);
+                        self.note_place(attr, parent, name);
                     }
                     if parent == ino {
                         let to = attr.map(|attr| attr.ino);
@@ -230,6 +234,18 @@ impl Holder {
             }
         }
         self.make_room();
+    }
+
+    /// Gives up what came with an answer that says nothing to be remembered.
+    pub fn decline(&mut self, generation: Generation, grants: &[Grant]) {
+        if generation != self.generation {
+            return;
+        }
+        for grant in grants {
+            if !self.entries.contains_key(&grant.ino) {
+                self.release(grant.ino, grant.number);
+            }
+        }
     }
 
     fn learn_attr(&mut self, grant: &Grant, attr: &Attr) {
@@ -292,6 +308,7 @@ impl Holder {
         grants: &[Grant],
     ) {
         if generation != self.generation || !self.takes_part {
+            self.decline(generation, grants);
             // Numbers of another generation mean nothing here, and without leases nothing is remembered.
             for change in changes {
                 if generation == self.generation {
@@ -396,7 +413,40 @@ impl Holder {
         match names.map_or(Cached::Unknown, |names| names.get(name)) {
             Cached::Unknown => Cached::Unknown,
             Cached::Absent => Cached::Absent,
-            Cached::Is(ino) => self.attr(now, ino),
+            Cached::Is(ino) => {
+                let found = self.attr(now, ino);
+                if let Cached::Is(attr) = &found {
+                    self.note_place(attr, parent, name);
+                }
+                found
+            }
+        }
+    }
+
+    /// Attributes of the directory that a directory is in, if its name there is in memory.
+    pub fn parent(&mut self, now: Duration, ino: InodeId) -> Cached<Attr> {
+        let contents = self.shown(now, ino);
+        let place = contents.and_then(|contents| contents.place.clone());
+        let Some((parent, name)) = place.map(|place| *place) else {
+            return Cached::Unknown;
+        };
+        match self.lookup(now, parent, &name) {
+            Cached::Is(found) if found.ino == ino => self.attr(now, parent),
+            // It was moved.
+            _ => Cached::Unknown,
+        }
+    }
+
+    fn note_place(&mut self, attr: &Attr, parent: InodeId, name: &[u8]) {
+        if attr.kind != FileKind::Directory {
+            return;
+        }
+        if let Some(entry) = self.entries.get_mut(&attr.ino) {
+            let place = &mut entry.contents.place;
+            let is_known = |place: &(InodeId, Vec<u8>)| place.0 == parent && place.1 == name;
+            if !place.as_deref().is_some_and(is_known) {
+                *place = Some(Box::new((parent, name.to_vec())));
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use super::Holder;
 use crate::wire::{Ack, Kind};
 use crate::{ASK_AGAIN, Generation};
-use lumeofs_base::{InodeId, Timestamp};
+use lumeofs_base::{Attr, InodeId, Timestamp};
 use std::time::Duration;
 
 /// How a write goes.
@@ -87,17 +87,14 @@ impl Holder {
         entry.is_some_and(|entry| entry.kind == Kind::Exclusive)
     }
 
-    /// Enters that a file is as long now, was modified at `mtime`, and changed in whatever way at `ctime`: under
-    /// [`WriteRight::Buffered`].
-    pub fn wrote(&mut self, ino: InodeId, size: u64, mtime: Timestamp, ctime: Timestamp) {
+    /// Has what was written to a file, and set of it, entered in its attributes: under [`WriteRight::Buffered`].
+    pub fn wrote(&mut self, ino: InodeId, enter: impl FnOnce(&mut Attr)) {
         let Some(entry) = self.entries.get_mut(&ino) else {
             return;
         };
         entry.local = true;
         if let Some(attr) = entry.contents.attr_mut() {
-            attr.size = size;
-            attr.mtime = mtime;
-            attr.ctime = attr.ctime.max(ctime);
+            enter(attr);
         }
     }
 

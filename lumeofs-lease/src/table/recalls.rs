@@ -1,5 +1,6 @@
 //! Recalls: made, acknowledged, or given up when a term is over.
 
+use super::sessions::Standing;
 use super::{Effect, Pending, Table};
 use crate::wire::{Ack, Kind, Recall, What};
 use crate::{GIVE_BACK_MAX, TERM};
@@ -194,14 +195,17 @@ impl Table {
     /// What time has brought. To be called at least every 100 ms.
     pub fn tick(&mut self, now: Duration) -> Vec<Effect> {
         let mut effects = self.close_window(now);
-        let late: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, standing)| !standing.recalls.is_empty())
-            .filter(|(_, standing)| {
-                let first = standing.recalls.first().expect("not empty");
-                now >= standing.heard + TERM || now >= self.recalls[first].made + GIVE_BACK_MAX
-            })
+        let is_late = |standing: &Standing| {
+            let is_silent = now >= standing.heard + TERM;
+            match standing.recalls.first() {
+                Some(first) => is_silent || now >= self.recalls[first].made + GIVE_BACK_MAX,
+                // Nobody waits for it, but others lack the room that its leases take.
+                None => is_silent && standing.takes_part && self.runs_short(),
+            }
+        };
+        let sessions = self.sessions.iter();
+        let late: Vec<SessionId> = sessions
+            .filter(|(_, standing)| is_late(standing))
             .map(|(session, _)| *session)
             .collect();
         for session in late {

@@ -73,6 +73,11 @@ impl Table {
         has < told + told / 4 && self.tally.sum() < self.limits.leases_max
     }
 
+    /// Whether sessions have to give leases up for others.
+    pub(super) fn runs_short(&self) -> bool {
+        self.tally.share.is_some()
+    }
+
     fn goal(&self) -> usize {
         self.limits.leases_max * GOAL_PERCENT / 100
     }

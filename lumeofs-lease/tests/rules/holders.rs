@@ -173,9 +173,9 @@ fn leases_in_use_do_not_make_room() {
         world.get(0, ino, Want::Write(ino));
     }
     world.holder(0).begin_write(now, InodeId(1));
-    world
-        .holder(0)
-        .wrote(InodeId(2), 1, Timestamp::default(), Timestamp::default());
+    world.holder(0).wrote(InodeId(2), |attr| {
+        (attr.size, attr.mtime) = (1, Timestamp::default())
+    });
     world.get(0, InodeId(3), Want::Shared);
     assert!(world.holder(0).open(now, InodeId(3)));
     get_all(&mut world, 4..20);

@@ -174,9 +174,9 @@ fn write_leases_in_use_are_asserted_in_a_new_generation_and_idle_ones_are_not() 
     world.get(0, OTHER, Want::Write(OTHER));
     let now = world.now;
     assert_eq!(world.holder(0).begin_write(now, FILE), WriteRight::Buffered);
-    world
-        .holder(0)
-        .wrote(FILE, 1, Timestamp::default(), Timestamp::default());
+    world.holder(0).wrote(FILE, |attr| {
+        (attr.size, attr.mtime) = (1, Timestamp::default())
+    });
     world.holder(0).end_write(FILE);
     world.elect();
     assert!(world.poll(0).restate);
@@ -199,9 +199,9 @@ fn write_leases_in_use_are_asserted_in_a_new_generation_and_idle_ones_are_not() 
 fn a_recall_that_was_pending_when_a_generation_began_is_asked_anew() {
     let mut world = World::new(2);
     world.get(1, FILE, WRITE);
-    world
-        .holder(1)
-        .wrote(FILE, 1, Timestamp::default(), Timestamp::default());
+    world.holder(1).wrote(FILE, |attr| {
+        (attr.size, attr.mtime) = (1, Timestamp::default())
+    });
     world.ask(0, &[FILE], Want::Shared).unwrap_err();
     world.poll(1);
     world.pass(TERM);
@@ -248,9 +248,9 @@ fn acknowledgements_of_a_former_leadership_mean_nothing() {
 fn a_session_that_was_replaced_has_nothing() {
     let mut world = World::new(1);
     world.get(0, FILE, WRITE);
-    world
-        .holder(0)
-        .wrote(FILE, 1, Timestamp::default(), Timestamp::default());
+    world.holder(0).wrote(FILE, |attr| {
+        (attr.size, attr.mtime) = (1, Timestamp::default())
+    });
     world.holder(0).reset();
     assert!(world.holder(0).is_empty());
     assert_eq!(world.asserted(0), []);

@@ -99,9 +99,9 @@ fn names_go_on_after_silent_sessions_were_ended_and_data_waits_for_their_fences(
 fn who_has_asserted_a_write_lease_uses_it_while_others_wait_for_fences() {
     let mut world = World::new(2);
     world.get(0, FILE, Want::Write(FILE));
-    world
-        .holder(0)
-        .wrote(FILE, 1, Timestamp::default(), Timestamp::default());
+    world.holder(0).wrote(FILE, |attr| {
+        (attr.size, attr.mtime) = (1, Timestamp::default())
+    });
     world.elect();
     world.begin(0);
     world.table.session_ended(session(1));
@@ -115,9 +115,9 @@ fn who_has_asserted_a_write_lease_uses_it_while_others_wait_for_fences() {
 fn a_reader_waits_for_a_writer_that_the_new_leader_learned_of() {
     let mut world = World::new(2);
     world.get(0, FILE, Want::Write(FILE));
-    world
-        .holder(0)
-        .wrote(FILE, 1, Timestamp::default(), Timestamp::default());
+    world.holder(0).wrote(FILE, |attr| {
+        (attr.size, attr.mtime) = (1, Timestamp::default())
+    });
     world.elect();
     world.begin(0);
     world.begin(1);

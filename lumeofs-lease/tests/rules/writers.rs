@@ -286,7 +286,9 @@ fn size_and_times_that_are_not_published_survive_changes_of_others() {
     let mut world = World::new(2);
     world.get(0, FILE, WRITE);
     let now = world.now;
-    world.holder(0).wrote(FILE, 100, time(5), time(5));
+    world.holder(0).wrote(FILE, |attr| {
+        (attr.size, attr.mtime, attr.ctime) = (100, time(5), time(5));
+    });
     world.change(1, &[touched(FILE, 7)]);
     world.hear(0);
     let Cached::Is(shown) = world.holder(0).attr(now, FILE) else {

@@ -45,7 +45,7 @@ fn written(
 ) {
     xattr::drop_capabilities(tx, inode);
     inode.attr.mtime = mtime;
-    inode.attr.ctime = ctime;
+    inode.attr.ctime = inode.attr.ctime.max(ctime);
     if clear_suid {
         inode.attr.mode = attributes::without_suid(inode.attr.mode);
     }
@@ -117,7 +117,6 @@ pub(super) fn flush(
         return Err(FsError::new(Code::Invalid, what));
     }
     let mut inode = grown(tx, caller, ino, what)?;
-    let ctime = inode.attr.ctime.max(ctime);
     written(tx, &mut inode, what.clear_suid, mtime, ctime);
     attributes::set(&mut inode.attr, caller, set, ctime);
     tx.save(&mut inode);

@@ -37,7 +37,7 @@ pub(super) fn link(
         _ => {}
     }
     inode.attr.nlink += 1;
-    inode.attr.ctime = tx.now();
+    tx.note_change(&mut inode.attr);
     let dentry = Dentry {
         name: name.to_vec(),
         ino,

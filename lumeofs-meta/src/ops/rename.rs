@@ -246,7 +246,7 @@ impl Rename {
             tx.save(dir);
         }
         let mut source = self.source.inode;
-        source.attr.ctime = tx.now();
+        tx.note_change(&mut source.attr);
         if source.is_directory() {
             source.parent = new_parent;
         }
@@ -254,7 +254,7 @@ impl Rename {
         let other = self.target.ok().map(|target| {
             let mut other = target.inode;
             if self.mode == RenameMode::Exchange {
-                other.attr.ctime = tx.now();
+                tx.note_change(&mut other.attr);
                 if other.is_directory() {
                     other.parent = old_parent;
                 }

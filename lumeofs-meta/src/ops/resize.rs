@@ -77,7 +77,7 @@ pub(super) fn resize(tx: &mut Tx<'_>, inode: &mut Inode, size: u64) {
     }
     inode.attr.size = size;
     inode.attr.mtime = tx.now();
-    inode.attr.ctime = tx.now();
+    tx.note_change(&mut inode.attr);
 }
 
 /// Frees what lies past a size that is not larger than the present one, and has the rest cut off.

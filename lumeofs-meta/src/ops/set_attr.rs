@@ -19,7 +19,7 @@ pub(super) fn set_attr(tx: &mut Tx<'_>, caller: &Caller, ino: InodeId, set: &Set
     }
 
     // Also if nothing else changes: a chown(2) that keeps both ids comes as that, and counts as a change in Linux.
-    inode.attr.ctime = tx.now();
+    tx.note_change(&mut inode.attr);
     if set.size.is_some() || set.uid.is_some() || set.gid.is_some() {
         xattr::drop_capabilities(tx, &mut inode);
     }

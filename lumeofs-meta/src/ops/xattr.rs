@@ -43,7 +43,7 @@ pub(super) fn set(
         inode.xattr_list_bytes = list_bytes as u32;
     }
     tx.put_xattr(ino, name, value);
-    inode.attr.ctime = tx.now();
+    tx.note_change(&mut inode.attr);
     tx.save(&mut inode);
     Ok(Reply::Done)
 }
@@ -58,7 +58,7 @@ pub(super) fn remove(tx: &mut Tx<'_>, caller: &Caller, ino: InodeId, name: &[u8]
     }
     tx.remove_xattr(ino, name);
     inode.xattr_list_bytes -= name.len() as u32 + 1;
-    inode.attr.ctime = tx.now();
+    tx.note_change(&mut inode.attr);
     tx.save(&mut inode);
     Ok(Reply::Done)
 }

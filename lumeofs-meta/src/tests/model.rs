@@ -156,6 +156,12 @@ impl Model {
         }
     }
 
+    fn note_change(&mut self, ino: InodeId) {
+        let now = self.now;
+        let attr = self.attr_mut(ino);
+        attr.ctime = attr.ctime.max(now);
+    }
+
     fn touch(&mut self, dir: InodeId) {
         let attr = &mut self.nodes.get_mut(&dir).unwrap().attr;
         (attr.mtime, attr.ctime) = (self.now, self.now);
@@ -265,7 +271,7 @@ impl Model {
                 let now = self.now;
                 let node = self.nodes.get_mut(ino).unwrap();
                 node.xattrs.insert(name.clone(), value.clone());
-                node.attr.ctime = now;
+                node.attr.ctime = node.attr.ctime.max(now);
                 Ok(Reply::Done)
             }
             Mutation::RemoveXattr { ino, name } => {
@@ -273,7 +279,7 @@ impl Model {
                 let now = self.now;
                 let node = self.nodes.get_mut(ino).unwrap();
                 node.xattrs.remove(name).ok_or(Code::NoData)?;
-                node.attr.ctime = now;
+                node.attr.ctime = node.attr.ctime.max(now);
                 Ok(Reply::Done)
             }
             Mutation::CutTail { ino } => {
@@ -422,7 +428,7 @@ impl Model {
         let now = self.now;
         self.drop_capabilities(ino);
         let attr = self.attr_mut(ino);
-        (attr.mtime, attr.ctime) = (now, now);
+        (attr.mtime, attr.ctime) = (now, attr.ctime.max(now));
         if clear_suid {
             strip(attr);
         }

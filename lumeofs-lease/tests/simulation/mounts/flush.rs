@@ -126,7 +126,10 @@ impl World {
         let file = state.files.entry(ino).or_default();
         file.blocks.insert(block, (Some(value), true));
         file.local = Some((size, time));
-        state.holder.wrote(ino, size, time, time);
+        state.holder.wrote(ino, |attr| {
+            (attr.size, attr.mtime) = (size, time);
+            attr.ctime = attr.ctime.max(time);
+        });
         self.counts.buffered += 1;
         self.mount_after(mount, 100_000, 3_000_000, MountEvent::Flush(ino));
     }

@@ -143,7 +143,10 @@ impl Mount {
         let time = time_of(size);
         self.holder(|holder| {
             assert!(holder.is_writer(ino));
-            holder.wrote(ino, size, time, time);
+            holder.wrote(ino, |attr| {
+                (attr.size, attr.mtime) = (size, time);
+                attr.ctime = attr.ctime.max(time);
+            });
         });
         *self.shared.written.lock() = Some((ino, size));
     }

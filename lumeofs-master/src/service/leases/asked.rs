@@ -94,13 +94,13 @@ pub(crate) fn named(mutation: &Mutation) -> Option<InodeId> {
         | Mutation::TailClean { ino, .. }
         | Mutation::Extend { ino, .. }
         | Mutation::CutTail { ino }
+        | Mutation::SetXattr { ino, .. }
+        | Mutation::RemoveXattr { ino, .. }
         | Mutation::Flush { ino, .. } => Some(*ino),
         Mutation::Create { .. }
         | Mutation::Unlink { .. }
         | Mutation::Rmdir { .. }
-        | Mutation::Rename { .. }
-        | Mutation::SetXattr { .. }
-        | Mutation::RemoveXattr { .. } => None,
+        | Mutation::Rename { .. } => None,
     }
 }
 

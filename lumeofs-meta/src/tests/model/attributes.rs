@@ -56,7 +56,7 @@ impl Model {
             }
         }
         let attr = self.attr_mut(ino);
-        attr.ctime = now;
+        attr.ctime = attr.ctime.max(now);
         attr.uid = set.uid.unwrap_or(attr.uid);
         attr.gid = set.gid.unwrap_or(attr.gid);
         if (set.uid.is_some() || set.gid.is_some()) && attr.kind != FileKind::Directory {

@@ -98,7 +98,7 @@ impl Model {
             .entries
             .insert(name.to_vec(), ino);
         self.touch(parent);
-        self.attr_mut(ino).ctime = self.now;
+        self.note_change(ino);
         Ok(Reply::Attr(self.attr(ino)))
     }
 
@@ -121,7 +121,7 @@ impl Model {
         }
         self.nodes.get_mut(&parent).unwrap().entries.remove(name);
         self.touch(parent);
-        self.attr_mut(ino).ctime = self.now;
+        self.note_change(ino);
         Ok(Reply::Removed {
             attr: self.attr(ino),
         })
@@ -225,9 +225,9 @@ impl Model {
                     .insert(name.to_vec(), target);
                 self.nodes.get_mut(&target).unwrap().parent = from;
             }
-            self.attr_mut(target).ctime = self.now;
+            self.note_change(target);
         }
-        self.attr_mut(source).ctime = self.now;
+        self.note_change(source);
         self.touch(from);
         self.touch(to);
         let other = target.map(|target| self.attr(target));
