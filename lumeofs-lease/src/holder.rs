@@ -13,8 +13,8 @@ pub use busy::Touch;
 pub use contents::{Cached, Learned, Listing};
 pub use rights::WriteRight;
 
-use crate::TERM_OF_HOLDER;
 use crate::wire::{Ack, Generation, Grant, Kind, Release};
+use crate::{ASK_AGAIN, TERM_OF_HOLDER};
 use busy::Busy;
 use contents::Contents;
 use lumeofs_base::InodeId;
@@ -86,6 +86,8 @@ pub struct Holder {
     busy: Busy,
     /// In the order in which they are looked at when there is no room.
     hand: VecDeque<InodeId>,
+    /// When the last grant of all came.
+    last_granted: Duration,
     items: usize,
     acts: Vec<Act>,
 }
@@ -155,6 +157,7 @@ impl Holder {
     /// Takes a grant. Says whether what came with it counts.
     fn admit(&mut self, now: Duration, grant: &Grant) -> bool {
         let ino = grant.ino;
+        self.last_granted = now;
         if let Some(entry) = self.entries.get_mut(&ino) {
             if grant.number <= entry.floor {
                 return false;
@@ -233,10 +236,10 @@ impl Holder {
         }
     }
 
-    /// Gives up leases that were not used for long while there are too many. What is in use may be more than that, so it
-    /// looks at a few only, and never twice: what came just now stays until the next time.
+    /// Gives up leases that were not used for long while there are too many. What is needed may be more than that, so it
+    /// does not look at all of them each time.
     fn make_room(&mut self) {
-        let mut left = self.hand.len().min(STEPS_MAX);
+        let mut left = (2 * self.hand.len()).min(STEPS_MAX);
         let told = self
             .leases_max
             .and_then(|told| usize::try_from(told).ok())
@@ -253,8 +256,13 @@ impl Holder {
             let Some(entry) = self.entries.get_mut(&ino) else {
                 continue;
             };
-            let is_needed =
-                entry.in_use > 0 || entry.giving_back.is_some() || entry.open || entry.local;
+            let comes_to_write =
+                entry.kind.writes() && entry.granted + ASK_AGAIN > self.last_granted;
+            let is_needed = entry.in_use > 0
+                || entry.giving_back.is_some()
+                || entry.open
+                || entry.local
+                || comes_to_write;
             if is_needed || std::mem::take(&mut entry.used) {
                 self.hand.push_back(ino);
                 continue;

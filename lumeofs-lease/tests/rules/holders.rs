@@ -2,7 +2,7 @@
 
 use crate::fixture::{DIR, FILE, OTHER, World, attr, entry, named, touched};
 use lumeofs_base::{InodeId, Timestamp};
-use lumeofs_lease::{Act, Cached, HolderLimits, Learned, TableLimits, Touch, Want};
+use lumeofs_lease::{Act, Cached, HolderLimits, Learned, TableLimits, Touch, Want, WriteRight};
 
 fn limited(inodes_max: usize, items_max: usize) -> World {
     let limits = HolderLimits {
@@ -183,6 +183,20 @@ fn leases_in_use_do_not_make_room() {
         assert!(world.holder(0).is_covered(now, InodeId(ino)), "{ino}");
     }
     assert_eq!(world.holder(0).len(), 3);
+}
+
+#[test]
+fn what_was_granted_to_write_just_now_stays_though_all_else_is_in_use() {
+    let mut world = limited(3, 1000);
+    let now = world.now;
+    for ino in 1..9 {
+        world.get(0, InodeId(ino), Want::Shared);
+        world.holder(0).open(now, InodeId(ino));
+    }
+    let file = InodeId(20);
+    world.get(0, file, Want::Write(file));
+    get_all(&mut world, 30..40);
+    assert_eq!(world.holder(0).begin_write(now, file), WriteRight::Buffered);
 }
 
 #[test]
