@@ -112,6 +112,32 @@ fn who_has_asserted_a_write_lease_uses_it_while_others_wait_for_fences() {
 }
 
 #[test]
+fn who_has_asserted_that_it_writes_through_is_not_alone_until_others_are_shut_out() {
+    let mut world = World::new(2);
+    let now = world.now;
+    world.get(0, FILE, Want::Write(FILE));
+    world.ask(1, &[FILE], Want::Write(FILE)).unwrap_err();
+    world.give_back(0, FILE);
+    for mount in [1, 0] {
+        assert_eq!(
+            world.get(mount, FILE, Want::Write(FILE)),
+            Some(Kind::Through)
+        );
+    }
+    world.holder(0).begin_write(now, FILE);
+    world.elect();
+    world.begin(0);
+    world.table.session_ended(session(1));
+    world.pass(TERM);
+    world.poll(0);
+    assert_eq!(world.get(0, FILE, Want::Write(FILE)), Some(Kind::Through));
+    world.table.session_closed(session(1));
+    world.pass(ms(10_000));
+    world.poll(0);
+    assert_eq!(world.get(0, FILE, Want::Write(FILE)), Some(Kind::Exclusive));
+}
+
+#[test]
 fn a_reader_waits_for_a_writer_that_the_new_leader_learned_of() {
     let mut world = World::new(2);
     world.get(0, FILE, Want::Write(FILE));
