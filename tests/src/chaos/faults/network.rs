@@ -2,6 +2,11 @@
 
 use super::super::fault::Fault;
 use crate::Site;
+use std::time::Duration;
+
+/// How often, and after what time, it is looked whether a link still is cut.
+const LOOKS: usize = 3;
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A node between which and others packets vanish.
 pub(in super::super) struct Cut {
@@ -63,6 +68,16 @@ impl Fault for Cut {
 
     fn inject(&mut self, site: &mut Site) {
         self.each(site, |from, to| site.hosts().cut(from, to));
+        // Between masters that talked to each other a cut has been seen not to last.
+        for _ in 0..LOOKS {
+            std::thread::sleep(LOOK);
+            self.each(site, |from, to| {
+                if !site.hosts().is_cut(from, to) {
+                    eprintln!("packets from {from} to {to} are lost once more");
+                    site.hosts().cut(from, to);
+                }
+            });
+        }
         // A fault that is none would pass every check.
         let connect = format!(
             "exec 3<>/dev/tcp/{}",
