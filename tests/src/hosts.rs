@@ -85,12 +85,6 @@ impl Hosts {
         run("ip", &[&begin[..], &nowhere].concat());
     }
 
-    /// Whether [`Hosts::cut`] is in force.
-    pub fn is_cut(&self, from: &str, to: &str) -> bool {
-        let (namespace, to) = (self.namespace(from), self.address(to));
-        run("ip", &["-n", &namespace, "neigh", "show", "to", &to]).contains("PERMANENT")
-    }
-
     /// Nothing gets through between one host and others.
     pub fn cut_both(&self, one: &str, others: &[&str]) {
         for other in others {
