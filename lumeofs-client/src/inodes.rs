@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Inodes remembered; beyond it those that are not in use are forgotten.
-const INODES_MAX: usize = 8192;
+const INODES_MAX: usize = 32_768;
 /// Chunks remembered of one inode.
 const CHUNKS_MAX: usize = 1024;
 

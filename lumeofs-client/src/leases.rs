@@ -5,6 +5,7 @@
 //! the leader hears so. The lock comes before those of open files and of remembered inodes, and nobody waits for a server
 //! while holding it.
 
+mod ahead;
 mod answers;
 mod changes;
 mod finish;
@@ -35,6 +36,8 @@ pub(crate) struct Leases {
     state: Mutex<State>,
     /// Something is to be said, given back or finished, or a right may have come or ended.
     changed: Condvar,
+    /// Held by whoever asks for inodes ahead.
+    ahead: Mutex<()>,
     counters: Counters,
 }
 
@@ -74,6 +77,7 @@ impl Leases {
         Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
+            ahead: Mutex::new(()),
             counters: Counters::default(),
         }
     }

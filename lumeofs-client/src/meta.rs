@@ -24,6 +24,13 @@ impl Link {
         {
             return known;
         }
+        if let Query::Lookup { parent, name } = query
+            && asker.caller.trusted
+            && self.look_ahead(asker, *parent, name)
+            && let Some(known) = self.remembered(query)
+        {
+            return known;
+        }
         self.ask(asker, ino, query)
     }
 

@@ -160,16 +160,8 @@ impl Client {
         count_max: u32,
     ) -> FsResult<(Vec<DirEntry>, bool)> {
         let asker = self.link.asker(&cx);
-        match self.link.query(
-            &asker,
-            ino,
-            &Query::ReadDir {
-                ino,
-                cookie,
-                count_max,
-            },
-        )? {
-            Reply::Entries { entries, more } => Ok((entries, more)),
+        match self.link.list(&asker, ino, cookie, count_max)? {
+            Reply::Entries { entries, more, .. } => Ok((entries, more)),
             other => Err(unexpected(&other)),
         }
     }

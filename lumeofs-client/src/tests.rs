@@ -1,6 +1,7 @@
 //! The client against servers in this process: the real namespace state machine, chunks in memory,
 //! and faults where a test wants them.
 
+mod ahead;
 mod cached;
 mod closing;
 mod cluster;

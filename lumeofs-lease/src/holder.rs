@@ -4,17 +4,20 @@
 //! by what has a higher number; so it does not matter in which order they arrive. The driver holds the holder in one lock;
 //! file data is kept by the driver and only dropped on [`Act::DropData`].
 
+mod ahead;
 mod busy;
 mod contents;
 mod polls;
 mod rights;
 
+pub use ahead::Ahead;
 pub use busy::Touch;
 pub use contents::{Cached, Learned, Listing};
 pub use rights::WriteRight;
 
 use crate::wire::{Ack, Generation, Grant, Kind, Release};
 use crate::{ASK_AGAIN, TERM_OF_HOLDER};
+use ahead::Credit;
 use busy::Busy;
 use contents::Contents;
 use lumeofs_base::InodeId;
@@ -89,6 +92,7 @@ pub struct Holder {
     /// When the last grant of all came.
     last_granted: Duration,
     items: usize,
+    credit: Credit,
     acts: Vec<Act>,
 }
 
@@ -116,6 +120,8 @@ struct Entry {
     local: bool,
     /// It was used since the hand came by.
     used: bool,
+    /// It was asked for ahead, and not used yet.
+    is_ahead: bool,
 }
 
 /// A recall of a write lease.
@@ -194,6 +200,7 @@ impl Holder {
             named: false,
             local: false,
             used: true,
+            is_ahead: false,
         };
         self.entries.insert(ino, Box::new(entry));
         self.hand.push_back(ino);

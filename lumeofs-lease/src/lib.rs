@@ -8,7 +8,7 @@ mod holder;
 mod table;
 mod wire;
 
-pub use holder::{Act, Cached, Holder, HolderLimits, Learned, Listing, Touch, WriteRight};
+pub use holder::{Act, Ahead, Cached, Holder, HolderLimits, Learned, Listing, Touch, WriteRight};
 pub use table::{Blocked, Changed, Effect, Heard, Table, TableLimits, Unheard, Want};
 pub use wire::{Ack, Generation, Grant, Held, Kind, Poll, PollAnswer, Recall, Release, What};
 

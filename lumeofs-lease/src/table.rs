@@ -20,6 +20,7 @@ use crate::wire::{Generation, Grant, Kind, Recall, What};
 use crate::{CONTENTION, WRITER_ACTIVE};
 use inode::{Lease, Leases};
 use lumeofs_base::{FileKind, InodeId, SessionId};
+use lumeofs_meta::op::Listed;
 use room::Tally;
 use sessions::Standing;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -316,6 +317,39 @@ impl Table {
             return None;
         }
         self.has_room(session)
+            .then(|| self.enter(now, session, ino, Kind::Shared))
+    }
+
+    /// Rights to cache what comes with an answer and was not asked for itself, in its order; the rest is taken out.
+    /// Nobody is recalled for its sake. To be called when [`Table::read`] let the answer pass.
+    pub fn offer(
+        &mut self,
+        now: Duration,
+        session: SessionId,
+        want: Want,
+        listed: &mut Vec<Listed>,
+    ) -> Vec<Grant> {
+        let mut grants = Vec::new();
+        listed.retain(|listed| {
+            let grant = (want != Want::Nothing)
+                .then(|| self.offer_one(now, session, listed.attr.ino))
+                .flatten();
+            grants.extend(grant);
+            grant.is_some()
+        });
+        grants
+    }
+
+    fn offer_one(&mut self, now: Duration, session: SessionId, ino: InodeId) -> Option<Grant> {
+        let is_quiet = self.inodes.get(&ino).is_none_or(|leases| {
+            let is_in_the_way =
+                |lease: &Lease| lease.kind != Kind::Shared || lease.session == session;
+            leases.telling.is_empty()
+                && leases.taking.is_empty()
+                && !leases.held.iter().any(is_in_the_way)
+        });
+        let may = is_quiet && self.window.is_none();
+        (may && self.takes_part(session) && self.has_room(session))
             .then(|| self.enter(now, session, ino, Kind::Shared))
     }
 

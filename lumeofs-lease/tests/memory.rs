@@ -124,6 +124,7 @@ fn full_holder(name_length: usize) -> Holder {
             after: 0,
             entries: &entries,
             more: false,
+            inodes: &[],
         };
         holder.learn(Duration::ZERO, GENERATION, &grant(dir), learned);
         for entry in &entries[..FILES as usize] {

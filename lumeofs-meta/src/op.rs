@@ -101,11 +101,13 @@ pub enum Query {
     GetAttr { ino: InodeId },
     /// Target of a symlink. -> [`Reply::Bytes`]
     ReadLink { ino: InodeId },
-    /// Entries after `cookie` (0 = start) in hash order, without `.` and `..`. -> [`Reply::Entries`]
+    /// Entries after `cookie` (0 = start) in hash order, without `.` and `..`; the first `inodes_max` with what they mean,
+    /// as far as the asker gets leases on that. -> [`Reply::Entries`]
     ReadDir {
         ino: InodeId,
         cookie: u64,
         count_max: u32,
+        inodes_max: u32,
     },
     /// -> [`Reply::Bytes`]
     GetXattr { ino: InodeId, name: Vec<u8> },
@@ -355,6 +357,17 @@ pub struct DirEntry {
     pub kind: FileKind,
 }
 
+/// What an entry of a directory means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// Its attributes.
+    pub attr: Attr,
+    /// Of a regular file: the chunk that it begins with.
+    pub first_chunk: Option<ChunkRef>,
+    /// It has extended attributes.
+    pub has_xattrs: bool,
+}
+
 /// What an operation answers.
 #[allow(missing_docs, reason = "the fields are named for what they are")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -377,8 +390,12 @@ pub enum Reply {
     Bytes(Vec<u8>),
     /// Names of extended attributes.
     Names(Vec<Vec<u8>>),
-    /// Entries of a directory and whether more follow.
-    Entries { entries: Vec<DirEntry>, more: bool },
+    /// Entries of a directory, whether more follow, and what some of them mean, in the same order.
+    Entries {
+        entries: Vec<DirEntry>,
+        more: bool,
+        inodes: Vec<Listed>,
+    },
     /// Attributes and the existing chunks of the asked range, by index. A missing one is a hole.
     Chunks { attr: Attr, chunks: Vec<ChunkRef> },
     /// Where the reserved bytes start, with attributes and the chunks of that range.

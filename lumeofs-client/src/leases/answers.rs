@@ -110,6 +110,9 @@ impl Link {
                     None => state.holder.decline(generation, grants),
                 }
             }
+            if let Ok(Reply::Entries { inodes, .. }) = &answer.outcome {
+                self.learn_chunks_of(inodes, answer.era);
+            }
             let holder = &state.holder;
             match &answer.outcome {
                 Ok(Reply::Attr(attr) | Reply::Chunks { attr, .. })
@@ -160,12 +163,14 @@ impl State {
                 ino,
                 cookie,
                 count_max,
+                ..
             } => {
                 let count_max = (*count_max as usize).min(READDIR_ENTRIES_MAX);
                 match holder.listing(now, *ino, *cookie, count_max) {
                     Cached::Is(listing) => Some(Ok(Reply::Entries {
                         entries: listing.entries,
                         more: listing.more,
+                        inodes: Vec::new(),
                     })),
                     Cached::Unknown | Cached::Absent => None,
                 }
@@ -219,14 +224,20 @@ fn learned<'a>(query: &'a Query, outcome: &'a Outcome) -> Option<Learned<'a>> {
             },
             _ => return None,
         },
-        (Query::ReadDir { ino, cookie, .. }, Ok(Reply::Entries { entries, more })) => {
-            Learned::Entries {
-                ino: *ino,
-                after: *cookie,
+        (
+            Query::ReadDir { ino, cookie, .. },
+            Ok(Reply::Entries {
                 entries,
-                more: *more,
-            }
-        }
+                more,
+                inodes,
+            }),
+        ) => Learned::Entries {
+            ino: *ino,
+            after: *cookie,
+            entries,
+            more: *more,
+            inodes,
+        },
         (Query::ReadLink { ino }, Ok(Reply::Bytes(target))) => Learned::Target(*ino, target),
         (Query::GetXattr { ino, name }, Ok(Reply::Bytes(value))) => {
             Learned::Xattr(*ino, name, Some(value))

@@ -6,7 +6,7 @@ use super::{Act, Holder, Touch};
 use crate::wire::{Generation, Grant, Kind};
 use lumeofs_base::{Attr, FileKind, InodeId};
 use lumeofs_meta::change::Change;
-use lumeofs_meta::op::DirEntry;
+use lumeofs_meta::op::{DirEntry, Listed};
 pub(super) use names::Names;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -73,6 +73,8 @@ pub enum Learned<'a> {
         entries: &'a [DirEntry],
         /// Whether others follow.
         more: bool,
+        /// What entries mean, in the order of entries and of grants.
+        inodes: &'a [Listed],
     },
     /// The target of a symlink.
     Target(InodeId, &'a [u8]),
@@ -155,10 +157,22 @@ impl Contents {
         names.map_or(0, |names| names.doubt(number, name))
     }
 
+    /// A name was not answered: see [`Names::missed`].
+    pub(super) fn missed(&mut self, name: &[u8], misses_min: u8) -> Option<u64> {
+        self.names.as_mut()?.missed(name, misses_min)
+    }
+
     /// Enters what a name means. Returns how many items more there are.
     pub(super) fn set_name(&mut self, number: u64, name: &[u8], entry: Option<&DirEntry>) -> usize {
         let names = self.names.get_or_insert_default();
         names.change(number, name, entry)
+    }
+
+    /// There are none. Returns how many items more there are, modulo 2^64.
+    fn learn_no_xattrs(&mut self) -> usize {
+        let forgotten = self.forget_xattrs();
+        self.xattr_names = Some(Vec::new());
+        forgotten.wrapping_neg()
     }
 
     /// Returns how many items were forgotten.
@@ -186,8 +200,18 @@ impl Holder {
             self.decline(generation, grants);
             return;
         }
+        let mut listed = match learned {
+            Learned::Entries { inodes, .. } => inodes.iter().peekable(),
+            _ => [].iter().peekable(),
+        };
         for grant in grants {
+            let listed = listed.next_if(|listed| listed.attr.ino == grant.ino);
+            let is_new = !self.entries.contains_key(&grant.ino);
             if !self.admit(now, grant) {
+                continue;
+            }
+            if let Some(listed) = listed {
+                self.learn_listed(grant, listed, is_new);
                 continue;
             }
             let ino = grant.ino;
@@ -211,6 +235,7 @@ impl Holder {
                     after,
                     entries,
                     more,
+                    ..
                 } if of == ino => self.with(grant, |contents| {
                     let names = contents.names.get_or_insert_default();
                     names.learn_page(grant.number, after, entries, more)
@@ -244,7 +269,20 @@ impl Holder {
         for grant in grants {
             if !self.entries.contains_key(&grant.ino) {
                 self.release(grant.ino, grant.number);
+                // The table forgets earlier grants with it, which may still be on their way.
+                self.raise_floor(grant.ino, grant.number);
             }
+        }
+    }
+
+    fn learn_listed(&mut self, grant: &Grant, listed: &Listed, is_new: bool) {
+        self.learn_attr(grant, &listed.attr);
+        if !listed.has_xattrs {
+            self.with(grant, Contents::learn_no_xattrs);
+        }
+        if is_new && let Some(entry) = self.entries.get_mut(&grant.ino) {
+            entry.is_ahead = true;
+            entry.used = false;
         }
     }
 
@@ -401,6 +439,9 @@ impl Holder {
     fn entry(&mut self, ino: InodeId) -> Option<&Contents> {
         let entry = self.entries.get_mut(&ino)?;
         entry.used = true;
+        if std::mem::take(&mut entry.is_ahead) {
+            self.credit.is_used();
+        }
         Some(&entry.contents)
     }
 

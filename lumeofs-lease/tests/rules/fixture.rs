@@ -238,6 +238,7 @@ impl World {
             after: 0,
             entries,
             more: false,
+            inodes: &[],
         };
         self.holder(mount)
             .learn(now, answer.generation, &answer.grants, learned);

@@ -2,6 +2,7 @@
 //!
 //! What the simulation finds by chance is shown here on purpose, with the shortest history that has it.
 
+mod ahead;
 mod fixture;
 mod holders;
 mod numbers;

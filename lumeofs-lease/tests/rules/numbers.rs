@@ -2,7 +2,9 @@
 
 use crate::fixture::{DIR, FILE, OTHER, World, attr, entry, kind, ms, named, session, touched};
 use lumeofs_base::{FileKind, InodeId};
-use lumeofs_lease::{Blocked, Cached, Kind, Learned, Release, TERM_OF_HOLDER, Want, What};
+use lumeofs_lease::{
+    Blocked, Cached, Kind, Learned, Release, TERM_OF_HOLDER, Want, What, WriteRight,
+};
 
 #[test]
 fn what_came_with_a_lease_is_answered_from_memory_until_four_seconds_after_the_poll() {
@@ -280,6 +282,7 @@ fn a_listing_that_is_older_than_a_change_it_lacks_is_not_shown() {
         after: 0,
         entries: &[],
         more: false,
+        inodes: &[],
     };
     let holder = world.holder(1);
     holder.learn(now, old.generation, &old.grants, learned);
@@ -321,4 +324,17 @@ fn a_new_directory_is_known_to_be_empty() {
     assert_eq!(world.holder(0).lookup(now, DIR, b"a"), Cached::Absent);
     assert_eq!(world.mode(0, DIR), Some(7));
     assert_eq!(world.mode(0, InodeId(1)), None);
+}
+
+#[test]
+fn a_grant_that_comes_after_a_later_one_was_declined_is_not_taken() {
+    let mut world = World::new(2);
+    let late = world.ask(0, &[FILE], Want::Write(FILE)).unwrap();
+    let declined = world.ask(0, &[FILE], Want::Shared).unwrap();
+    let holder = world.holder(0);
+    holder.decline(declined.generation, &declined.grants);
+    world.poll(0);
+    world.learn(0, &late, &attr(FILE, 1));
+    let now = world.now;
+    assert_eq!(world.holder(0).begin_write(now, FILE), WriteRight::Ask);
 }

@@ -95,6 +95,7 @@ pub(crate) fn listing(tables: &MemoryTables, ino: InodeId) -> Vec<DirEntry> {
         ino,
         cookie: 0,
         count_max: 1000,
+        inodes_max: 0,
     };
     match namespace::query(tables, &caller(), &query) {
         Ok(Reply::Entries { entries, .. }) => entries,

@@ -69,7 +69,7 @@ fn the_same_seed_gives_the_same_run() {
 }
 
 /// The number of seeds within which a planted bug must show itself.
-const BUG_SEEDS: u64 = 200;
+const BUG_SEEDS: u64 = 1000;
 
 fn is_found(bug: Bug) -> Option<u64> {
     let hook = std::panic::take_hook();

@@ -225,7 +225,7 @@ impl World {
                     self.tell(from, Tell::Expired);
                     return None;
                 }
-                let outcome = match early {
+                let mut outcome = match early {
                     Some(outcome) => outcome.clone(),
                     None => namespace::query(&master.tables, &caller(), query),
                 };
@@ -233,10 +233,14 @@ impl World {
                 if skips_readers && want != Want::Nothing && !matches!(want, Want::Write(_)) {
                     shown.retain(|(_, kind)| *kind != lumeofs_base::FileKind::Regular);
                 }
-                let Ok(grants) = master.table.read(now, session, &shown, want) else {
+                let Ok(mut grants) = master.table.read(now, session, &shown, want) else {
                     self.counts.blocked += 1;
                     return Some(waiting);
                 };
+                if let Ok(Reply::Entries { inodes, .. }) = &mut outcome {
+                    grants.extend(master.table.offer(now, session, want, inodes));
+                    self.counts.offered += inodes.len();
+                }
                 let generation = master.table.generation(session).unwrap_or_default();
                 let query = query.clone();
                 let number = master.table.number();

@@ -66,6 +66,8 @@ struct Call {
 enum Then {
     Open,
     Op(u64),
+    /// Nobody waits for it.
+    Ahead,
     Flushed {
         ino: InodeId,
         blocks: Vec<(u8, u64)>,

@@ -45,14 +45,20 @@ pub(crate) fn learned<'a>(query: &'a Query, outcome: &'a Outcome) -> Option<Lear
             attr: None,
         },
         (Query::GetAttr { .. }, Ok(Reply::Attr(attr))) => Learned::Attr(attr),
-        (Query::ReadDir { ino, cookie, .. }, Ok(Reply::Entries { entries, more })) => {
-            Learned::Entries {
-                ino: *ino,
-                after: *cookie,
+        (
+            Query::ReadDir { ino, cookie, .. },
+            Ok(Reply::Entries {
                 entries,
-                more: *more,
-            }
-        }
+                more,
+                inodes,
+            }),
+        ) => Learned::Entries {
+            ino: *ino,
+            after: *cookie,
+            entries,
+            more: *more,
+            inodes,
+        },
         (Query::GetXattr { ino, name }, Ok(Reply::Bytes(value))) => {
             Learned::Xattr(*ino, name, Some(value))
         }

@@ -79,6 +79,7 @@ pub(crate) struct Counts {
     pub(crate) data_hits: usize,
     pub(crate) recalls: usize,
     pub(crate) blocked: usize,
+    pub(crate) offered: usize,
     pub(crate) elections: usize,
     pub(crate) ended: usize,
     pub(crate) given_back: usize,
@@ -93,13 +94,14 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    fn all(&mut self) -> [&mut usize; 16] {
+    fn all(&mut self) -> [&mut usize; 17] {
         [
             &mut self.ops,
             &mut self.hits,
             &mut self.data_hits,
             &mut self.recalls,
             &mut self.blocked,
+            &mut self.offered,
             &mut self.elections,
             &mut self.ended,
             &mut self.given_back,

@@ -24,7 +24,7 @@ use lumeofs_base::{Code, FsResult, InodeId, SessionId};
 use lumeofs_lease::{Generation, Grant, Table, Unheard, Want};
 use lumeofs_meta::change::Applied;
 use lumeofs_meta::namespace;
-use lumeofs_meta::op::{Command, Internal, Mutation, Reply};
+use lumeofs_meta::op::{Command, Internal, Listed, Mutation, Reply};
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +53,8 @@ pub(super) struct Granted {
     pub(super) grants: Vec<Grant>,
     /// Where the answer stands among grants, recalls and changes.
     pub(super) number: u64,
+    /// What is told with leases only.
+    pub(super) listed: Vec<Listed>,
 }
 
 impl Leases {
@@ -172,7 +174,7 @@ impl Leases {
         term: Term,
         tables: &Overlay,
         session: SessionId,
-        shown: &Shown,
+        shown: Shown,
         want: Want,
     ) -> FsResult<Option<Granted>> {
         let now = SystemClock.monotonic();
@@ -180,12 +182,17 @@ impl Leases {
         let before = table.unacknowledged();
         let read = table.read(now, session, &shown.inodes, want);
         self.tell_if_more(&table, before);
-        let granted = read.map(|grants| Granted {
+        let Ok(mut grants) = read else {
+            return Ok(None);
+        };
+        let mut listed = shown.listed;
+        grants.extend(table.offer(now, session, want, &mut listed));
+        Ok(Some(Granted {
             generation: table.generation(session).unwrap_or_default(),
             grants,
             number: table.number(),
-        });
-        Ok(granted.ok())
+            listed,
+        }))
     }
 
     /// Whether a mutation that names these inodes may be proposed now.

@@ -22,12 +22,15 @@ impl MetadataService {
         let caller = caller(request);
         let session = SessionId(request.session);
         let answer = |tables: &Overlay| {
-            let outcome = namespace::query(tables, &caller, &query);
-            let shown = shown(tables, &query, &outcome);
+            let mut outcome = namespace::query(tables, &caller, &query);
+            let shown = shown(tables, &query, &mut outcome);
             let want = want(request.want, &query, &shown)?;
             Ok(((outcome, namespace::era(tables)), shown, want))
         };
-        let (index, (outcome, era), granted) = self.read(session, answer).await?;
+        let (index, (mut outcome, era), granted) = self.read(session, answer).await?;
+        if let Ok(Reply::Entries { inodes, .. }) = &mut outcome {
+            *inodes = granted.listed;
+        }
         let reply = match outcome {
             Ok(reply) => MetaReply {
                 reply: encode(&reply),
@@ -71,7 +74,7 @@ impl MetadataService {
                 let (found, shown, want) = answer(tables)?;
                 let granted = self
                     .leases
-                    .read(leadership.term, tables, session, &shown, want)?;
+                    .read(leadership.term, tables, session, shown, want)?;
                 Ok::<_, FsError>(granted.map(|granted| (found, granted)))
             });
             if let Some((found, granted)) = read? {

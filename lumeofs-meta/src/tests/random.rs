@@ -266,10 +266,12 @@ fn compare(fixture: &Fixture, model: &Model, context: &str) {
                 ino,
                 cookie: 0,
                 count_max: 1000,
+                inodes_max: 0,
             };
             let Ok(Reply::Entries {
                 entries,
                 more: false,
+                ..
             }) = query(&list)
             else {
                 panic!()

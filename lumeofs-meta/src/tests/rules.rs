@@ -179,6 +179,7 @@ fn a_user_without_permission_is_refused() {
         ino: dir,
         cookie: 0,
         count_max: 9,
+        inodes_max: 0,
     };
     assert_eq!(fixture.query(&list).unwrap_err().code, Code::Access);
     fixture.check();
@@ -451,8 +452,9 @@ fn readdir_pages_through_a_directory() {
             ino: ROOT,
             cookie,
             count_max: u32::MAX,
+            inodes_max: 0,
         };
-        let Ok(Reply::Entries { entries, more }) = fixture.query(&list) else {
+        let Ok(Reply::Entries { entries, more, .. }) = fixture.query(&list) else {
             panic!()
         };
         assert!(entries.len() <= 1024);
@@ -474,12 +476,14 @@ fn readdir_pages_through_a_directory() {
         ino: ROOT,
         cookie,
         count_max: 9,
+        inodes_max: 0,
     });
     assert_eq!(
         end,
         Ok(Reply::Entries {
             entries: Vec::new(),
-            more: false
+            more: false,
+            inodes: Vec::new(),
         })
     );
 }

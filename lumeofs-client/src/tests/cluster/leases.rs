@@ -148,14 +148,17 @@ impl World {
         let query: Query = postcard::from_bytes(&asked.op).unwrap();
         let session = SessionId(asked.session);
         self.until(|state| {
-            let outcome = namespace::query(&state.tables, cx().caller, &query);
+            let mut outcome = namespace::query(&state.tables, cx().caller, &query);
             let shown = shown(state, &query, &outcome);
             let want = match (asked.want, shown.last()) {
                 (0, _) => Want::Nothing,
                 (2, Some((ino, _))) => Want::Write(*ino),
                 _ => Want::Shared,
             };
-            let grants = state.table.read(now(), session, &shown, want).ok()?;
+            let mut grants = state.table.read(now(), session, &shown, want).ok()?;
+            if let Ok(Reply::Entries { inodes, .. }) = &mut outcome {
+                grants.extend(state.table.offer(now(), session, want, inodes));
+            }
             let generation = state.generation(session);
             let reply = MetaReply {
                 era: namespace::era(&state.tables),

@@ -14,6 +14,8 @@ pub(in crate::holder) struct Names {
     listed: BTreeMap<u64, (Vec<u8>, InodeId, FileKind)>,
     /// The pages that were read, without gap: the last cookie of each, and the number of its answer.
     pages: Vec<(u64, u64)>,
+    /// Names that were not known when they were looked up.
+    misses: u8,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +58,17 @@ impl Names {
             None if self.is_complete() => Cached::Absent,
             None => Cached::Unknown,
         }
+    }
+
+    /// A name was not answered: the cookie after which it is, or if that is not known and many were missed, the one up to
+    /// which the listing was read.
+    pub(super) fn missed(&mut self, name: &[u8], misses_min: u8) -> Option<u64> {
+        if let Some(cookie) = self.names.get(name).and_then(|known| known.cookie) {
+            return Some(cookie - 1);
+        }
+        self.misses = self.misses.saturating_add(1);
+        let is_walk = self.misses >= misses_min && !self.is_complete();
+        is_walk.then(|| self.pages.last().map_or(0, |(end, _)| *end))
     }
 
     /// Takes the answer to a lookup. Returns how many names more there are.

@@ -80,13 +80,17 @@ impl World {
     }
 
     pub(super) fn ask(&mut self, mount: usize, op: u64, query: Query, want: Want) {
+        self.ask_for(mount, Then::Op(op), query, want);
+    }
+
+    fn ask_for(&mut self, mount: usize, then: Then, query: Query, want: Want) {
         if let Some(session) = self.mounts[mount].session {
             let ask = Ask::Query {
                 session,
                 query,
                 want,
             };
-            self.call(mount, ask, Then::Op(op));
+            self.call(mount, ask, then);
         }
     }
 
@@ -113,6 +117,15 @@ impl World {
                 }
                 Cached::Absent => self.hit(mount, id, vec![Seen::Name(parent, name, None)]),
                 Cached::Unknown => {
+                    if let Some(ahead) = holder.look_ahead(parent, &name) {
+                        let query = Query::ReadDir {
+                            ino: parent,
+                            cookie: ahead.after,
+                            count_max: ahead.count as u32,
+                            inodes_max: ahead.count as u32,
+                        };
+                        self.ask_for(mount, Then::Ahead, query, Want::Shared);
+                    }
                     self.ask(mount, id, Query::Lookup { parent, name }, Want::Shared)
                 }
             },
@@ -130,6 +143,7 @@ impl World {
                         ino: dir,
                         cookie: after,
                         count_max: count as u32,
+                        inodes_max: holder.listed_ahead() as u32,
                     };
                     self.ask(mount, id, query, Want::Shared);
                 }

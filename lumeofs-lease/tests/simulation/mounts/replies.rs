@@ -99,6 +99,7 @@ impl World {
                 self.published(mount, ino, published);
             }
             (Then::Op(op), tell) => self.op_answered(mount, op, tell),
+            (Then::Ahead, _) => {}
             (then, tell) => panic!("{tell:?} for {then:?}"),
         }
     }
@@ -231,8 +232,9 @@ impl World {
                     ino,
                     cookie,
                     count_max,
+                    ..
                 },
-                Ok(Reply::Entries { entries, more }),
+                Ok(Reply::Entries { entries, more, .. }),
             ) => vec![Seen::Page(
                 *ino,
                 *cookie,

@@ -4,13 +4,15 @@ use crate::raft::Overlay;
 use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId};
 use lumeofs_lease::Want;
 use lumeofs_meta::namespace;
-use lumeofs_meta::op::{Caller, Mutation, Outcome, Query, Reply};
+use lumeofs_meta::op::{Caller, Listed, Mutation, Outcome, Query, Reply};
 
 /// What an answer shows.
 #[derive(Debug, Default)]
 pub(crate) struct Shown {
     /// Inodes of which something is shown.
     pub(crate) inodes: Vec<(InodeId, FileKind)>,
+    /// What is told only as far as there are leases for it.
+    pub(crate) listed: Vec<Listed>,
     /// The one that was asked for, if it is there.
     main: Option<InodeId>,
 }
@@ -21,12 +23,14 @@ impl Shown {
         Self {
             inodes: vec![(attr.ino, attr.kind)],
             main: Some(attr.ino),
+            ..Self::default()
         }
     }
 }
 
-/// What an answer to a query shows. A refusal shows something of the inode that was asked about, too.
-pub(crate) fn shown(tables: &Overlay, query: &Query, outcome: &Outcome) -> Shown {
+/// What an answer to a query shows. A refusal shows something of the inode that was asked about, too. What may be told only
+/// in part is taken out of the answer.
+pub(crate) fn shown(tables: &Overlay, query: &Query, outcome: &mut Outcome) -> Shown {
     let asked = match query {
         Query::Lookup { parent: ino, .. }
         | Query::GetAttr { ino }
@@ -46,8 +50,9 @@ pub(crate) fn shown(tables: &Overlay, query: &Query, outcome: &Outcome) -> Shown
             shown.main = Some(attr.ino);
         }
         Ok(Reply::Attr(attr) | Reply::Chunks { attr, .. }) => shown = Shown::one(attr),
-        Ok(Reply::Entries { .. }) => {
+        Ok(Reply::Entries { inodes, .. }) => {
             shown.inodes = vec![(asked, FileKind::Directory)];
+            shown.listed = std::mem::take(inodes);
             shown.main = Some(asked);
         }
         _ => {

@@ -1,0 +1,68 @@
+//! Walks through directories: what they ask the leader.
+
+use super::cluster::{Cluster, cx};
+use super::files::{file, get, put};
+use super::until;
+use crate::client::Client;
+use lumeofs_base::InodeId;
+use std::sync::Arc;
+
+const FILES: usize = 700;
+
+fn walker(cluster: &Cluster) -> Arc<Client> {
+    let client = cluster.client();
+    until("leases count", || client.lease_stats().is_valid);
+    client
+}
+
+fn name(number: usize) -> String {
+    format!("file {number}")
+}
+
+/// Queries that went to the leader, by kind.
+fn asked(client: &Client, kinds: &[&str]) -> u64 {
+    let stats = client.lease_stats();
+    kinds.iter().map(|kind| stats.of(kind).asked).sum()
+}
+
+/// Looks all names up, has their attributes and extended attributes, and reads the files.
+fn walk(client: &Client, names: impl IntoIterator<Item = Vec<u8>>) {
+    for name in names {
+        let attr = client.lookup(cx(), InodeId::ROOT, &name).unwrap();
+        assert_eq!(client.getattr(cx(), attr.ino).unwrap(), attr);
+        assert!(client.getxattr(cx(), attr.ino, b"user.x").is_err());
+        client.open(cx(), attr.ino, false).unwrap();
+        assert_eq!(get(client, attr.ino, 0, 4096), name);
+        client.release(attr.ino);
+    }
+}
+
+#[test]
+fn a_walk_asks_for_many_inodes_at_once() {
+    let cluster = Cluster::start(1);
+    let maker = walker(&cluster);
+    for number in 0..FILES {
+        let name = name(number);
+        let ino = file(&maker, &name);
+        put(&maker, ino, 0, name.as_bytes());
+        maker.fsync(cx(), ino, false).unwrap();
+        maker.release(ino);
+    }
+    maker.close();
+
+    // In the order of their making, as a program that knows the names.
+    let by_name = walker(&cluster);
+    walk(&by_name, (0..FILES).map(|number| name(number).into_bytes()));
+    assert_eq!(asked(&by_name, &["get_attr", "get_xattr", "open"]), 0);
+    let questions = asked(&by_name, &["lookup", "read_dir", "chunks"]);
+    assert!(questions < 40, "{:?}", by_name.lease_stats());
+
+    // As a program that lists.
+    let lister = walker(&cluster);
+    let (entries, more) = lister.readdir(cx(), InodeId::ROOT, 0, 1024).unwrap();
+    assert_eq!((entries.len(), more), (FILES, false));
+    walk(&lister, entries.into_iter().map(|entry| entry.name));
+    let kinds = ["lookup", "get_attr", "get_xattr", "open", "chunks"];
+    assert_eq!(asked(&lister, &kinds), 0, "{:?}", lister.lease_stats());
+    assert_eq!(asked(&lister, &["read_dir"]), 3);
+}

@@ -1,0 +1,179 @@
+//! Inodes that come with a listing: what the leader tells of them, and how many a mount asks for.
+
+use crate::fixture::{DIR, FILE, OTHER, World, attr, entry, ms, touched, unlinked};
+use lumeofs_base::InodeId;
+use lumeofs_base::limits::READDIR_INODES_MAX;
+use lumeofs_lease::{Cached, Holder, Kind, Learned, Want};
+use lumeofs_meta::op::{DirEntry, Listed};
+
+fn listed(ino: InodeId) -> Listed {
+    Listed {
+        attr: attr(ino, 7),
+        first_chunk: None,
+        has_xattrs: ino == OTHER,
+    }
+}
+
+/// A mount lists [`DIR`] with these inodes, named by their place. Says which of them it was told of.
+fn list(world: &mut World, mount: usize, inodes: &[InodeId]) -> Vec<InodeId> {
+    let entries: Vec<DirEntry> = (3..)
+        .zip(inodes)
+        .map(|(cookie, ino)| entry(format!("{cookie}").as_bytes(), cookie, *ino))
+        .collect();
+    let mut answer = world.ask(mount, &[DIR], Want::Shared).unwrap();
+    let mut listed: Vec<Listed> = inodes.iter().map(|ino| listed(*ino)).collect();
+    let (now, session) = (world.now, world.mounts[mount].session);
+    let offered = world.table.offer(now, session, Want::Shared, &mut listed);
+    assert_eq!(offered.len(), listed.len());
+    answer.grants.extend(offered);
+    let learned = Learned::Entries {
+        ino: DIR,
+        after: 0,
+        entries: &entries,
+        more: false,
+        inodes: &listed,
+    };
+    let holder = world.holder(mount);
+    holder.learn(now, answer.generation, &answer.grants, learned);
+    listed.iter().map(|listed| listed.attr.ino).collect()
+}
+
+#[test]
+fn what_a_listing_tells_is_answered_from_memory_until_it_changes() {
+    let mut world = World::new(2);
+    assert_eq!(list(&mut world, 0, &[FILE, OTHER]), [FILE, OTHER]);
+    let now = world.now;
+    let holder = world.holder(0);
+    assert_eq!(
+        holder.lookup(now, DIR, b"3"),
+        Cached::Is(attr(FILE, 7)),
+        "by its name"
+    );
+    assert_eq!(holder.attr(now, OTHER), Cached::Is(attr(OTHER, 7)));
+    assert_eq!(
+        holder.xattr(now, FILE, b"user.a"),
+        Cached::Absent,
+        "it has none"
+    );
+    assert_eq!(holder.xattr(now, OTHER, b"user.a"), Cached::Unknown);
+    let changed = world.change(1, &[touched(FILE, 8)]);
+    assert!(!world.table.is_heard(&changed.unheard), "it must be told");
+    world.hear(0);
+    assert_eq!(world.mode(0, FILE), Some(8));
+}
+
+#[test]
+fn nothing_is_told_of_an_inode_that_somebody_writes_or_has_not_heard_of() {
+    let mut world = World::new(3);
+    world.get(1, FILE, Want::Write(FILE));
+    world.get(1, OTHER, Want::Shared);
+    assert_eq!(list(&mut world, 0, &[FILE, OTHER]), [OTHER]);
+    assert_eq!(world.poll(1).recalls, [], "nobody is asked for its sake");
+    world.change(0, &[touched(OTHER, 8)]);
+    assert_eq!(
+        list(&mut world, 2, &[FILE, OTHER]),
+        [],
+        "mount 1 has not heard"
+    );
+    world.hear(1);
+    assert_eq!(list(&mut world, 2, &[FILE, OTHER]), [OTHER]);
+}
+
+#[test]
+fn an_own_right_stays_what_it_is() {
+    let mut world = World::new(1);
+    world.get(0, FILE, Want::Write(FILE));
+    assert_eq!(list(&mut world, 0, &[FILE, OTHER]), [OTHER]);
+    assert_eq!(world.get(0, FILE, Want::Shared), Some(Kind::Exclusive));
+}
+
+#[test]
+fn a_new_leader_tells_of_nothing_before_it_knows_who_writes() {
+    let mut world = World::new(2);
+    world.pass(ms(7_000));
+    world.elect();
+    world.begin(0);
+    assert_eq!(list(&mut world, 0, &[FILE]), []);
+    world.begin(1);
+    assert_eq!(list(&mut world, 0, &[FILE]), [FILE]);
+}
+
+#[test]
+fn who_got_no_lease_hears_nothing_and_keeps_nothing() {
+    let mut world = World::new(1);
+    let (now, session) = (world.now, world.mounts[0].session);
+    let mut inodes = vec![listed(FILE)];
+    let grants = world.table.offer(now, session, Want::Nothing, &mut inodes);
+    assert!(grants.is_empty() && inodes.is_empty());
+    assert_eq!(world.table.counts(), [0, 0, 0]);
+}
+
+#[test]
+fn a_file_that_a_listing_told_of_is_open_without_a_word_and_its_end_is_heard() {
+    let mut world = World::new(2);
+    list(&mut world, 0, &[FILE]);
+    let now = world.now;
+    assert!(world.holder(0).open(now, FILE));
+    world.change(1, &[unlinked(FILE)]);
+    world.poll(0);
+    assert_eq!(world.poll(0).opened, [FILE]);
+}
+
+/// Lists directories whose inodes are used or not. Says with how many inodes each was asked for.
+fn walk(world: &mut World, times: std::ops::Range<u64>, is_used: bool) -> Vec<usize> {
+    let mut counts = Vec::new();
+    for time in times {
+        let count = world.holder(0).listed_ahead();
+        let inodes: Vec<InodeId> = (0..count as u64)
+            .map(|at| InodeId(10_000 + time * 1_000 + at))
+            .collect();
+        list(world, 0, &inodes);
+        let now = world.now;
+        for ino in inodes.into_iter().filter(|_| is_used) {
+            assert_ne!(world.holder(0).attr(now, ino), Cached::Unknown);
+        }
+        counts.push(count);
+    }
+    counts
+}
+
+#[test]
+fn what_is_used_is_asked_for_and_what_is_not_ends() {
+    let mut world = World::new(1);
+    let most = READDIR_INODES_MAX;
+    assert_eq!(walk(&mut world, 0..20, true), vec![most; 20]);
+    let unused = walk(&mut world, 20..26, false);
+    assert_eq!(unused, [most, most, most, most, 0, 0]);
+    // Names that were asked for one by one let it be tried again.
+    let tries = (0..64).filter(|_| world.holder(0).look_ahead(FILE, b"x").is_some());
+    assert_eq!(tries.count(), 0, "of this nothing is known");
+    assert_eq!(walk(&mut world, 26..28, true), [64, most]);
+}
+
+fn ahead(holder: &mut Holder, name: &[u8]) -> Option<(u64, usize)> {
+    let ahead = holder.look_ahead(DIR, name)?;
+    Some((ahead.after, ahead.count))
+}
+
+#[test]
+fn names_that_are_looked_up_one_by_one_are_a_walk_after_some() {
+    let mut world = World::new(1);
+    let most = READDIR_INODES_MAX;
+    let learned = Learned::Name {
+        parent: DIR,
+        name: b"a",
+        attr: None,
+    };
+    let answer = world.ask(0, &[DIR], Want::Shared).unwrap();
+    let now = world.now;
+    assert_eq!(ahead(world.holder(0), b"a"), None);
+    let holder = world.holder(0);
+    holder.learn(now, answer.generation, &answer.grants, learned);
+    assert_eq!(ahead(holder, b"b"), None);
+    assert_eq!(ahead(holder, b"c"), None);
+    assert_eq!(ahead(holder, b"d"), Some((0, most)));
+    // Once it is listed: what follows the name, and nothing for one that is not there.
+    world.list(0, &[entry(b"a", 30, FILE), entry(b"b", 40, OTHER)]);
+    assert_eq!(ahead(world.holder(0), b"b"), Some((39, most)));
+    assert_eq!(ahead(world.holder(0), b"c"), None);
+}
