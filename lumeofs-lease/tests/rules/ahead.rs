@@ -177,3 +177,33 @@ fn names_that_are_looked_up_one_by_one_are_a_walk_after_some() {
     assert_eq!(ahead(world.holder(0), b"b"), Some((39, most)));
     assert_eq!(ahead(world.holder(0), b"c"), None);
 }
+
+#[test]
+fn a_name_that_is_looked_up_leaves_a_listing_that_is_read_in_part() {
+    let mut world = World::new(1);
+    let answer = world.ask(0, &[DIR], Want::Shared).unwrap();
+    let now = world.now;
+    let entries = [entry(b"a", 30, FILE)];
+    let learned = Learned::Entries {
+        ino: DIR,
+        after: 0,
+        entries: &entries,
+        more: true,
+        inodes: &[],
+    };
+    let holder = world.holder(0);
+    holder.learn(now, answer.generation, &answer.grants, learned);
+    let found = world.ask(0, &[DIR, OTHER], Want::Shared).unwrap();
+    let other = attr(OTHER, 1);
+    let learned = Learned::Name {
+        parent: DIR,
+        name: b"z",
+        attr: Some(&other),
+    };
+    let holder = world.holder(0);
+    holder.learn(now, found.generation, &found.grants, learned);
+    assert_eq!(ahead(holder, b"b"), None);
+    assert_eq!(ahead(holder, b"c"), None);
+    let most = READDIR_INODES_MAX;
+    assert_eq!(ahead(holder, b"d"), Some((30, most)), "it goes on");
+}

@@ -77,10 +77,11 @@ impl Names {
         if known.is_some_and(|known| number <= known.number) {
             return 0;
         }
-        if known.map(|known| known.to).unwrap_or_default() != to {
+        let is_told = known.is_some() || self.is_complete();
+        if is_told && known.and_then(|known| known.to) != to {
             // There is something that the listing does not have, or the other way round.
             self.pages.clear();
-        } else if known.is_none() && self.is_complete() {
+        } else if is_told && known.is_none() {
             return 0;
         }
         let cookie = known.and_then(|known| known.cookie);
