@@ -106,7 +106,10 @@ impl Link {
 
     fn act(&self, state: &mut State, act: Act) {
         match act {
-            Act::DropData(ino) => self.drop_data(ino),
+            Act::DropData(ino) => {
+                self.drop_data(ino);
+                self.kernel.forget(ino);
+            }
             Act::GiveBack(ino) => state.give_back.push_back(Due {
                 ino,
                 generation: state.holder.generation(),
@@ -134,5 +137,6 @@ impl Link {
             state.holder.take_acts();
         });
         self.leases.changed.notify_all();
+        self.kernel.forget_all();
     }
 }

@@ -8,6 +8,7 @@ mod data;
 mod fenced;
 mod files;
 mod inodes;
+mod kernel;
 mod leases;
 mod link;
 mod map;
@@ -27,6 +28,7 @@ mod wait;
 mod window;
 
 pub use client::{Client, ClientOptions, Context, OnOutage, Range, Usage, WriteMode, Written};
+pub use kernel::PageRequest;
 pub use leases::{GiveBacks, LeaseStats, Lookups, Polls};
 pub use pages::{CACHE_BYTES_DEFAULT, CACHE_BYTES_MIN, CacheStats};
 pub use report::{ChunkReport, ReplicaReport, ReplicaState};

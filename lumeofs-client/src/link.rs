@@ -4,6 +4,7 @@
 use crate::client::{ClientOptions, Context, OnOutage};
 use crate::data::{Ahead, Generations};
 use crate::inodes::Inodes;
+use crate::kernel::Kernel;
 use crate::leases::Leases;
 use crate::map::Maps;
 use crate::masters::Masters;
@@ -50,6 +51,7 @@ pub(crate) struct Link {
     pub(crate) leases: Leases,
     pub(crate) pages: Pages,
     pub(crate) ahead: Ahead,
+    pub(crate) kernel: Kernel,
     pub(crate) generations: Generations,
     /// See [`Link::era`].
     pub(crate) era: AtomicU32,
@@ -110,6 +112,7 @@ impl Link {
             leases: Leases::new(),
             pages: Pages::new(options.cache_bytes),
             ahead: Ahead::default(),
+            kernel: Kernel::default(),
             generations: Generations::default(),
             era: AtomicU32::new(0),
             halt: Halt::default(),
@@ -125,6 +128,7 @@ impl Link {
         link.start("lumeofs-publish", Self::keep_publishing)?;
         link.start("lumeofs-lease", Self::keep_polling)?;
         link.start("lumeofs-ack", Self::keep_acknowledging)?;
+        link.start("lumeofs-kernel", Self::keep_dropping_pages)?;
         for _ in 0..GIVING_BACK {
             link.start("lumeofs-giveback", Self::keep_giving_back)?;
         }
@@ -201,6 +205,7 @@ impl Link {
         }
         self.pages.shared.wake_workers();
         self.ahead.end();
+        self.kernel.end();
         self.session.beat_soon();
         self.leases.wake();
         for thread in std::mem::take(&mut *self.threads.lock()) {

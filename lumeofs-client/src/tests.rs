@@ -7,6 +7,7 @@ mod closing;
 mod cluster;
 mod coherence;
 mod files;
+mod kernel;
 mod late;
 mod leases;
 mod meta;

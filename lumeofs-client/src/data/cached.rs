@@ -13,6 +13,7 @@ use crate::pages::file::File;
 use crate::pages::local::Local;
 use crate::pages::{count, without};
 use crate::ranges::Held;
+use lumeofs_base::buf::AlignedBuf;
 use lumeofs_base::clock::{Clock, SystemClock};
 use lumeofs_base::limits::{BLOCK_SIZE, FILE_SIZE_BYTES_MAX};
 use lumeofs_base::{Code, FsError, FsResult, InodeId};
@@ -123,9 +124,10 @@ impl Link {
         inode: &Inode,
         id: u64,
         ranges: &[Range<u64>],
-    ) -> FsResult<Vec<u8>> {
+    ) -> FsResult<AlignedBuf> {
         let len: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-        let mut data = vec![0; len as usize];
+        // Fresh pages would cost more than filling them.
+        let mut data = AlignedBuf::scratch(len as usize);
         let fetched = self.fetch_ranges(asker, file.ino, inode, ranges, &mut data);
         file.end_fill(id, fetched.is_ok().then_some(&data[..]));
         fetched.map(|()| data)

@@ -78,6 +78,11 @@ impl Link {
                     self.leases.changed.wait_for(&mut state, SLICE * 10);
                     continue;
                 }
+                if self.kernel.is_due() {
+                    drop(state);
+                    self.kernel.wait();
+                    continue;
+                }
                 Sent {
                     session: state.session,
                     poll: state.holder.poll(),
@@ -96,7 +101,12 @@ impl Link {
 
     /// What the next long poll says, if there is a session.
     fn next_poll(&self, after_failure: bool) -> Option<Sent> {
+        self.kernel.wait();
         self.with_leases(|state| {
+            if self.kernel.is_due() {
+                // It was recalled beside.
+                return None;
+            }
             let now = now();
             state.note_lapse(now, &self.leases.counters);
             if state.session == SessionId::default() {

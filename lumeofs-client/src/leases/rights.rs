@@ -91,6 +91,17 @@ impl Link {
         })
     }
 
+    /// Whether a change of a file's data by others would be heard of.
+    pub(crate) fn keeps_data(&self, ino: InodeId) -> bool {
+        let holder = &mut self.leases.state.lock().holder;
+        holder.caches_data(now(), ino).is_some()
+    }
+
+    /// Whether leases count now.
+    pub(crate) fn leases_count(&self) -> bool {
+        self.leases.state.lock().holder.is_valid(now())
+    }
+
     /// Whether the datanodes have all that others have written to a file: if not, the leader has to be asked first.
     pub(crate) fn is_covered(&self, ino: InodeId) -> bool {
         self.leases.state.lock().holder.is_covered(now(), ino)
