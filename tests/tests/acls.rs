@@ -2,6 +2,8 @@
 
 use lumeofs_tests::loop_mounts::{LoopMounts, MKFS_EXT4};
 use lumeofs_tests::{Cluster, run, shell};
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -58,6 +60,50 @@ fn every_case_ends_as_on_ext4_with_calls_from_two_mounts_in_turn() {
     assert!(wanted.len() > 2000, "{} cases", wanted.len());
 }
 
+/// Extended attributes that the leader was asked for by a mount.
+fn asked(mount: &Path) -> u64 {
+    let mut page = vec![0; 1 << 16];
+    let length = rustix::fs::getxattr(mount, "lumeofs.stats", &mut page[..]).unwrap();
+    let page = std::str::from_utf8(&page[..length]).unwrap();
+    let series = "lumeofs_mount_queries_total{kind=\"get_xattr\",from=\"leader\"} ";
+    let value = page.lines().find_map(|line| line.strip_prefix(series));
+    value.expect(series).parse().unwrap()
+}
+
+#[test]
+fn without_lists_nobody_is_asked_for_them_and_long_ones_end_with_e2big() {
+    let mut cluster = Cluster::start();
+    let (a, b) = (cluster.mount(), cluster.second_mount());
+    let script = "umask 022; mkdir -p tree/{1..9}/{1..9}; for at in tree/*/*; do echo x > $at/f; done; chmod 755 .";
+    shell(&a, script);
+    let walk = "ls -lR tree | wc -l; find tree -type f -exec cat {} +";
+    for mount in [&a, &b] {
+        let before = asked(mount);
+        shell(mount, walk);
+        // Nobody else's permissions are a matter of lists alone, so the kernel asks for them at each step.
+        let other = format!("setpriv --reuid 1000 --regid 1000 --clear-groups bash -ec '{walk}'");
+        shell(mount, &other);
+        assert_eq!(asked(mount), before);
+    }
+    let list = |count: usize| {
+        let mut value = vec![2, 0, 0, 0];
+        let mut add = |tag, id| value.extend([tag, 0, 6, 0, id, id, id, id]);
+        add(1, 255);
+        (0..count - 4).for_each(|_| add(2, 1));
+        [4, 16, 32].into_iter().for_each(|tag| add(tag, 255));
+        value
+    };
+    let set = |count| {
+        let (path, name) = (a.join("tree"), "system.posix_acl_access");
+        rustix::fs::setxattr(path, name, &list(count), XattrFlags::empty())
+    };
+    assert_eq!(set(511), Ok(()));
+    assert_eq!(set(512), Err(Errno::TOOBIG));
+    let mut found = [0; 4096];
+    let length = rustix::fs::getxattr(b.join("tree"), "system.posix_acl_access", &mut found[..]);
+    assert_eq!(found[..length.unwrap()], list(511));
+}
+
 #[test]
 fn copies_archives_and_synchronisation_keep_lists_and_attributes() {
     let mut cluster = Cluster::start();
@@ -80,8 +126,9 @@ fn copies_archives_and_synchronisation_keep_lists_and_attributes() {
     let show = |tree: &Path| {
         shell(
             tree,
-            "getfacl -R -P --numeric . ; getfattr -R -P -h -d -m - -e hex . ; \
-             find . -printf '%p %m %U:%G %y\n' | sort",
+            r"find . ! -type l -print0 | sort -z | xargs -0 getfacl --numeric
+            find . -print0 | sort -z | xargs -0 getfattr -h -d -m - -e hex
+            find . -printf '%p %m %U:%G %y\n' | sort",
         )
     };
     let wanted = show(&local.join("tree"));

@@ -1,8 +1,8 @@
 //! Inodes that come with a listing: what the leader tells of them, and how many a mount asks for.
 
 use crate::fixture::{DIR, FILE, OTHER, World, attr, entry, ms, touched, unlinked};
-use lumeofs_base::{Attr, InodeId};
 use lumeofs_base::limits::READDIR_INODES_MAX;
+use lumeofs_base::{Attr, InodeId};
 use lumeofs_lease::{Cached, Holder, Kind, Learned, Want};
 use lumeofs_meta::op::{DirEntry, Listed};
 
