@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const CASES: &str = include_str!("acls/cases.py");
+const RACING: &str = include_str!("acls/racing.py");
 
 /// An ext4 in a file, in the scratch directory of a cluster.
 fn ext4(cluster: &Cluster) -> (LoopMounts, PathBuf) {
@@ -58,6 +59,20 @@ fn every_case_ends_as_on_ext4_with_calls_from_two_mounts_in_turn() {
         shown.join("\n")
     );
     assert!(wanted.len() > 2000, "{} cases", wanted.len());
+}
+
+#[test]
+fn what_was_given_or_taken_counts_in_each_try_that_begins_after_it() {
+    let mut cluster = Cluster::start();
+    let (a, b) = (cluster.mount(), cluster.second_mount());
+    for target in ["dir", "dir/file"] {
+        let (one, other) = (a.to_str().unwrap(), b.to_str().unwrap());
+        print!(
+            "{}",
+            run("python3", &["-c", RACING, one, other, "5", target])
+        );
+        std::fs::remove_dir_all(a.join("dir")).unwrap();
+    }
 }
 
 /// Extended attributes that the leader was asked for by a mount.
