@@ -68,4 +68,6 @@ pub struct Attr {
     /// Bytes past `size` may exist in the last chunk; they must be cut off there before the file
     /// grows again.
     pub tail_unclean: bool,
+    /// There are extended attributes, POSIX ACLs among them.
+    pub has_xattrs: bool,
 }

@@ -3,7 +3,9 @@
 use crate::client::{Client, Context, Usage};
 use crate::meta::unexpected;
 use lumeofs_base::{Attr, FileKind, FsResult, InodeId};
-use lumeofs_meta::op::{DirEntry, Mutation, NewNode, Query, RenameMode, Reply, SetAttr, XattrMode};
+use lumeofs_meta::op::{
+    CreateMode, DirEntry, Mutation, NewNode, Query, RenameMode, Reply, SetAttr, XattrMode,
+};
 
 impl Client {
     /// The object that `name` means in `parent`; `.` and `..` are answered too.
@@ -40,7 +42,7 @@ impl Client {
         parent: InodeId,
         name: &[u8],
         node: NewNode,
-        mode: u16,
+        mode: impl Into<CreateMode>,
         exclusive: bool,
     ) -> FsResult<(Attr, bool)> {
         let link = &self.link;
@@ -55,7 +57,7 @@ impl Client {
             parent,
             name: name.to_vec(),
             node,
-            mode,
+            mode: mode.into(),
             exclusive,
         };
         let era = link.era();

@@ -38,16 +38,21 @@ const BACKGROUND_CONGESTED: u16 = 96;
 /// - `ATOMIC_O_TRUNC`: O_TRUNC comes with the open, not after it.
 /// - `DIRECT_IO_ALLOW_MMAP`: shared mappings in spite of direct I/O.
 /// - `AUTO_INVAL_DATA`: pages that mmap left in the kernel go when a stat or open shows another mtime.
+/// - `POSIX_ACL`: ACLs count where the kernel checks permissions. It forgets those that it knows whenever it asks for
+///   attributes, as it does before each check.
+/// - `DONT_MASK`: umasks come with what they are for: a default ACL takes their place.
 ///
 /// Not asked for: the write-back cache, which makes the kernel the owner of size and times; readdirplus, whose
 /// attributes would be worth nothing with time-outs of 0; locks, which so stay local to this machine;
 /// OVER_IO_URING, which without a ring hangs every request.
-const CAPABILITIES: [InitFlags; 5] = [
+const CAPABILITIES: [InitFlags; 7] = [
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_ATOMIC_O_TRUNC,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
     InitFlags::FUSE_AUTO_INVAL_DATA,
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
 ];
 
 /// The filesystem as fuser wants it.
@@ -184,7 +189,7 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
@@ -194,7 +199,7 @@ impl Filesystem for Adapter {
             request,
             parent,
             reply,
-            move |core, cx, parent| core.mknod(cx, parent, &name, mode, rdev),
+            move |core, cx, parent| core.mknod(cx, parent, &name, mode, umask, rdev),
         );
     }
 
@@ -204,7 +209,7 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         let name = name.as_bytes().to_vec();
@@ -213,7 +218,7 @@ impl Filesystem for Adapter {
             request,
             parent,
             reply,
-            move |core, cx, parent| core.mkdir(cx, parent, &name, mode),
+            move |core, cx, parent| core.mkdir(cx, parent, &name, mode, umask),
         );
     }
 
@@ -308,7 +313,7 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
@@ -318,7 +323,7 @@ impl Filesystem for Adapter {
             request,
             parent,
             reply,
-            move |core, cx, parent| core.create(cx, parent, &name, mode, flags),
+            move |core, cx, parent| core.create(cx, parent, &name, mode, umask, flags),
         );
     }
 
@@ -460,8 +465,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        let tid = request.pid();
         self.run(Op::SetXattr, request, ino, reply, move |core, cx, ino| {
-            core.setxattr(cx, ino, &name, &value, flags)
+            core.setxattr(cx, tid, ino, &name, (&value, flags))
         });
     }
 

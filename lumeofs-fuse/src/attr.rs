@@ -139,6 +139,7 @@ mod tests {
             btime: time,
             truncations: 0,
             tail_unclean: false,
+            has_xattrs: false,
         }
     }
 

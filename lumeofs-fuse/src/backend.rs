@@ -3,7 +3,7 @@
 
 use lumeofs_base::{Attr, FsResult, InodeId};
 use lumeofs_client::{CacheStats, Client, Context, LeaseStats, Range, Usage, WriteMode, Written};
-use lumeofs_meta::op::{DirEntry, NewNode, RenameMode, SetAttr, XattrMode};
+use lumeofs_meta::op::{CreateMode, DirEntry, NewNode, RenameMode, SetAttr, XattrMode};
 use std::time::Duration;
 
 /// The calls of [`Client`] that a mount makes; see there for what each promises.
@@ -17,7 +17,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
         parent: InodeId,
         name: &[u8],
         node: NewNode,
-        mode: u16,
+        mode: CreateMode,
     ) -> FsResult<Attr>;
     fn link(&self, cx: Context<'_>, ino: InodeId, parent: InodeId, name: &[u8]) -> FsResult<Attr>;
     fn unlink(&self, cx: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<()>;
@@ -104,7 +104,7 @@ impl Backend for Client {
         parent: InodeId,
         name: &[u8],
         node: NewNode,
-        mode: u16,
+        mode: CreateMode,
     ) -> FsResult<Attr> {
         // Always exclusive: see `Core::create` for what happens to a name that appeared meanwhile.
         Client::create(self, cx, parent, name, node, mode, true).map(|(attr, _)| attr)

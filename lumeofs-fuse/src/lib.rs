@@ -17,6 +17,7 @@ mod core;
 mod dispatch;
 mod ending;
 mod errno;
+mod groups;
 #[cfg(test)]
 mod memory;
 mod metrics;

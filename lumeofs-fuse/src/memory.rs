@@ -4,7 +4,7 @@
 use crate::backend::Backend;
 use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId, Timestamp};
 use lumeofs_client::{CacheStats, Context, LeaseStats, Range, Usage, WriteMode, Written};
-use lumeofs_meta::op::{DirEntry, NewNode, RenameMode, SetAttr, SetTime, XattrMode};
+use lumeofs_meta::op::{CreateMode, DirEntry, NewNode, RenameMode, SetAttr, SetTime, XattrMode};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -117,6 +117,7 @@ impl State {
             btime: now,
             truncations: 0,
             tail_unclean: false,
+            has_xattrs: false,
         };
         let node = Node {
             attr: attr.clone(),
@@ -231,7 +232,7 @@ impl Backend for Memory {
         parent: InodeId,
         name: &[u8],
         node: NewNode,
-        mode: u16,
+        mode: CreateMode,
     ) -> FsResult<Attr> {
         let mut state = self.state.lock();
         if state.find(parent, name).is_ok() {
@@ -243,7 +244,7 @@ impl Backend for Memory {
             NewNode::Symlink(target) => (FileKind::Symlink, target, 0),
             NewNode::Special(kind, rdev) => (kind, Vec::new(), rdev),
         };
-        let ino = state.add(parent, kind, mode).ino;
+        let ino = state.add(parent, kind, mode.mode & !mode.umask).ino;
         state.insert(parent, name, ino)?;
         let node = state.node(ino)?;
         node.attr.size = target.len() as u64;

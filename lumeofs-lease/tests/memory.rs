@@ -66,6 +66,7 @@ fn file(ino: InodeId) -> Attr {
         btime: Timestamp::default(),
         truncations: 0,
         tail_unclean: false,
+        has_xattrs: false,
     }
 }
 

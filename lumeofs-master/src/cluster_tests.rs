@@ -23,7 +23,7 @@ fn create(name: &str) -> Mutation {
         parent: InodeId::ROOT,
         name: name.into(),
         node: NewNode::Regular,
-        mode: 0o644,
+        mode: 0o644.into(),
         exclusive: true,
     }
 }
@@ -33,7 +33,7 @@ fn mkdir(name: &str) -> Mutation {
         parent: InodeId::ROOT,
         name: name.into(),
         node: NewNode::Directory,
-        mode: 0o755,
+        mode: 0o755.into(),
         exclusive: true,
     }
 }

@@ -42,7 +42,7 @@ fn main() {
                     parent: InodeId::ROOT,
                     name: format!("file-{number}").into_bytes(),
                     node: NewNode::Regular,
-                    mode: 0o644,
+                    mode: 0o644.into(),
                     exclusive: true,
                 },
             };

@@ -1,6 +1,8 @@
-//! Permissions of callers that the kernel did not check (K6): mode bits, ownership, sticky.
+//! Permissions of callers that the kernel did not check (K6): mode bits, ACLs, ownership, sticky.
 
+use crate::acl::Which;
 use crate::op::Caller;
+use crate::record::Inode;
 use lumeofs_base::{Attr, Code, FsError, FsResult};
 
 /// Permission to read.
@@ -16,6 +18,8 @@ pub(crate) const SUID: u16 = 0o4000;
 pub(crate) const SGID: u16 = 0o2000;
 /// Sticky bit.
 pub(crate) const STICKY: u16 = 0o1000;
+/// Permissions of the group, or the mask of an ACL.
+const GROUP_CLASS: u16 = 0o070;
 /// Execute permission of the group: with it, [`SGID`] means set-group-id.
 pub(crate) const GROUP_EXEC: u16 = 0o010;
 
@@ -29,21 +33,25 @@ pub(crate) fn in_group(caller: &Caller, gid: u32) -> bool {
     caller.gid == gid || caller.groups.contains(&gid)
 }
 
-/// Whether the mode bits give the caller all of `want`.
-fn allows(caller: &Caller, attr: &Attr, want: u16) -> bool {
-    let shift = match () {
-        () if caller.uid == attr.uid => 6,
-        () if in_group(caller, attr.gid) => 3,
-        () => 0,
+/// Whether mode bits and ACL give the caller all of `want`.
+fn allows(caller: &Caller, inode: &Inode, want: u16) -> bool {
+    let attr = &inode.attr;
+    let shift = match inode.acls.get(Which::Access) {
+        _ if caller.uid == attr.uid => 6,
+        // As in Linux, which looks at no ACL that gives its group class nothing.
+        Some(acl) if attr.mode & GROUP_CLASS != 0 => return acl.allows(caller, attr.gid, want),
+        _ if in_group(caller, attr.gid) => 3,
+        _ => 0,
     };
     (attr.mode >> shift) & want == want
 }
 
-/// Fails with `Access` unless the mode bits give the caller all of `want`.
-pub(crate) fn require(caller: &Caller, attr: &Attr, want: u16) -> FsResult<()> {
-    if passes_all(caller) || allows(caller, attr, want) {
+/// Fails with `Access` unless mode bits and ACL give the caller all of `want`.
+pub(crate) fn require(caller: &Caller, inode: &Inode, want: u16) -> FsResult<()> {
+    if passes_all(caller) || allows(caller, inode, want) {
         return Ok(());
     }
+    let attr = &inode.attr;
     Err(FsError::new(
         Code::Access,
         format!(
@@ -55,11 +63,11 @@ pub(crate) fn require(caller: &Caller, attr: &Attr, want: u16) -> FsResult<()> {
 
 /// Fails with `Access` unless the caller may change the file's contents. Its owner may at any time:
 /// the file may have been opened before its mode forbade it.
-pub(crate) fn require_write_of_open(caller: &Caller, attr: &Attr) -> FsResult<()> {
-    if caller.uid == attr.uid {
+pub(crate) fn require_write_of_open(caller: &Caller, inode: &Inode) -> FsResult<()> {
+    if caller.uid == inode.attr.uid {
         Ok(())
     } else {
-        require(caller, attr, WRITE)
+        require(caller, inode, WRITE)
     }
 }
 
@@ -75,8 +83,9 @@ pub(crate) fn require_owner(caller: &Caller, attr: &Attr) -> FsResult<()> {
 }
 
 /// Fails unless the caller may remove `object` from `dir`.
-pub(crate) fn require_removal(caller: &Caller, dir: &Attr, object: &Attr) -> FsResult<()> {
+pub(crate) fn require_removal(caller: &Caller, dir: &Inode, object: &Attr) -> FsResult<()> {
     require(caller, dir, WRITE | SEARCH)?;
+    let dir = &dir.attr;
     let sticky = dir.mode & STICKY != 0;
     if !sticky || passes_all(caller) || caller.uid == object.uid || caller.uid == dir.uid {
         return Ok(());

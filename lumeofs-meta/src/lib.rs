@@ -13,6 +13,7 @@ pub mod restore;
 pub mod tables;
 
 mod access;
+mod acl;
 mod directory;
 mod ops;
 mod query;

@@ -23,6 +23,22 @@ pub struct Caller {
     pub trusted: bool,
 }
 
+/// The mode that a caller wants for a new object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateMode {
+    /// Permission bits, the low 12 bits of `st_mode`.
+    pub mode: u16,
+    /// Permissions that are not given, unless the directory has a default ACL.
+    pub umask: u16,
+}
+
+impl From<u16> for CreateMode {
+    /// Without a umask.
+    fn from(mode: u16) -> Self {
+        Self { mode, umask: 0 }
+    }
+}
+
 /// What kind of object to make, with what only that kind has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NewNode {
@@ -144,13 +160,12 @@ impl Query {
 #[allow(missing_docs, reason = "the fields are named for what they are")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mutation {
-    /// Makes an object. With `exclusive == false` an existing regular file is returned as it is.
-    /// `mode` already went through the umask. -> [`Reply::Created`]
+    /// Makes an object. With `exclusive == false` an existing regular file is returned as it is. -> [`Reply::Created`]
     Create {
         parent: InodeId,
         name: Vec<u8>,
         node: NewNode,
-        mode: u16,
+        mode: CreateMode,
         exclusive: bool,
     },
     /// A further name for an inode. -> [`Reply::Attr`]
@@ -364,8 +379,6 @@ pub struct Listed {
     pub attr: Attr,
     /// Of a regular file: the chunk that it begins with.
     pub first_chunk: Option<ChunkRef>,
-    /// It has extended attributes.
-    pub has_xattrs: bool,
 }
 
 /// What an operation answers.

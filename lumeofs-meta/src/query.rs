@@ -1,6 +1,7 @@
 //! Queries: answered from applied state, changing nothing.
 
 use crate::access::{self, READ, SEARCH};
+use crate::acl::{Acl, Which};
 use crate::directory::{self, Found};
 use crate::keys;
 use crate::op::{Caller, DirEntry, Listed, Outcome, Query, Reply};
@@ -56,7 +57,7 @@ impl View<'_> {
                 if !dir.is_directory() {
                     return Err(FsError::new(Code::NotDirectory, format!("{parent}")));
                 }
-                access::require(caller, &dir.attr, SEARCH)?;
+                access::require(caller, &dir, SEARCH)?;
                 let attr = if name == b"." {
                     dir.attr
                 } else {
@@ -67,7 +68,7 @@ impl View<'_> {
             _ => {
                 directory::check_name(name)?;
                 let dir = live_directory(self.tables, parent)?;
-                access::require(caller, &dir.attr, SEARCH)?;
+                access::require(caller, &dir, SEARCH)?;
                 match directory::find(self.tables, parent, name) {
                     Found::At(_, dentry) => Ok(Reply::Attr(self.inode(dentry.ino)?.attr)),
                     Found::Free(_) => Err(FsError::new(
@@ -104,7 +105,7 @@ impl View<'_> {
         inodes_max: usize,
     ) -> Outcome {
         let dir = live_directory(self.tables, ino)?;
-        access::require(caller, &dir.attr, READ)?;
+        access::require(caller, &dir, READ)?;
         let count_max = (count_max as usize).clamp(1, READDIR_ENTRIES_MAX);
         let mut entries = Vec::new();
         let mut more = false;
@@ -141,17 +142,17 @@ impl View<'_> {
         Ok(Listed {
             attr: inode.attr,
             first_chunk,
-            has_xattrs: inode.xattr_list_bytes > 0,
         })
     }
 
     fn get_xattr(&self, caller: &Caller, ino: InodeId, name: &[u8]) -> Outcome {
         let inode = self.inode(ino)?;
-        ops::xattr_visible(caller, &inode.attr, name)?;
+        ops::xattr_visible(caller, &inode, name)?;
         // Most inodes have none, and the kernel asks for `security.capability` at every write.
-        let value = match inode.xattr_list_bytes {
-            0 => None,
-            _ => self.tables.get(&keys::xattr(ino, name)),
+        let value = match Which::of(name) {
+            Some(which) => inode.acls.get(which).map(Acl::value),
+            None if inode.xattr_list_bytes == 0 => None,
+            None => self.tables.get(&keys::xattr(ino, name)),
         };
         value.map(Reply::Bytes).ok_or_else(|| {
             FsError::new(
@@ -162,8 +163,8 @@ impl View<'_> {
     }
 
     fn list_xattr(&self, caller: &Caller, ino: InodeId) -> Outcome {
-        self.inode(ino)?;
-        let mut names = Vec::new();
+        let acls = self.inode(ino)?.acls;
+        let mut names: Vec<_> = acls.names().map(<[u8]>::to_vec).collect();
         let range = keys::xattrs_of(ino);
         self.tables.scan(&range.start, &range.end, &mut |key, _| {
             let name = keys::xattr_name(key);
@@ -184,7 +185,7 @@ impl View<'_> {
             ));
         }
         if caller.uid != inode.attr.uid {
-            access::require(caller, &inode.attr, READ)?;
+            access::require(caller, &inode, READ)?;
         }
         if count > CHUNKS_PER_QUERY_MAX {
             return Err(FsError::new(

@@ -3,12 +3,13 @@
 //! A value that does not decode means a damaged store or a newer version's data. Going on would make
 //! this member differ from the others, so it ends the process.
 
+use crate::acl::Acls;
 use lumeofs_base::{Attr, ChunkId, FileKind, GroupId, InodeId, RepairPolicy, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Version of the stored form of all values.
-pub const FORMAT: u8 = 3;
+pub const FORMAT: u8 = 4;
 
 /// Counters of the whole group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,15 +37,17 @@ pub(crate) struct State {
 /// An inode with what only the master knows of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Inode {
-    /// Attributes. `allocated` follows from the other fields when the inode is saved; until then it
-    /// is what the usage counter holds of this inode.
+    /// Attributes. `allocated` and `has_xattrs` follow from the other fields when the inode is saved; until then
+    /// `allocated` is what the usage counter holds of this inode.
     pub(crate) attr: Attr,
     /// Of a directory: its parent. Of others 0, since they may have several.
     pub(crate) parent: InodeId,
     /// Rows in the chunk table.
     pub(crate) chunk_rows: u32,
-    /// Names of the extended attributes with their NULs.
+    /// Names of the extended attributes that have rows, with their NULs.
     pub(crate) xattr_list_bytes: u32,
+    /// Its ACLs, which are shown as extended attributes too.
+    pub(crate) acls: Acls,
     /// Target of a symlink.
     pub(crate) target: Vec<u8>,
     /// [`State::sessions_ended`] when nothing lay past the size but what live sessions were writing, or was about to
@@ -61,6 +64,12 @@ impl Inode {
             FileKind::Regular => chunks.min(self.attr.size.next_multiple_of(4096)),
             _ => 0,
         }
+    }
+
+    /// All that listxattr(2) can return.
+    pub(crate) fn all_xattr_list_bytes(&self) -> usize {
+        let acls: usize = self.acls.names().map(|name| name.len() + 1).sum();
+        self.xattr_list_bytes as usize + acls
     }
 
     pub(crate) fn is_directory(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Tests of the namespace as a whole, through its public functions.
 
+mod acls;
 mod attributes;
 mod changes;
 mod exactly_once;
@@ -113,7 +114,7 @@ impl Fixture {
             parent,
             name,
             node,
-            mode,
+            mode: mode.into(),
             exclusive: true,
         }) {
             Ok(Reply::Created {

@@ -3,6 +3,7 @@
 //! Counters and sessions are read once and written back once per entry. An operation makes all its
 //! checks before its first change, since there is no undoing here.
 
+use crate::acl::Acls;
 use crate::change::{Applied, Change, Changes};
 use crate::directory;
 use crate::keys;
@@ -141,12 +142,14 @@ impl<'a> Tx<'a> {
             btime: now,
             truncations: 0,
             tail_unclean: false,
+            has_xattrs: false,
         };
         Inode {
             attr,
             parent: InodeId(0),
             chunk_rows: 0,
             xattr_list_bytes: 0,
+            acls: Acls::default(),
             target: Vec::new(),
             sessions_ended: self.state.sessions_ended,
         }
@@ -176,8 +179,12 @@ impl<'a> Tx<'a> {
         Ok(ino)
     }
 
-    /// Stores an inode and keeps the usage counter exact.
+    /// Stores an inode, keeps the usage counter exact and has the access ACL follow the mode.
     pub(crate) fn save(&mut self, inode: &mut Inode) {
+        if inode.acls.follow(inode.attr.mode) {
+            self.note_xattrs(inode.attr.ino);
+        }
+        inode.attr.has_xattrs = inode.all_xattr_list_bytes() > 0;
         let bytes = inode.allocated(self.state.chunk_size);
         self.state.bytes = self.state.bytes - inode.attr.allocated + bytes;
         inode.attr.allocated = bytes;
@@ -224,12 +231,17 @@ impl<'a> Tx<'a> {
     pub(crate) fn put_xattr(&mut self, ino: InodeId, name: &[u8], value: &[u8]) {
         // No version byte: the value is the user's own bytes, and always will be.
         self.tables.put(&keys::xattr(ino, name), value.to_vec());
-        self.changes.note(Change::Xattr { ino });
+        self.note_xattrs(ino);
     }
 
     /// Removes an extended attribute. The caller counts its name no more.
     pub(crate) fn remove_xattr(&mut self, ino: InodeId, name: &[u8]) {
         self.tables.delete(&keys::xattr(ino, name));
+        self.note_xattrs(ino);
+    }
+
+    /// Notes that extended attributes, or ACLs, are different now.
+    pub(crate) fn note_xattrs(&mut self, ino: InodeId) {
         self.changes.note(Change::Xattr { ino });
     }
 

@@ -15,8 +15,9 @@ use lumeofs_base::{Attr, FsResult, InodeId};
 use lumeofs_meta::op::{Mutation, Query, SetAttr};
 use std::sync::Arc;
 
-/// The extended attribute that a write takes away together with suid and sgid.
-const CAPABILITY: &[u8] = b"security.capability";
+/// Extended attributes that go with a mode: a write takes the first one away together with suid and sgid, the other one
+/// is the mode, seen another way.
+const RIGHTS: [&[u8]; 2] = [b"security.capability", b"system.posix_acl_access"];
 
 /// How a file may be read now.
 pub(crate) enum Reading {
@@ -160,7 +161,8 @@ impl Link {
         ino: InodeId,
         set: &Mutation,
     ) -> FsResult<()> {
-        let is_right = matches!(set, Mutation::SetXattr { name, .. } if name == CAPABILITY);
+        let is_right =
+            matches!(set, Mutation::SetXattr { name, .. } if RIGHTS.contains(&&name[..]));
         let mut writing = None;
         if is_right && self.is_writer(ino) {
             writing = Some(self.begin_write(asker, ino, &(0..1))?);

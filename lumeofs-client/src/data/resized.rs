@@ -46,6 +46,10 @@ impl Link {
     ) -> FsResult<Option<Attr>> {
         attributes::check_times(set)?;
         let ino = tenure.file.ino;
+        // With the mode an ACL changes, which nothing here can show.
+        if set.mode.is_some() && !self.has_no_xattrs(ino) {
+            return Ok(None);
+        }
         // Whoever replaces what is known of the file keeps this out.
         let held = tenure.file.io.share(0..1, &asker.patience)?;
         let now = SystemClock.wall();
@@ -68,6 +72,14 @@ impl Link {
             Some(Ok(Reply::Attr(attr))) => self.with_own_writes(attr),
             _ => attr,
         }))
+    }
+
+    /// Whether it is known that an inode has no extended attributes.
+    fn has_no_xattrs(&self, ino: InodeId) -> bool {
+        match self.remembered(&Query::GetAttr { ino }) {
+            Some(Ok(Reply::Attr(attr))) => !attr.has_xattrs,
+            _ => false,
+        }
     }
 
     /// Sets attributes but the size, at the leader.

@@ -53,10 +53,7 @@ impl Link {
 
     /// Where the data of files is that were listed.
     pub(super) fn learn_chunks_of(&self, listed: &[Listed], era: u32) {
-        for Listed {
-            attr, first_chunk, ..
-        } in listed
-        {
+        for Listed { attr, first_chunk } in listed {
             if attr.kind == FileKind::Regular
                 && let Some(chunk) = first_chunk
             {

@@ -33,5 +33,6 @@ pub(crate) fn attr(size: u64) -> Attr {
         btime: time,
         truncations: 0,
         tail_unclean: false,
+        has_xattrs: false,
     }
 }

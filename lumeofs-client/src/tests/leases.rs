@@ -93,6 +93,87 @@ fn what_was_asked_once_is_answered_from_memory() {
 }
 
 #[test]
+fn attributes_tell_whether_there_are_extended_ones() {
+    let cluster = Cluster::start(1);
+    let (a, b) = (client(&cluster), client(&cluster));
+    let dir = make(&a, b"dir", NewNode::Directory);
+    let access = b"system.posix_acl_access";
+    // u::rwx,u:0:rwx,g::r-x,m::rwx,o::r-x
+    let mut list = vec![2, 0, 0, 0];
+    for (tag, allows, id) in [
+        (1, 7, 255),
+        (2, 7, 0),
+        (4, 5, 255),
+        (16, 7, 255),
+        (32, 5, 255),
+    ] {
+        list.extend([tag, 0, allows, 0, id, id, id, id]);
+    }
+    let new = |name| {
+        let made = a.create(cx(), dir.ino, name, NewNode::Regular, 0o666, true);
+        let ino = made.unwrap().0.ino;
+        a.release(ino);
+        ino
+    };
+    let none = |client: &Client, ino| {
+        let before = asked(client);
+        let missing = client.getxattr(cx(), ino, access).unwrap_err();
+        assert_eq!(missing.code, Code::NoData);
+        assert!(client.listxattr(cx(), ino).unwrap().is_empty());
+        assert_eq!(asked(client), before, "its attributes say so");
+    };
+    let bare = new(b"bare");
+    none(&a, bare);
+    b.lookup(cx(), dir.ino, b"bare").unwrap();
+    none(&b, bare);
+    let default = b"system.posix_acl_default";
+    b.setxattr(cx(), dir.ino, default, &list, XattrMode::Set)
+        .unwrap();
+    let inherits = new(b"inherits");
+    for client in [&a, &b] {
+        let attr = client.lookup(cx(), dir.ino, b"inherits").unwrap();
+        assert_eq!((attr.ino, attr.mode), (inherits, 0o664));
+        let value = client.getxattr(cx(), inherits, access).unwrap();
+        assert_eq!((value.len(), value[22]), (list.len(), 5));
+        assert_eq!(client.listxattr(cx(), inherits).unwrap(), [access]);
+    }
+    // A mode that is set while there is data in memory changes the list at once.
+    a.open(cx(), inherits, false).unwrap();
+    a.write(cx(), inherits, 0, b"data", WriteMode::default())
+        .unwrap();
+    let set = SetAttr {
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    a.setattr(cx(), inherits, set).unwrap();
+    for client in [&a, &b] {
+        let value = client.getxattr(cx(), inherits, access).unwrap();
+        assert_eq!(value[30], 0, "the mask");
+    }
+    a.release(inherits);
+    // One that was set there before does not come back with the data.
+    a.open(cx(), bare, false).unwrap();
+    a.write(cx(), bare, 0, b"data", WriteMode::default())
+        .unwrap();
+    a.setattr(
+        cx(),
+        bare,
+        SetAttr {
+            mode: Some(0o600),
+            ..SetAttr::default()
+        },
+    )
+    .unwrap();
+    a.setxattr(cx(), bare, access, &list, XattrMode::Set)
+        .unwrap();
+    a.fsync(cx(), bare, false).unwrap();
+    for client in [&a, &b] {
+        assert_eq!(client.getattr(cx(), bare).unwrap().mode, 0o775);
+    }
+    a.release(bare);
+}
+
+#[test]
 fn what_one_client_changes_the_other_sees_at_once() {
     let cluster = Cluster::start(1);
     let (a, b) = (client(&cluster), client(&cluster));

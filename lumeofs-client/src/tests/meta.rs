@@ -180,7 +180,7 @@ fn a_new_leader_hears_of_open_files_and_of_releases() {
         parent: InodeId::ROOT,
         name: b"f".to_vec(),
         node: NewNode::Regular,
-        mode: 0o644,
+        mode: 0o644.into(),
         exclusive: true,
     });
     let Ok(lumeofs_meta::op::Reply::Created { attr, .. }) = made else {

@@ -5,7 +5,7 @@ use crate::attr::{kind_of_mode, permissions};
 use fuser::{FileAttr, RenameFlags};
 use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId};
 use lumeofs_client::Context;
-use lumeofs_meta::op::{NewNode, RenameMode};
+use lumeofs_meta::op::{CreateMode, NewNode, RenameMode};
 
 /// How often a file is to be made whose name appears and disappears.
 const CREATE_TRIES: usize = 16;
@@ -28,6 +28,7 @@ impl Core {
         parent: InodeId,
         name: &[u8],
         mode: u32,
+        umask: u32,
         rdev: u32,
     ) -> FsResult<FileAttr> {
         let node = match kind_of_mode(mode) {
@@ -46,7 +47,7 @@ impl Core {
         let file = node == NewNode::Regular;
         let attr = self
             .backend
-            .create(cx, parent, name, node, permissions(mode))?;
+            .create(cx, parent, name, node, create_mode(mode, umask))?;
         if file {
             // A new file counts as open, but mknod does not open it.
             self.backend.release(attr.ino);
@@ -60,9 +61,11 @@ impl Core {
         parent: InodeId,
         name: &[u8],
         mode: u32,
+        umask: u32,
     ) -> FsResult<FileAttr> {
+        let mode = create_mode(mode, umask);
         self.backend
-            .create(cx, parent, name, NewNode::Directory, permissions(mode))
+            .create(cx, parent, name, NewNode::Directory, mode)
             .map(|attr| self.referenced(&attr))
     }
 
@@ -74,7 +77,7 @@ impl Core {
         target: Vec<u8>,
     ) -> FsResult<FileAttr> {
         self.backend
-            .create(cx, parent, name, NewNode::Symlink(target), 0o777)
+            .create(cx, parent, name, NewNode::Symlink(target), 0o777.into())
             .map(|attr| self.referenced(&attr))
     }
 
@@ -88,12 +91,14 @@ impl Core {
         parent: InodeId,
         name: &[u8],
         mode: u32,
+        umask: u32,
         flags: i32,
     ) -> FsResult<FileAttr> {
+        let mode = create_mode(mode, umask);
         for _ in 0..CREATE_TRIES {
             let made = self
                 .backend
-                .create(cx, parent, name, NewNode::Regular, permissions(mode));
+                .create(cx, parent, name, NewNode::Regular, mode);
             match made {
                 Ok(attr) => return Ok(self.referenced(&attr)),
                 Err(error) if error.code == Code::Exists && flags & libc::O_EXCL == 0 => {}
@@ -159,6 +164,14 @@ impl Core {
         flags: RenameFlags,
     ) -> FsResult<()> {
         self.backend.rename(cx, from, to, rename_mode(flags)?)
+    }
+}
+
+/// The kernel leaves the umask to whom it asks, since a default ACL takes its place.
+fn create_mode(mode: u32, umask: u32) -> CreateMode {
+    CreateMode {
+        mode: permissions(mode),
+        umask: permissions(umask),
     }
 }
 

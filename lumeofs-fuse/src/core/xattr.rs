@@ -1,17 +1,24 @@
 //! Extended attributes.
 
 use super::Core;
+use crate::groups;
 use crate::metrics::Metrics;
 use lumeofs_base::metrics::Page;
 use lumeofs_base::{Code, FsError, FsResult, InodeId};
 use lumeofs_client::Context;
-use lumeofs_meta::op::XattrMode;
+use lumeofs_meta::op::{Caller, XattrMode};
 
 /// Where names of extended attributes may begin.
 const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+/// ACLs. The kernel has found them valid.
+const ACLS: [&[u8]; 2] = [ACCESS_ACL, b"system.posix_acl_default"];
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 
 /// The name under which every object of a mount shows the mount's counters: see [`crate::LIVE_COUNTERS`].
 const LIVE: &[u8] = crate::LIVE_COUNTERS.as_bytes();
+
+/// Flags that the kernel lets through although they contradict each other.
+const BOTH: i32 = libc::XATTR_CREATE | libc::XATTR_REPLACE;
 
 /// What getxattr(2) and listxattr(2) get.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,22 +68,39 @@ impl Core {
     pub(crate) fn setxattr(
         &self,
         cx: Context<'_>,
+        tid: u32,
         ino: InodeId,
         name: &[u8],
-        value: &[u8],
-        flags: i32,
+        (value, flags): (&[u8], i32),
     ) -> FsResult<()> {
         check_namespace(name)?;
         let mode = match flags {
             0 => XattrMode::Set,
             libc::XATTR_CREATE => XattrMode::Create,
             libc::XATTR_REPLACE => XattrMode::Replace,
+            BOTH => {
+                // It must be there, and must not.
+                let there = self.backend.getxattr(cx, ino, name);
+                return Err(there.map_or_else(|error| error, |_| Code::Exists.into()));
+            }
             other => {
                 return Err(FsError::new(
                     Code::Invalid,
                     format!("setxattr with flags {other:#x}"),
                 ));
             }
+        };
+        if name != ACCESS_ACL {
+            return self.backend.setxattr(cx, ino, name, value, mode);
+        }
+        // It takes set-group-id away as chmod(2) does. There the kernel says so; here it leaves that to us.
+        let caller = Caller {
+            groups: groups::of(tid),
+            ..cx.caller.clone()
+        };
+        let cx = Context {
+            caller: &caller,
+            ..cx
         };
         self.backend.setxattr(cx, ino, name, value, mode)
     }
@@ -87,9 +111,11 @@ impl Core {
     }
 }
 
-/// Names beyond those that the kernel gives a meaning and rights to would be anybody's. Among them are ACLs, and one
-/// that could be stored but is not enforced would be worse than none.
+/// Names beyond those that the kernel gives a meaning and rights to would be anybody's.
 fn check_namespace(name: &[u8]) -> FsResult<()> {
+    if ACLS.contains(&name) {
+        return Ok(());
+    }
     let rest = NAMESPACES
         .iter()
         .find_map(|prefix| name.strip_prefix(*prefix));
@@ -133,10 +159,16 @@ mod tests {
 
     #[test]
     fn only_names_with_a_known_prefix_and_a_rest_are_taken() {
-        for name in ["user.a", "trusted.overlay.opaque", "security.capability"] {
+        for name in [
+            "user.a",
+            "trusted.overlay.opaque",
+            "security.capability",
+            "system.posix_acl_access",
+            "system.posix_acl_default",
+        ] {
             assert_eq!(check_namespace(name.as_bytes()), Ok(()), "{name}");
         }
-        for name in ["", "foo", "user", "other.a", "system.posix_acl_access"] {
+        for name in ["", "foo", "user", "other.a", "system.other"] {
             let error = check_namespace(name.as_bytes()).unwrap_err();
             assert_eq!(error.code, Code::Unsupported, "{name}");
         }

@@ -286,7 +286,7 @@ fn attributes_times_and_space_can_be_set() {
 }
 
 #[test]
-fn extended_attributes_keep_their_rules_and_acls_are_refused() {
+fn extended_attributes_and_acls_keep_their_rules() {
     let Some(fixture) = Fixture::new() else {
         return;
     };
@@ -308,13 +308,18 @@ fn extended_attributes_keep_their_rules_and_acls_are_refused() {
     );
     assert_eq!(rustix::fs::listxattr(&path, &mut buf), Ok(7));
     rustix::fs::removexattr(&path, "user.a").unwrap();
-    let acl = rustix::fs::setxattr(
-        &path,
-        "system.posix_acl_access",
-        &[2, 0, 0, 0],
-        XattrFlags::empty(),
-    );
-    assert!(acl.is_err(), "{acl:?}");
+    let acl = "system.posix_acl_access";
+    let wrong = rustix::fs::setxattr(&path, acl, &[2, 0, 0], XattrFlags::empty());
+    assert_eq!(wrong, Err(rustix::io::Errno::INVAL));
+    // u::rw-,g::r--,m::r--,o::---
+    let mut list = vec![2, 0, 0, 0];
+    for (tag, allows) in [(1, 6), (4, 4), (16, 4), (32, 0)] {
+        list.extend([tag, 0, allows, 0, 255, 255, 255, 255]);
+    }
+    rustix::fs::setxattr(&path, acl, &list, XattrFlags::empty()).unwrap();
+    let mut found = [0; 64];
+    assert_eq!(rustix::fs::getxattr(&path, acl, &mut found), Ok(list.len()));
+    assert_eq!(found[..list.len()], list);
     for name in ["other.a", "system.other"] {
         let set = rustix::fs::setxattr(&path, name, b"1", XattrFlags::empty());
         assert_eq!(set, Err(rustix::io::Errno::OPNOTSUPP), "{name}");

@@ -122,6 +122,12 @@ impl Contents {
         self.attr.is_some() && self.is_current
     }
 
+    /// Whether the attributes say that there are no others.
+    fn has_no_xattrs(&self) -> bool {
+        let attr = self.attr.as_ref().filter(|_| self.is_current);
+        attr.is_some_and(|attr| !attr.has_xattrs)
+    }
+
     pub(super) fn attr_mut(&mut self) -> Option<&mut Attr> {
         self.attr.as_mut()
     }
@@ -166,13 +172,6 @@ impl Contents {
     pub(super) fn set_name(&mut self, number: u64, name: &[u8], entry: Option<&DirEntry>) -> usize {
         let names = self.names.get_or_insert_default();
         names.change(number, name, entry)
-    }
-
-    /// There are none. Returns how many items more there are, modulo 2^64.
-    fn learn_no_xattrs(&mut self) -> usize {
-        let forgotten = self.forget_xattrs();
-        self.xattr_names = Some(Vec::new());
-        forgotten.wrapping_neg()
     }
 
     /// Returns how many items were forgotten.
@@ -277,9 +276,6 @@ impl Holder {
 
     fn learn_listed(&mut self, grant: &Grant, listed: &Listed, is_new: bool) {
         self.learn_attr(grant, &listed.attr);
-        if !listed.has_xattrs {
-            self.with(grant, Contents::learn_no_xattrs);
-        }
         if is_new && let Some(entry) = self.entries.get_mut(&grant.ino) {
             entry.is_ahead = true;
             entry.used = false;
@@ -373,9 +369,8 @@ impl Holder {
                 && is_new
                 && let Some(attr) = made
             {
-                // It was made just now: there is nothing in it and on it.
+                // It was made just now: there is nothing in it.
                 self.with(grant, |contents| {
-                    contents.xattr_names = Some(Vec::new());
                     if attr.kind != FileKind::Directory {
                         return 0;
                     }
@@ -524,6 +519,7 @@ impl Holder {
             return Cached::Unknown;
         };
         match contents.xattrs.get(name) {
+            _ if contents.has_no_xattrs() => Cached::Absent,
             Some(Some(value)) => Cached::Is(value.clone()),
             Some(None) => Cached::Absent,
             None => match &contents.xattr_names {
@@ -535,8 +531,10 @@ impl Holder {
 
     /// Names of all extended attributes.
     pub fn xattr_names(&mut self, now: Duration, ino: InodeId) -> Cached<Vec<Vec<u8>>> {
-        let contents = self.shown(now, ino);
-        let names = contents.and_then(|contents| contents.xattr_names.clone());
+        let names = self.shown(now, ino).and_then(|contents| {
+            let none = contents.has_no_xattrs().then(Vec::new);
+            none.or_else(|| contents.xattr_names.clone())
+        });
         names.map_or(Cached::Unknown, Cached::Is)
     }
 }

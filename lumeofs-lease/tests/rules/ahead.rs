@@ -1,16 +1,18 @@
 //! Inodes that come with a listing: what the leader tells of them, and how many a mount asks for.
 
 use crate::fixture::{DIR, FILE, OTHER, World, attr, entry, ms, touched, unlinked};
-use lumeofs_base::InodeId;
 use lumeofs_base::limits::READDIR_INODES_MAX;
+use lumeofs_base::{Attr, InodeId};
 use lumeofs_lease::{Cached, Holder, Kind, Learned, Want};
 use lumeofs_meta::op::{DirEntry, Listed};
 
 fn listed(ino: InodeId) -> Listed {
     Listed {
-        attr: attr(ino, 7),
+        attr: Attr {
+            has_xattrs: ino == OTHER,
+            ..attr(ino, 7)
+        },
         first_chunk: None,
-        has_xattrs: ino == OTHER,
     }
 }
 

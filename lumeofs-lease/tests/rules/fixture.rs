@@ -35,6 +35,7 @@ pub(crate) fn attr(ino: InodeId, mode: u16) -> Attr {
         btime: Timestamp::default(),
         truncations: 0,
         tail_unclean: false,
+        has_xattrs: true,
     }
 }
 

@@ -1,7 +1,7 @@
 //! L2 and L3: who hears of a change, who waits for that, and which of two things that cross counts.
 
 use crate::fixture::{DIR, FILE, OTHER, World, attr, entry, kind, ms, named, session, touched};
-use lumeofs_base::{FileKind, InodeId};
+use lumeofs_base::{Attr, FileKind, InodeId};
 use lumeofs_lease::{
     Blocked, Cached, Kind, Learned, Release, TERM_OF_HOLDER, Want, What, WriteRight,
 };
@@ -308,6 +308,27 @@ fn a_change_of_extended_attributes_makes_them_forgotten() {
     let recalls = world.poll(1).recalls;
     assert_eq!(recalls[0].what, What::Xattr);
     assert_eq!(world.holder(1).xattr(now, FILE, b"user.a"), Cached::Unknown);
+}
+
+#[test]
+fn attributes_that_say_there_are_no_others_answer_for_those() {
+    let mut world = World::new(2);
+    let bare = Attr {
+        has_xattrs: false,
+        ..attr(FILE, 7)
+    };
+    let answer = world.ask(1, &[FILE], Want::Shared).unwrap();
+    let now = world.now;
+    let holder = world.holder(1);
+    holder.learn(now, answer.generation, &answer.grants, Learned::Attr(&bare));
+    assert_eq!(holder.xattr(now, FILE, b"user.a"), Cached::Absent);
+    assert_eq!(holder.xattr_names(now, FILE), Cached::Is(Vec::new()));
+    let change = lumeofs_meta::change::Change::Xattr { ino: FILE };
+    world.change(0, &[change, touched(FILE, 7)]);
+    world.poll(1);
+    let holder = world.holder(1);
+    assert_eq!(holder.xattr(now, FILE, b"user.a"), Cached::Unknown);
+    assert_eq!(holder.xattr_names(now, FILE), Cached::Unknown);
 }
 
 #[test]

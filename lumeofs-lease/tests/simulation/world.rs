@@ -237,7 +237,7 @@ impl World {
                     parent,
                     name: name.to_vec(),
                     node,
-                    mode: 0o755,
+                    mode: 0o755.into(),
                     exclusive: true,
                 },
             };

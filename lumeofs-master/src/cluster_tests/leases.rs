@@ -97,7 +97,7 @@ fn what_a_writer_keeps_in_memory_is_published_before_others_see_its_file() {
         parent: InodeId::ROOT,
         name: b"f".to_vec(),
         node: lumeofs_meta::op::NewNode::Regular,
-        mode: 0o644,
+        mode: 0o644.into(),
         exclusive: false,
     };
     assert_eq!(made(b.mutate(found).unwrap()).size, 200);

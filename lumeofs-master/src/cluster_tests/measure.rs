@@ -45,7 +45,7 @@ impl Writer {
             parent,
             name: name.into(),
             node,
-            mode: 0o644,
+            mode: 0o644.into(),
             exclusive: true,
         };
         let request = MetaRequest {

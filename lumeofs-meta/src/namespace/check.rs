@@ -2,6 +2,7 @@
 //!
 //! Tests run it after every sequence of operations, the simulator at the end, `fsck` when asked.
 
+use crate::acl::Which;
 use crate::directory::{self, Found};
 use crate::keys;
 use crate::record::{ChunkRow, Inode, Place, Session, State, decode};
@@ -165,6 +166,7 @@ impl Check<'_> {
                     attr.allocated
                 )
             });
+            self.acls(inode);
             let target_len = inode.target.len() as u64;
             let is_symlink = attr.kind == FileKind::Symlink;
             self.expect(target_len == if is_symlink { attr.size } else { 0 }, || {
@@ -188,6 +190,26 @@ impl Check<'_> {
         }
         self.seen.clear();
         self.inodes = inodes;
+    }
+
+    fn acls(&mut self, inode: &Inode) {
+        let (ino, attr) = (inode.attr.ino, &inode.attr);
+        self.expect(
+            attr.has_xattrs == (inode.all_xattr_list_bytes() > 0),
+            || format!("{ino} does not say whether it has extended attributes"),
+        );
+        for which in [Which::Access, Which::Default] {
+            let Some(acl) = inode.acls.get(which) else {
+                continue;
+            };
+            let may_have = match which {
+                Which::Access => attr.kind != FileKind::Symlink && acl.mode() == attr.mode & 0o777,
+                Which::Default => inode.is_directory(),
+            };
+            self.expect(acl.check().is_ok() && may_have, || {
+                format!("{ino} with mode {:o} has as {which:?} {acl:?}", attr.mode)
+            });
+        }
     }
 
     fn directory(&mut self, inodes: &BTreeMap<InodeId, Inode>, dir: &Inode, seen: &Seen) {

@@ -2,7 +2,7 @@
 
 use crate::access::{self, GROUP_EXEC, SEARCH, SGID, WRITE};
 use crate::directory::{self, Found};
-use crate::op::{Caller, NewNode, Outcome, Reply};
+use crate::op::{Caller, CreateMode, NewNode, Outcome, Reply};
 use crate::record::{Dentry, Inode};
 use crate::transaction::{Tx, chunks};
 use lumeofs_base::limits::{LINK_COUNT_MAX, SYMLINK_LEN_BYTES_MAX};
@@ -13,17 +13,17 @@ pub(super) fn create(
     caller: &Caller,
     (parent, name): (InodeId, &[u8]),
     node: &NewNode,
-    mode: u16,
+    mode: CreateMode,
     exclusive: bool,
 ) -> Outcome {
     directory::check_name(name)?;
     let mut dir = tx.directory(parent)?;
-    access::require(caller, &dir.attr, SEARCH)?;
+    access::require(caller, &dir, SEARCH)?;
     let position = match directory::find(tx.tables, parent, name) {
         Found::At(_, dentry) => return existing(tx, &dentry, node, exclusive),
         Found::Free(position) => position,
     };
-    access::require(caller, &dir.attr, WRITE | SEARCH)?;
+    access::require(caller, &dir, WRITE | SEARCH)?;
     check_node(caller, node)?;
     if matches!(node, NewNode::Directory) {
         if dir.attr.nlink >= LINK_COUNT_MAX {
@@ -114,7 +114,7 @@ fn new_inode(
     caller: &Caller,
     dir: &Inode,
     node: &NewNode,
-    mode: u16,
+    mode: CreateMode,
 ) -> FsResult<Inode> {
     let kind = match node {
         NewNode::Regular => FileKind::Regular,
@@ -129,8 +129,8 @@ fn new_inode(
     attr.gid = caller.gid;
     attr.mode = match kind {
         FileKind::Symlink => 0o777,
-        FileKind::Directory => mode & 0o1777,
-        _ => mode & 0o7777,
+        FileKind::Directory => mode.mode & 0o1777,
+        _ => mode.mode & 0o7777,
     };
     if dir.attr.mode & SGID != 0 {
         attr.gid = dir.attr.gid;
@@ -143,6 +143,12 @@ fn new_inode(
             // Else anybody could make a program that runs as the directory's group.
             attr.mode &= !SGID;
         }
+    }
+    let is_directory = kind == FileKind::Directory;
+    match dir.acls.inherited(inode.attr.mode, is_directory) {
+        _ if kind == FileKind::Symlink => {}
+        Some((acls, mode)) => (inode.acls, inode.attr.mode) = (acls, mode),
+        None => inode.attr.mode &= !(mode.umask & 0o777),
     }
     match node {
         NewNode::Directory => inode.parent = dir.attr.ino,
@@ -162,7 +168,7 @@ fn new_inode(
 /// may make one, as it opens no device. Saves it.
 pub(super) fn whiteout(tx: &mut Tx<'_>, caller: &Caller, dir: &Inode) -> FsResult<Inode> {
     let node = NewNode::Special(FileKind::CharDevice, 0);
-    let mut inode = new_inode(tx, caller, dir, &node, 0)?;
+    let mut inode = new_inode(tx, caller, dir, &node, CreateMode::from(0))?;
     tx.save(&mut inode);
     Ok(inode)
 }

@@ -13,7 +13,7 @@ use std::ops::Range;
 fn writable(tx: &Tx<'_>, caller: &Caller, ino: InodeId) -> FsResult<Inode> {
     let inode = tx.inode(ino)?;
     resize::check_regular(&inode).map_err(|error| FsError::new(Code::Invalid, error.context))?;
-    access::require_write_of_open(caller, &inode.attr)?;
+    access::require_write_of_open(caller, &inode)?;
     Ok(inode)
 }
 

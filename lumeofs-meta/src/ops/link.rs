@@ -17,14 +17,14 @@ pub(super) fn link(
     directory::check_name(name)?;
     let mut inode = tx.inode(ino)?;
     let mut dir = tx.directory(parent)?;
-    access::require(caller, &dir.attr, SEARCH)?;
+    access::require(caller, &dir, SEARCH)?;
     let Found::Free(position) = directory::find(tx.tables, parent, name) else {
         return Err(FsError::new(
             Code::Exists,
             format!("{:?}", String::from_utf8_lossy(name)),
         ));
     };
-    access::require(caller, &dir.attr, WRITE | SEARCH)?;
+    access::require(caller, &dir, WRITE | SEARCH)?;
     if inode.is_directory() {
         return Err(access::not_permitted(
             caller,

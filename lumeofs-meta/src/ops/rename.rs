@@ -42,8 +42,8 @@ pub(super) fn rename(
     } else {
         Some(tx.directory(new_parent)?)
     };
-    access::require(caller, &old_dir.attr, SEARCH)?;
-    access::require(caller, &new_dir.as_ref().unwrap_or(&old_dir).attr, SEARCH)?;
+    access::require(caller, &old_dir, SEARCH)?;
+    access::require(caller, new_dir.as_ref().unwrap_or(&old_dir), SEARCH)?;
     let source = find(tx, parent, name).map_err(|_| {
         FsError::new(
             Code::NotFound,
@@ -143,23 +143,23 @@ impl Rename {
 
     fn check_access(&self, caller: &Caller) -> FsResult<()> {
         let source = &self.source.inode;
-        access::require_removal(caller, &self.old_dir.attr, &source.attr)?;
+        access::require_removal(caller, &self.old_dir, &source.attr)?;
         match &self.target {
             Ok(target) => {
-                access::require_removal(caller, &self.to_dir().attr, &target.inode.attr)?;
+                access::require_removal(caller, self.to_dir(), &target.inode.attr)?;
             }
-            Err(_) => access::require(caller, &self.to_dir().attr, WRITE | SEARCH)?,
+            Err(_) => access::require(caller, self.to_dir(), WRITE | SEARCH)?,
         }
         if !self.moves() {
             return Ok(());
         }
         // A directory that changes its parent has its `..` rewritten.
         if source.is_directory() {
-            access::require(caller, &source.attr, WRITE)?;
+            access::require(caller, source, WRITE)?;
         }
         match &self.target {
             Ok(target) if self.mode == RenameMode::Exchange && target.inode.is_directory() => {
-                access::require(caller, &target.inode.attr, WRITE)
+                access::require(caller, &target.inode, WRITE)
             }
             _ => Ok(()),
         }

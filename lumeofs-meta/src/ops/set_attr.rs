@@ -6,13 +6,13 @@ use crate::attributes;
 use crate::op::{Caller, Outcome, Reply, SetAttr, SetTime};
 use crate::record::Inode;
 use crate::transaction::Tx;
-use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId};
+use lumeofs_base::{Code, FileKind, FsError, FsResult, InodeId};
 
 pub(super) fn set_attr(tx: &mut Tx<'_>, caller: &Caller, ino: InodeId, set: &SetAttr) -> Outcome {
     let mut inode = tx.inode(ino)?;
     check_values(&inode, set)?;
     if !access::passes_all(caller) {
-        check_access(caller, &inode.attr, set)?;
+        check_access(caller, &inode, set)?;
     }
     if set.size.is_some_and(|size| size > inode.attr.size) {
         resize::check_gap(tx, &inode)?;
@@ -53,7 +53,8 @@ fn check_values(inode: &Inode, set: &SetAttr) -> FsResult<()> {
 }
 
 /// What a caller without privileges may do.
-fn check_access(caller: &Caller, attr: &Attr, set: &SetAttr) -> FsResult<()> {
+fn check_access(caller: &Caller, inode: &Inode, set: &SetAttr) -> FsResult<()> {
+    let attr = &inode.attr;
     if set
         .uid
         .is_some_and(|uid| caller.uid != attr.uid || uid != attr.uid)
@@ -76,13 +77,13 @@ fn check_access(caller: &Caller, attr: &Attr, set: &SetAttr) -> FsResult<()> {
         access::require_owner(caller, attr)?;
     }
     if set.size.is_some() {
-        access::require(caller, attr, WRITE)?;
+        access::require(caller, inode, WRITE)?;
     }
     match (set.atime, set.mtime) {
         (None, None) => Ok(()),
         // Who may write may also touch; any other time is the owner's.
         (Some(SetTime::Now), Some(SetTime::Now)) if caller.uid != attr.uid => {
-            access::require(caller, attr, WRITE)
+            access::require(caller, inode, WRITE)
         }
         _ => access::require_owner(caller, attr),
     }

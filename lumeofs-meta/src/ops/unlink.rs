@@ -23,13 +23,13 @@ fn remove(
 ) -> Outcome {
     directory::check_name(name)?;
     let mut dir = tx.directory(parent)?;
-    access::require(caller, &dir.attr, SEARCH)?;
+    access::require(caller, &dir, SEARCH)?;
     let error = |code| FsError::new(code, format!("{:?}", String::from_utf8_lossy(name)));
     let Found::At(position, dentry) = directory::find(tx.tables, parent, name) else {
         return Err(error(Code::NotFound));
     };
     let mut inode = tx.linked(dentry.ino);
-    access::require_removal(caller, &dir.attr, &inode.attr)?;
+    access::require_removal(caller, &dir, &inode.attr)?;
     match (inode.is_directory(), directory_wanted) {
         (true, false) => return Err(error(Code::IsDirectory)),
         (false, true) => return Err(error(Code::NotDirectory)),

@@ -1,6 +1,7 @@
 //! What commands tell of their changes: a cache that is told only that is never wrong.
 
 use super::*;
+use crate::acl::Which;
 use crate::change::Change;
 use crate::keys;
 use crate::op::{DirEntry, SetAttr, SetTime, XattrMode};
@@ -116,6 +117,14 @@ impl Cache {
             found.insert(keys::xattr_name(key).to_vec(), value.to_vec());
             true
         });
+        if let Some(value) = tables.get(&keys::inode(ino)) {
+            let inode: Inode = decode(&value);
+            let values = inode.acls.names().map(|name| {
+                let which = Which::of(name).unwrap();
+                (name.to_vec(), inode.acls.get(which).unwrap().value())
+            });
+            found.extend(values);
+        }
         self.xattrs.remove(&ino);
         if !found.is_empty() {
             self.xattrs.insert(ino, found);
@@ -312,7 +321,7 @@ fn a_repetition_says_that_it_is_one_and_changes_nothing() {
         parent: ROOT,
         name: b"f".to_vec(),
         node: NewNode::Regular,
-        mode: 0o644,
+        mode: 0o644.into(),
         exclusive: true,
     });
     fixture.apply(vec![command.clone(), command]);

@@ -11,7 +11,7 @@ fn create(name: &str) -> Mutation {
         parent: ROOT,
         name,
         node,
-        mode: 0o644,
+        mode: 0o644.into(),
         exclusive: true,
     }
 }

@@ -9,7 +9,7 @@ mod names;
 use attributes::strip;
 
 use crate::op::{
-    Caller, ChunkRef, Mutation, NewNode, RenameMode, Reply, SetAttr, SetTime, XattrMode,
+    Caller, ChunkRef, CreateMode, Mutation, NewNode, RenameMode, Reply, SetAttr, SetTime, XattrMode,
 };
 use lumeofs_base::{Attr, ChunkId, ChunkIndex, Code, FileKind, GroupId, InodeId, Timestamp};
 use std::collections::BTreeMap;
@@ -74,6 +74,7 @@ impl Model {
             btime: now,
             truncations: 0,
             tail_unclean: false,
+            has_xattrs: false,
         };
         let (entries, xattrs, chunks) = Default::default();
         self.nodes.insert(
@@ -122,6 +123,7 @@ impl Model {
         } else {
             attr.nlink = names;
         }
+        attr.has_xattrs = !node.xattrs.is_empty();
         let blocks = attr.size.div_ceil(4096) * 4096;
         attr.allocated = match attr.kind {
             FileKind::Regular => blocks.min(node.chunks.len() as u64 * CHUNK),

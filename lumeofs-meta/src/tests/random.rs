@@ -4,7 +4,7 @@ use super::changes::Cache;
 use super::model::{CAPABILITIES, Model};
 use super::*;
 use crate::directory::narrow::HASH_COUNT;
-use crate::op::{SetAttr, SetTime, XattrMode};
+use crate::op::{CreateMode, SetAttr, SetTime, XattrMode};
 use lumeofs_base::rng::SplitMix64;
 use lumeofs_base::{ChunkIndex, FileKind};
 use std::collections::BTreeMap;
@@ -132,7 +132,10 @@ impl Draw {
                     parent,
                     name,
                     node,
-                    mode: self.mode(),
+                    mode: CreateMode {
+                        mode: self.mode(),
+                        umask: self.pick(&[0, 0o022, 0o077]),
+                    },
                     exclusive,
                 }
             }

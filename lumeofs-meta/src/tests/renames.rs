@@ -11,7 +11,7 @@ fn create(parent: InodeId, name: &str) -> Mutation {
         parent,
         name,
         node,
-        mode: 0o644,
+        mode: 0o644.into(),
         exclusive: true,
     }
 }

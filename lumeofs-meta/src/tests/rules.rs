@@ -33,7 +33,7 @@ fn create(parent: InodeId, name: &str, node: NewNode) -> Mutation {
         parent,
         name: name.into(),
         node,
-        mode: 0o644,
+        mode: 0o644.into(),
         exclusive: true,
     }
 }
@@ -83,7 +83,7 @@ fn an_open_create_finds_the_file_that_is_there() {
         parent: ROOT,
         name: name.into(),
         node,
-        mode: 0o600,
+        mode: 0o600.into(),
         exclusive: false,
     };
     match fixture.mutate(open("file", NewNode::Regular)) {

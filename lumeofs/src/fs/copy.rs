@@ -1,6 +1,6 @@
 //! Copying files in and out, with progress for people.
 
-use super::session::Session;
+use super::session::{Session, with_umask};
 use crate::output;
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::limits::IO_BYTES_MAX;
@@ -44,7 +44,7 @@ pub(super) fn put(session: &Session, local: &Path, path: &[u8]) -> anyhow::Resul
     let cx = session.context();
     let client = &session.client;
     let (attr, created) = client
-        .create(cx, parent, name, NewNode::Regular, 0o644, false)
+        .create(cx, parent, name, NewNode::Regular, with_umask(0o666), false)
         .map_err(written)?;
     if !created {
         let empty = SetAttr {

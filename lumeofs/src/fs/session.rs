@@ -4,8 +4,13 @@ use crate::access::Access;
 use crate::output;
 use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId, RequestId};
 use lumeofs_client::{Client, Context};
-use lumeofs_meta::op::{Caller, NewNode, RenameMode};
+use lumeofs_meta::op::{Caller, CreateMode, NewNode, RenameMode};
 use std::sync::Arc;
+
+/// The mode of what these commands make: a default ACL takes the place of the umask.
+pub(super) fn with_umask(mode: u16) -> CreateMode {
+    CreateMode { mode, umask: 0o022 }
+}
 
 /// A session of one command, with the rights of who runs it.
 pub(crate) struct Session {
@@ -108,14 +113,26 @@ impl Session {
             let (parent, name) = self.resolve_parent(path)?;
             return self
                 .client
-                .create(cx, parent, name, NewNode::Directory, 0o755, true)
+                .create(
+                    cx,
+                    parent,
+                    name,
+                    NewNode::Directory,
+                    with_umask(0o777),
+                    true,
+                )
                 .map(drop);
         }
         let mut parent = InodeId::ROOT;
         for name in names(path) {
-            let made = self
-                .client
-                .create(cx, parent, name, NewNode::Directory, 0o755, true);
+            let made = self.client.create(
+                cx,
+                parent,
+                name,
+                NewNode::Directory,
+                with_umask(0o777),
+                true,
+            );
             parent = match made {
                 Ok((attr, _)) => attr.ino,
                 Err(error) if error.code == Code::Exists => {

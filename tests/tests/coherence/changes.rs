@@ -48,6 +48,22 @@ pub(crate) fn fixture(root: &Path, names: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// `u::rwx,u:7:rw-,g::r--,m::rw-,o::---`
+fn set_acl(root: &Path, path: &str, name: &str) -> Result<()> {
+    let mut value = vec![2, 0, 0, 0];
+    for (tag, allows, id) in [
+        (1, 7, 255),
+        (2, 6, 7),
+        (4, 4, 255),
+        (16, 6, 255),
+        (32, 0, 255),
+    ] {
+        let high = if id == 255 { 255 } else { 0 };
+        value.extend([tag, 0, allows, 0, id, high, high, high]);
+    }
+    rustix::fs::setxattr(root.join(path), name, &value, XattrFlags::empty())
+}
+
 fn set_xattr(root: &Path, path: &str, name: &str, seed: u64) -> Result<()> {
     let value = pattern(seed, 100 + seed as usize);
     rustix::fs::setxattr(root.join(path), name, &value, XattrFlags::empty())
@@ -166,5 +182,8 @@ pub(crate) const CHANGES: &[Change] = &[
     change!("setxattr of one that is there", touches ["file"], moves [], |at| set_xattr(at, "file", "user.one", 3)),
     change!("setxattr of a directory", touches ["dir"], moves [], |at| set_xattr(at, "dir", "user.one", 4)),
     change!("removexattr", touches ["file"], moves [], |at| rustix::fs::removexattr(at.join("file"), "user.one")),
+    change!("access ACL", touches ["file"], moves [], |at| set_acl(at, "file", "system.posix_acl_access")),
+    change!("access ACL of a directory", touches ["dir"], moves [], |at| set_acl(at, "dir", "system.posix_acl_access")),
+    change!("default ACL", touches ["dir"], moves [], |at| set_acl(at, "dir", "system.posix_acl_default")),
     change!("store through a mapping and msync", touches ["file"], moves [], store),
 ];

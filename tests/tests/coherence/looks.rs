@@ -76,6 +76,8 @@ pub(crate) const LOOKS: &[Look] = looks![
     "readlink" None, |path| Box::new(move || look::link(&path));
     "getxattr" None, |path| Box::new(move || look::xattr(&path, "user.one"));
     "getxattr of one that is not there" None, |path| Box::new(move || look::xattr(&path, "user.two"));
+    "getxattr of an ACL" None, |path| Box::new(move || look::xattr(&path, "system.posix_acl_access"));
+    "getxattr of a default ACL" None, |path| Box::new(move || look::xattr(&path, "system.posix_acl_default"));
     "listxattr" None, |path| Box::new(move || look::xattrs(&path));
     "read of what was open" Some(Kind::File), |path| through_held(&path, look::held_read);
     "fstat of what was open" Some(Kind::File), |path| through_held(&path, look::held_stat);

@@ -149,7 +149,7 @@ impl World {
                     true => NewNode::Regular,
                     false => NewNode::Directory,
                 },
-                mode: 0o755,
+                mode: 0o755.into(),
                 exclusive: self.rng.percent(50),
             },
             0 | 3 => Mutation::Link {

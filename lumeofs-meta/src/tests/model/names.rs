@@ -9,7 +9,7 @@ impl Model {
         parent: InodeId,
         name: &[u8],
         node: &NewNode,
-        mode: u16,
+        mode: CreateMode,
         exclusive: bool,
     ) -> Answer {
         let dir = self.dir(parent)?;
@@ -33,11 +33,12 @@ impl Model {
         self.may(caller, parent, "w")?;
         let (dir_mode, dir_gid) = (dir.attr.mode, dir.attr.gid);
         let setgid = dir_mode & 0o2000 != 0;
+        let umask = mode.umask;
         let (kind, mut mode) = match node {
-            NewNode::Regular => (FileKind::Regular, mode),
-            NewNode::Directory => (FileKind::Directory, mode & 0o1777),
+            NewNode::Regular => (FileKind::Regular, mode.mode),
+            NewNode::Directory => (FileKind::Directory, mode.mode & 0o1777),
             NewNode::Symlink(_) => (FileKind::Symlink, 0o777),
-            NewNode::Special(kind, _) => (*kind, mode),
+            NewNode::Special(kind, _) => (*kind, mode.mode),
         };
         let gid = if setgid { dir_gid } else { caller.gid };
         if setgid && kind == FileKind::Directory {
@@ -48,6 +49,9 @@ impl Model {
         let sgid_program = kind != FileKind::Directory && mode & 0o2010 == 0o2010;
         if setgid && sgid_program && !privileged && stranger {
             mode &= !0o2000;
+        }
+        if kind != FileKind::Symlink {
+            mode &= !umask;
         }
         let ino = self.node(kind, mode, caller.uid, gid, parent);
         let mut first_chunk = None;
