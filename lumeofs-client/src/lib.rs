@@ -10,6 +10,7 @@ mod files;
 mod inodes;
 mod leases;
 mod link;
+mod locks;
 mod map;
 mod masters;
 mod meta;
@@ -28,5 +29,6 @@ mod window;
 
 pub use client::{Client, ClientOptions, Context, OnOutage, Range, Usage, WriteMode, Written};
 pub use leases::{GiveBacks, LeaseStats, Lookups, Polls};
+pub use locks::Interrupted;
 pub use pages::{CACHE_BYTES_DEFAULT, CACHE_BYTES_MIN, CacheStats};
 pub use report::{ChunkReport, ReplicaReport, ReplicaState};

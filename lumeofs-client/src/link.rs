@@ -5,6 +5,7 @@ use crate::client::{ClientOptions, Context, OnOutage};
 use crate::data::{Ahead, Generations};
 use crate::inodes::Inodes;
 use crate::leases::Leases;
+use crate::locks::Locks;
 use crate::map::Maps;
 use crate::masters::Masters;
 use crate::opens::Opens;
@@ -32,6 +33,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(8);
 const GIVING_BACK: usize = 4;
 /// Mutations without a caller that are under way at once.
 const FINISHING: usize = 2;
+/// Inodes whose locks are given back or released at once.
+const LOCKING: usize = 2;
 /// Threads that send what was written into the cache.
 const WRITERS: usize = 4;
 /// Threads that read ahead.
@@ -48,6 +51,7 @@ pub(crate) struct Link {
     pub(crate) opens: Opens,
     pub(crate) inodes: Inodes,
     pub(crate) leases: Leases,
+    pub(crate) locks: Locks,
     pub(crate) pages: Pages,
     pub(crate) ahead: Ahead,
     pub(crate) generations: Generations,
@@ -108,6 +112,7 @@ impl Link {
             opens: Opens::default(),
             inodes: Inodes::default(),
             leases: Leases::new(),
+            locks: Locks::default(),
             pages: Pages::new(options.cache_bytes),
             ahead: Ahead::default(),
             generations: Generations::default(),
@@ -127,6 +132,9 @@ impl Link {
         link.start("lumeofs-ack", Self::keep_acknowledging)?;
         for _ in 0..GIVING_BACK {
             link.start("lumeofs-giveback", Self::keep_giving_back)?;
+        }
+        for _ in 0..LOCKING {
+            link.start("lumeofs-locks", Self::keep_locks)?;
         }
         for _ in 0..FINISHING {
             link.start("lumeofs-finish", Self::keep_finishing)?;
@@ -203,6 +211,7 @@ impl Link {
         self.ahead.end();
         self.session.beat_soon();
         self.leases.wake();
+        self.locks.wake();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             if thread.join().is_err() {
                 tracing::error!("a background thread of the client panicked");

@@ -9,6 +9,7 @@ mod coherence;
 mod files;
 mod late;
 mod leases;
+mod locks;
 mod meta;
 mod rights;
 mod unsent;

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Version of the stored form of all values.
-pub const FORMAT: u8 = 3;
+pub const FORMAT: u8 = 4;
 
 /// Counters of the whole group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +102,8 @@ pub(crate) struct Session {
     pub(crate) acked_below: u64,
     /// It has ended; it is closed when this fence is up at every replica group.
     pub(crate) ending: Option<u64>,
+    /// Inodes on which it has locks.
+    pub(crate) locked: u32,
 }
 
 /// Policies and version of the controller.

@@ -4,6 +4,7 @@ mod attributes;
 mod changes;
 mod exactly_once;
 mod files;
+mod locks;
 mod model;
 mod random;
 mod renames;
