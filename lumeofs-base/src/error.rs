@@ -65,6 +65,10 @@ pub enum Code {
     Io,
     /// ENFILE: more open files than the cluster keeps account of.
     TooManyOpen,
+    /// EDEADLK: waiting for this lock would never end.
+    Deadlock,
+    /// ENOLCK: more locks than the cluster keeps account of.
+    NoLocks,
     /// The server is not the leader of this Raft group; the hint names the one it knows.
     NotLeader(Option<NodeId>),
     /// The request's epoch, primary or in-sync set is not the group's current one.
@@ -129,6 +133,8 @@ impl Code {
             | Code::Busy
             | Code::Io
             | Code::TooManyOpen
+            | Code::Deadlock
+            | Code::NoLocks
             | Code::StaleWrite
             | Code::LostTail
             | Code::SessionExpired

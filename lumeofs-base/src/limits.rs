@@ -77,6 +77,16 @@ pub const OPENS_PER_REPORT_MAX: usize = 32_768;
 /// Open files of all clients together; further ones are refused with ENFILE.
 pub const OPENS_MAX: usize = 1 << 20;
 
+// Locks.
+/// Locks on one inode, of all owners together; further ones are refused with ENOLCK.
+pub const LOCKS_PER_INODE_MAX: usize = 1024;
+/// Inodes on which one session has locks, or keeps the account of them; further ones are refused with ENOLCK.
+pub const LOCKED_INODES_PER_SESSION_MAX: u32 = 16_384;
+/// Callers of all sessions that wait for locks; further ones are refused with ENOLCK.
+pub const LOCK_WAITS_MAX: usize = 4096;
+/// How long a master leaves the question unanswered whether a lock can be had.
+pub const LOCK_WAIT_ANSWER: Duration = Duration::from_secs(1);
+
 // Mounts.
 /// How long a call on a mount that was taken out of the tree waits for a cluster that does not answer, and how long
 /// such a mount stays without one: nobody can reach it any more to end it. Longer than an election after the silent

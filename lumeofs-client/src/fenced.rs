@@ -68,6 +68,10 @@ impl Link {
     pub(crate) fn session_was_lost(&self, session: SessionId) {
         let error = lost(session);
         let (mut files, mut bytes) = self.inodes.forget_all(&error);
+        for ino in self.locks.forget_all() {
+            self.inodes.get(ino).lose(&error);
+            files.push(ino);
+        }
         for (ino, unsent) in self.forget_pages() {
             self.inodes.get(ino).lose(&error);
             files.push(ino);
@@ -81,7 +85,7 @@ impl Link {
         let named: Vec<InodeId> = files.iter().copied().take(NAMED_MAX).collect();
         tracing::error!(
             %session, files = files.len(), ?named, bytes,
-            "the session ended while files had unsynced writes: their next write, fsync or close fails with EIO, \
+            "the session ended while files had unsynced writes or locks: their next write, fsync or close fails with EIO, \
              since others may have written in between"
         );
     }

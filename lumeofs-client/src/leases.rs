@@ -104,6 +104,11 @@ impl Link {
         done
     }
 
+    /// Whether this client knows that its session is live.
+    pub(crate) fn leases_are_valid(&self) -> bool {
+        self.with_leases(|state| state.holder.is_valid(now()))
+    }
+
     fn act(&self, state: &mut State, act: Act) {
         match act {
             Act::DropData(ino) => {

@@ -6,6 +6,7 @@ use crate::data::{Ahead, Generations};
 use crate::inodes::Inodes;
 use crate::kernel::Kernel;
 use crate::leases::Leases;
+use crate::locks::Locks;
 use crate::map::Maps;
 use crate::masters::Masters;
 use crate::opens::Opens;
@@ -33,6 +34,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(8);
 const GIVING_BACK: usize = 4;
 /// Mutations without a caller that are under way at once.
 const FINISHING: usize = 2;
+/// Inodes whose locks are given back or released at once.
+const LOCKING: usize = 2;
 /// Threads that send what was written into the cache.
 const WRITERS: usize = 4;
 /// Threads that read ahead.
@@ -49,6 +52,7 @@ pub(crate) struct Link {
     pub(crate) opens: Opens,
     pub(crate) inodes: Inodes,
     pub(crate) leases: Leases,
+    pub(crate) locks: Locks,
     pub(crate) pages: Pages,
     pub(crate) ahead: Ahead,
     pub(crate) kernel: Kernel,
@@ -110,6 +114,7 @@ impl Link {
             opens: Opens::default(),
             inodes: Inodes::default(),
             leases: Leases::new(),
+            locks: Locks::default(),
             pages: Pages::new(options.cache_bytes),
             ahead: Ahead::default(),
             kernel: Kernel::default(),
@@ -131,6 +136,9 @@ impl Link {
         link.start("lumeofs-kernel", Self::keep_dropping_pages)?;
         for _ in 0..GIVING_BACK {
             link.start("lumeofs-giveback", Self::keep_giving_back)?;
+        }
+        for _ in 0..LOCKING {
+            link.start("lumeofs-locks", Self::keep_locks)?;
         }
         for _ in 0..FINISHING {
             link.start("lumeofs-finish", Self::keep_finishing)?;
@@ -208,6 +216,7 @@ impl Link {
         self.kernel.end();
         self.session.beat_soon();
         self.leases.wake();
+        self.locks.wake();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             if thread.join().is_err() {
                 tracing::error!("a background thread of the client panicked");

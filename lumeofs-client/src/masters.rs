@@ -261,12 +261,13 @@ impl Masters {
         self.call_within(patience, op, REQUEST_TIMEOUT, make)
     }
 
-    /// As [`Masters::call`], giving each master that much time.
-    pub(crate) fn call_within<H: Message, M: Message + Default>(
+    /// As [`Masters::call_within`], where the leader may be silent for some time without being suspicious.
+    pub(crate) fn call_waiting<H: Message, M: Message + Default>(
         &self,
         patience: &Patience<'_>,
         op: Op,
         limit: Duration,
+        silence: Duration,
         mut make: impl FnMut() -> H,
     ) -> FsResult<M> {
         let mut call = LeaderCall {
@@ -274,12 +275,24 @@ impl Masters {
             patience,
             op,
             limit,
+            silence,
             make: &mut make,
             asked: None,
             hinted: false,
             reply: std::marker::PhantomData,
         };
         retry(patience, &mut call)
+    }
+
+    /// As [`Masters::call`], giving each master that much time.
+    pub(crate) fn call_within<H: Message, M: Message + Default>(
+        &self,
+        patience: &Patience<'_>,
+        op: Op,
+        limit: Duration,
+        make: impl FnMut() -> H,
+    ) -> FsResult<M> {
+        self.call_waiting(patience, op, limit, Duration::ZERO, make)
     }
 }
 
@@ -301,6 +314,7 @@ struct LeaderCall<'a, 'p, H, M> {
     patience: &'a Patience<'p>,
     op: Op,
     limit: Duration,
+    silence: Duration,
     make: &'a mut dyn FnMut() -> H,
     asked: Option<Arc<Host>>,
     hinted: bool,
@@ -312,8 +326,14 @@ impl<H: Message, M: Message + Default> Attempt for LeaderCall<'_, '_, H, M> {
 
     fn attempt(&mut self) -> FsResult<M> {
         let host = self.asked.insert(self.masters.target());
-        self.masters
-            .once(host, self.patience, self.op, self.limit, self.make)
+        self.masters.ask(
+            host,
+            self.patience,
+            self.op,
+            self.limit,
+            self.silence,
+            self.make,
+        )
     }
 
     fn prepare(&mut self, error: &FsError) -> FsResult<Next> {

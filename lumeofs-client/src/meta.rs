@@ -37,7 +37,7 @@ impl Link {
     /// Asks the leader something.
     pub(crate) fn ask(&self, asker: &Asker<'_>, ino: InodeId, query: &Query) -> FsResult<Reply> {
         let want = match (query, asker.caller.trusted) {
-            (Query::Usage, _) | (_, false) => Want::Nothing,
+            (Query::Usage | Query::TestLock { .. }, _) | (_, false) => Want::Nothing,
             (_, true) => Want::Shared,
         };
         self.query_with_era(asker, ino, query, want)
@@ -122,6 +122,9 @@ impl Link {
                 Err(error) => error,
             };
             if sent_count > 0 && matches!(error.code, Code::Interrupted | Code::Unavailable) {
+                if let Some(ino) = locked(mutation) {
+                    self.locks.left(ino);
+                }
                 let request = request(asker.caller, ino.slot(), ticket.session, op);
                 self.finish_later(ticket, changing, request);
                 return Err(error);
@@ -188,7 +191,21 @@ fn is_repeatable(mutation: &Mutation) -> bool {
             | Mutation::CutTail { .. }
             | Mutation::Flush { .. }
             | Mutation::TailClean { .. }
+            | Mutation::Lock { .. }
+            | Mutation::Unlock { .. }
+            // Of another session than the one that has them they are not taken.
+            | Mutation::ReturnLocks { .. }
     )
+}
+
+/// The inode whose locks a mutation changes.
+pub(crate) fn locked(mutation: &Mutation) -> Option<InodeId> {
+    match mutation {
+        Mutation::Lock { ino, .. }
+        | Mutation::Unlock { ino, .. }
+        | Mutation::ReturnLocks { ino, .. } => Some(*ino),
+        _ => None,
+    }
 }
 
 fn request(caller: &Caller, slot: SlotId, session: SessionId, op: Vec<u8>) -> MetaRequest {

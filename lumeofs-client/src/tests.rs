@@ -10,6 +10,7 @@ mod files;
 mod kernel;
 mod late;
 mod leases;
+mod locks;
 mod meta;
 mod rights;
 mod unsent;

@@ -1,61 +1,28 @@
-//! The binding: implements [`fuser::Filesystem`] and nothing else. Each callback copies what it must keep, says
+//! The binding: implements [`Filesystem`] and nothing else. Each callback copies what it must keep, says
 //! what to run, and leaves the rest to [`Dispatcher`].
 //!
 //! Answered at once, without a place among the busy threads, is only what asks no server: forget, release,
-//! opendir, releasedir, fsyncdir, access, and a flush of a file with nothing to publish. So files can be closed
+//! opendir, releasedir, fsyncdir, access, and a flush of a file with nothing to publish or unlock. So files can be closed
 //! however many operations wait.
 
-use crate::attr::{from_request, permissions, set_time};
+use crate::attr::permissions;
 use crate::core::{Core, WriteRequest};
 use crate::dispatch::{Answer, Dispatcher, Header};
-use crate::stats::Op;
-use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+use crate::kernel::{
+    Filesystem, Interrupt, LockRange, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, SetAttrRequest,
 };
+use crate::stats::Op;
+use fuser::{FileHandle, INodeNo, LockOwner, OpenFlags, RenameFlags, WriteFlags};
 use lumeofs_base::clock::{Clock as _, SystemClock};
-use lumeofs_base::limits::IO_BYTES_MAX;
 use lumeofs_base::{FsResult, InodeId, RequestId};
 use lumeofs_client::Context;
 use lumeofs_meta::op::SetAttr;
 use std::ffi::OsStr;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
 
-/// Asynchronous requests (read-ahead, AIO, write-back of mmap) that the kernel sends at once.
-const BACKGROUND_MAX: u16 = 128;
-/// From here on the kernel slows their senders down.
-const BACKGROUND_CONGESTED: u16 = 96;
-
-/// What is asked of the kernel, each for itself, so that an older one grants the rest.
-///
-/// - `ASYNC_DIO`: AIO and io_uring are really asynchronous.
-/// - `PARALLEL_DIROPS`: lookups and listings of one directory side by side.
-/// - `ATOMIC_O_TRUNC`: O_TRUNC comes with the open, not after it.
-/// - `DIRECT_IO_ALLOW_MMAP`: shared mappings in spite of direct I/O.
-/// - `AUTO_INVAL_DATA`: pages that mmap left in the kernel go when a stat or open shows another mtime.
-/// - `POSIX_ACL`: ACLs count where the kernel checks permissions. It forgets those that it knows whenever it asks for
-///   attributes, as it does before each check.
-/// - `DONT_MASK`: umasks come with what they are for: a default ACL takes their place.
-///
-/// Not asked for: the write-back cache, which makes the kernel the owner of size and times; readdirplus, whose
-/// attributes would be worth nothing with time-outs of 0; locks, which so stay local to this machine;
-/// OVER_IO_URING, which without a ring hangs every request.
-const CAPABILITIES: [InitFlags; 7] = [
-    InitFlags::FUSE_ASYNC_DIO,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
-    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-    InitFlags::FUSE_AUTO_INVAL_DATA,
-    InitFlags::FUSE_POSIX_ACL,
-    InitFlags::FUSE_DONT_MASK,
-];
-
-/// The filesystem as fuser wants it.
+/// The filesystem as the kernel wants it.
 pub(crate) struct Adapter {
     dispatcher: Dispatcher<Core>,
 }
@@ -104,30 +71,6 @@ fn header(op: Op, request: &Request, ino: INodeNo) -> Header {
 }
 
 impl Filesystem for Adapter {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for capability in CAPABILITIES {
-            if let Err(missing) = config.add_capabilities(capability) {
-                tracing::info!(?missing, "this kernel does not offer a capability of FUSE");
-            }
-        }
-        let refused = |what: &str, nearest: &dyn std::fmt::Debug| {
-            io::Error::other(format!("FUSE does not take {what}; nearest is {nearest:?}"))
-        };
-        config
-            .set_max_write(IO_BYTES_MAX as u32)
-            .map_err(|nearest| refused("requests of 1 MiB", &nearest))?;
-        config
-            .set_max_background(BACKGROUND_MAX)
-            .map_err(|nearest| refused("background requests", &nearest))?;
-        config
-            .set_congestion_threshold(BACKGROUND_CONGESTED)
-            .map_err(|nearest| refused("a congestion threshold", &nearest))?;
-        config
-            .set_time_granularity(Duration::from_nanos(1))
-            .map_err(|nearest| refused("times in nanoseconds", &nearest))?;
-        Ok(())
-    }
-
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.as_bytes().to_vec();
         self.run(
@@ -139,40 +82,23 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn forget(&self, _: &Request, _: INodeNo, count: u64) {
+    fn forget(&self, count: u64) {
         self.core().forget(count);
     }
 
-    fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, ino: INodeNo, reply: ReplyAttr) {
         self.run(Op::GetAttr, request, ino, reply, Core::getattr);
     }
 
-    fn setattr(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        ctime: Option<SystemTime>,
-        _: Option<FileHandle>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
+    fn setattr(&self, request: &Request, ino: INodeNo, set: SetAttrRequest, reply: ReplyAttr) {
         let set = SetAttr {
-            mode: mode.map(permissions),
-            uid,
-            gid,
-            size,
-            atime: atime.map(set_time),
-            mtime: mtime.map(set_time),
-            ctime: ctime.map(from_request),
+            mode: set.mode.map(permissions),
+            uid: set.uid,
+            gid: set.gid,
+            size: set.size,
+            atime: set.atime,
+            mtime: set.mtime,
+            ctime: set.ctime,
         };
         self.run(Op::SetAttr, request, ino, reply, move |core, cx, ino| {
             core.setattr(cx, ino, set)
@@ -249,11 +175,11 @@ impl Filesystem for Adapter {
         request: &Request,
         parent: INodeNo,
         name: &OsStr,
-        target: &Path,
+        target: &OsStr,
         reply: ReplyEntry,
     ) {
         let name = name.as_bytes().to_vec();
-        let target = target.as_os_str().as_bytes().to_vec();
+        let target = target.as_bytes().to_vec();
         self.run(
             Op::SymLink,
             request,
@@ -327,17 +253,7 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn read(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
+    fn read(&self, request: &Request, ino: INodeNo, offset: u64, size: u32, reply: ReplyData) {
         self.run(Op::Read, request, ino, reply, move |core, cx, ino| {
             core.read(cx, ino, offset, size)
         });
@@ -347,12 +263,10 @@ impl Filesystem for Adapter {
         &self,
         request: &Request,
         ino: INodeNo,
-        _: FileHandle,
         offset: u64,
         data: &[u8],
         flags: WriteFlags,
         open_flags: OpenFlags,
-        _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let write = WriteRequest {
@@ -372,49 +286,59 @@ impl Filesystem for Adapter {
             });
     }
 
-    fn flush(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        _: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        if self.core().is_flushed(self.core().inode(ino)) {
+    fn flush(&self, request: &Request, ino: INodeNo, owner: LockOwner, reply: ReplyEmpty) {
+        let (core, inode) = (self.core(), self.core().inode(ino));
+        if core.is_flushed(inode) && core.is_unlocked(inode, owner.0) {
             self.now(Op::Flush, request, ino, reply, ());
         } else {
-            self.run(Op::Flush, request, ino, reply, Core::flush);
+            self.run(Op::Flush, request, ino, reply, move |core, cx, ino| {
+                core.close_locks(cx, ino, owner.0);
+                core.flush(cx, ino)
+            });
         }
     }
 
-    fn release(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        _: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.core().release(self.core().inode(ino));
+    fn release(&self, request: &Request, ino: INodeNo, handle: FileHandle, reply: ReplyEmpty) {
+        self.core().release(self.core().inode(ino), handle.0);
         self.now(Op::Release, request, ino, reply, ());
     }
 
-    fn fsync(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        data_only: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn fsync(&self, request: &Request, ino: INodeNo, data_only: bool, reply: ReplyEmpty) {
         self.run(Op::Fsync, request, ino, reply, move |core, cx, ino| {
             core.fsync(cx, ino, data_only)
         });
     }
 
-    fn opendir(&self, request: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn getlk(&self, request: &Request, ino: INodeNo, lock: LockRange, reply: ReplyLock) {
+        self.run(Op::GetLk, request, ino, reply, move |core, cx, ino| {
+            core.getlk(cx, ino, lock)
+        });
+    }
+
+    fn setlk(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        lock: LockRange,
+        wait: Option<Interrupt>,
+        reply: ReplyEmpty,
+    ) {
+        let Some(interrupt) = wait.filter(|_| lock.kind != libc::F_UNLCK) else {
+            self.run(Op::SetLk, request, ino, reply, move |core, cx, ino| {
+                core.setlk(cx, ino, handle.0, lock, None)
+            });
+            return;
+        };
+        let header = header(Op::SetLkW, request, ino);
+        let ino = self.core().inode(ino);
+        self.dispatcher.wait(header, reply, move |core, cx| {
+            let interrupted = || interrupt.is_raised() || (cx.interrupted)();
+            core.setlk(cx, ino, handle.0, lock, Some(&interrupted))
+        });
+    }
+
+    fn opendir(&self, request: &Request, ino: INodeNo, reply: ReplyOpen) {
         self.now(Op::OpenDir, request, ino, reply, self.core().opendir());
     }
 
@@ -431,20 +355,13 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn releasedir(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        handle: FileHandle,
-        _: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
+    fn releasedir(&self, request: &Request, ino: INodeNo, handle: FileHandle, reply: ReplyEmpty) {
         self.core().releasedir(handle);
         self.now(Op::ReleaseDir, request, ino, reply, ());
     }
 
     /// Every change of a directory is durable when it is acknowledged.
-    fn fsyncdir(&self, request: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+    fn fsyncdir(&self, request: &Request, ino: INodeNo, reply: ReplyEmpty) {
         self.now(Op::Fsync, request, ino, reply, ());
     }
 
@@ -461,7 +378,6 @@ impl Filesystem for Adapter {
         name: &OsStr,
         value: &[u8],
         flags: i32,
-        _: u32,
         reply: ReplyEmpty,
     ) {
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
@@ -503,7 +419,7 @@ impl Filesystem for Adapter {
     }
 
     /// The kernel checks permissions itself (`default_permissions`).
-    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+    fn access(&self, _: &Request, _: INodeNo, reply: ReplyEmpty) {
         reply.ok();
     }
 
@@ -511,7 +427,6 @@ impl Filesystem for Adapter {
         &self,
         request: &Request,
         ino: INodeNo,
-        _: FileHandle,
         offset: u64,
         len: u64,
         mode: i32,
@@ -522,34 +437,9 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn lseek(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
+    fn lseek(&self, request: &Request, ino: INodeNo, offset: i64, whence: i32, reply: ReplyLseek) {
         self.run(Op::Lseek, request, ino, reply, move |core, cx, ino| {
             core.lseek(cx, ino, offset, whence)
         });
-    }
-
-    /// The one ENOSYS: the kernel then copies by reading and writing, and does not ask again.
-    fn copy_file_range(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: u64,
-        _: INodeNo,
-        _: FileHandle,
-        _: u64,
-        _: u64,
-        _: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        reply.error(Errno::ENOSYS);
     }
 }

@@ -1,12 +1,12 @@
-//! What a success carries, for each kind of fuser's reply objects.
+//! What a success carries, for each kind of reply.
 
 use crate::core::{Listing, ReadBuffer, XattrAnswer};
 use crate::dispatch::Answer;
-use fuser::{
-    Errno, FileAttr, FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr,
+use crate::kernel::{
+    LockRange, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
+use fuser::{Errno, FileAttr, FileHandle, FopenFlags, Generation, INodeNo};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
@@ -58,8 +58,12 @@ answers! {
     ReplyData(self, value: ReadBuffer) {
         self.data(value.bytes());
     }
-    ReplyCreate(self, value: FileAttr) {
-        self.created(&TTL, &value, GENERATION, FileHandle(0), OPEN);
+    ReplyCreate(self, value: (FileAttr, u64)) {
+        let (attr, handle) = value;
+        self.created(&TTL, &attr, GENERATION, FileHandle(handle), OPEN);
+    }
+    ReplyLock(self, value: LockRange) {
+        self.locked(value.first, value.last, value.kind, value.pid);
     }
     ReplyWrite(self, value: u32) {
         self.written(value);
@@ -87,21 +91,18 @@ answers! {
     }
     ReplyOpen(self, value: Opened) {
         match value {
-            Opened::File { writable: true } => self.opened(FileHandle(0), OPEN),
-            // Its close has nothing to report, so the kernel need not ask.
-            Opened::File { writable: false } => {
-                self.opened(FileHandle(0), OPEN | FopenFlags::FOPEN_NOFLUSH);
-            }
+            // Closes are to be told of any file: they end locks.
+            Opened::File(handle) => self.opened(FileHandle(handle), OPEN),
             Opened::Directory(handle) => self.opened(FileHandle(handle), FopenFlags::empty()),
         }
     }
 }
 
-/// What was opened. Files need no handle: the client counts opens per inode.
+/// What was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Opened {
-    /// A file, for writing or for reading only.
-    File { writable: bool },
+    /// A file with its handle, which only locks need: the client counts opens per inode.
+    File(u64),
     /// A directory with its handle.
     Directory(u64),
 }

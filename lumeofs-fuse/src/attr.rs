@@ -1,9 +1,8 @@
 //! Attributes and times between the cluster's form and FUSE's.
 
-use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
+use fuser::{FileAttr, FileType, INodeNo};
 use lumeofs_base::limits::BLOCK_SIZE;
 use lumeofs_base::{Attr, FileKind, Timestamp};
-use lumeofs_meta::op::SetTime;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// `st_blksize`: the size of request that programs are asked to use. Nothing is read ahead for a file that
@@ -76,31 +75,7 @@ pub(crate) fn permissions(mode: u32) -> u16 {
     (mode & 0o7777) as u16
 }
 
-/// A time to set.
-pub(crate) fn set_time(time: TimeOrNow) -> SetTime {
-    match time {
-        TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(time) => SetTime::At(from_request(time)),
-    }
-}
-
-/// A time out of a request. fuser hands `(secs, nanos)` before 1970 on as `epoch - (|secs|, nanos)`, though
-/// the nanoseconds count forward; taking it apart the same way gives the kernel's two numbers back.
-pub(crate) fn from_request(time: SystemTime) -> Timestamp {
-    let (secs, nanos) = match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => (after.as_secs().cast_signed(), after.subsec_nanos()),
-        Err(before) => {
-            let before = before.duration();
-            (
-                before.as_secs().cast_signed().wrapping_neg(),
-                before.subsec_nanos(),
-            )
-        }
-    };
-    Timestamp { secs, nanos }
-}
-
-/// A time for a reply; fuser gets this direction right. What `SystemTime` cannot hold shows as 1970.
+/// A time for a reply. What `SystemTime` cannot hold shows as 1970.
 fn to_system(time: Timestamp) -> SystemTime {
     let whole = Duration::from_secs(time.secs.unsigned_abs());
     let whole = if time.secs >= 0 {
@@ -171,21 +146,6 @@ mod tests {
             UNIX_EPOCH.duration_since(shown).unwrap(),
             Duration::from_millis(1200)
         );
-    }
-
-    #[test]
-    fn times_before_1970_are_taken_as_the_kernel_sent_them() {
-        // What fuser makes of (-2 s, 0.8 s).
-        let handed_on = UNIX_EPOCH - Duration::new(2, 800_000_000);
-        assert_eq!(
-            from_request(handed_on),
-            Timestamp {
-                secs: -2,
-                nanos: 800_000_000
-            }
-        );
-        let later = UNIX_EPOCH + Duration::new(7, 9);
-        assert_eq!(from_request(later), Timestamp { secs: 7, nanos: 9 });
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //! without servers; [`Client`] is its only implementation outside tests.
 
 use lumeofs_base::{Attr, FsResult, InodeId};
-use lumeofs_client::{CacheStats, Client, Context, LeaseStats, Range, Usage, WriteMode, Written};
+use lumeofs_client::{
+    CacheStats, Client, Context, Interrupted, LeaseStats, Range, Usage, WriteMode, Written,
+};
+use lumeofs_meta::locks::{Lock, LockOwner};
 use lumeofs_meta::op::{CreateMode, DirEntry, NewNode, RenameMode, SetAttr, XattrMode};
 use std::time::Duration;
 
@@ -52,6 +55,28 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn usage(&self, cx: Context<'_>) -> FsResult<Usage>;
     fn open(&self, cx: Context<'_>, ino: InodeId, truncate: bool) -> FsResult<()>;
     fn release(&self, ino: InodeId);
+    fn lock(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        handle: u64,
+        lock: Lock,
+        wait: Option<Interrupted<'_>>,
+    ) -> FsResult<()>;
+    fn unlock(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        owner: LockOwner,
+        first: u64,
+        last: u64,
+    ) -> FsResult<()>;
+    fn test_lock(&self, cx: Context<'_>, ino: InodeId, lock: Lock) -> FsResult<Option<Lock>>;
+    /// Whether `close_locks` has nothing to do. Never waits.
+    fn has_no_locks(&self, ino: InodeId, owner: LockOwner) -> bool;
+    fn close_locks(&self, cx: Context<'_>, ino: InodeId, owner: LockOwner);
+    /// Never waits.
+    fn release_locks(&self, handle: u64);
     fn read(&self, cx: Context<'_>, ino: InodeId, offset: u64, buf: &mut [u8]) -> FsResult<usize>;
     fn write(
         &self,
@@ -169,6 +194,38 @@ impl Backend for Client {
     }
     fn release(&self, ino: InodeId) {
         Client::release(self, ino);
+    }
+    fn lock(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        handle: u64,
+        lock: Lock,
+        wait: Option<Interrupted<'_>>,
+    ) -> FsResult<()> {
+        Client::lock(self, cx, ino, handle, lock, wait)
+    }
+    fn unlock(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        owner: LockOwner,
+        first: u64,
+        last: u64,
+    ) -> FsResult<()> {
+        Client::unlock(self, cx, ino, owner, first, last)
+    }
+    fn test_lock(&self, cx: Context<'_>, ino: InodeId, lock: Lock) -> FsResult<Option<Lock>> {
+        Client::test_lock(self, cx, ino, lock)
+    }
+    fn has_no_locks(&self, ino: InodeId, owner: LockOwner) -> bool {
+        Client::has_no_locks(self, ino, owner)
+    }
+    fn close_locks(&self, cx: Context<'_>, ino: InodeId, owner: LockOwner) {
+        Client::close_locks(self, cx, ino, owner);
+    }
+    fn release_locks(&self, handle: u64) {
+        Client::release_locks(self, handle);
     }
     fn read(&self, cx: Context<'_>, ino: InodeId, offset: u64, buf: &mut [u8]) -> FsResult<usize> {
         Client::read(self, cx, ino, offset, buf)

@@ -4,6 +4,7 @@
 mod data;
 mod directory;
 mod inode;
+mod locks;
 mod names;
 mod xattr;
 
@@ -20,6 +21,7 @@ use lumeofs_base::{Attr, InodeId};
 use lumeofs_client::Usage;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One mounted filesystem.
 pub(crate) struct Core {
@@ -31,6 +33,8 @@ pub(crate) struct Core {
     /// The filesystem's space when it was asked for last.
     usage_seen: Mutex<Option<Usage>>,
     directories: Directories,
+    /// The last handle of an open file.
+    handle: AtomicU64,
     stats: Arc<Stats>,
 }
 
@@ -43,8 +47,14 @@ impl Core {
             root_seen: Mutex::default(),
             usage_seen: Mutex::default(),
             directories: Directories::default(),
+            handle: AtomicU64::new(0),
             stats,
         }
+    }
+
+    /// A name for an open file.
+    pub(crate) fn new_handle(&self) -> u64 {
+        self.handle.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The inode of a number of the kernel's. Only the root of the mount has two.

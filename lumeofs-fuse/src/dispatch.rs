@@ -23,6 +23,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+/// Callers that wait for locks at once. None of them waits for a thread.
+const WAITERS: Limits = Limits {
+    threads_max: 512,
+    queue_max: 0,
+    queue_bytes_max: 0,
+    idle_timeout: Duration::from_secs(1),
+};
+
 /// Where the answer goes. Consumed by it, so that there is exactly one.
 pub(crate) trait Answer: Send + 'static {
     /// What a success carries.
@@ -61,6 +69,8 @@ pub(crate) struct Dispatcher<T> {
     /// Of these, how many run an operation that may wait.
     busy: AtomicUsize,
     overflow: Overflow,
+    /// For callers that wait for each other rather than for servers: any number of them leaves the other pool alone.
+    waiters: Overflow,
 }
 
 impl<T: Send + Sync + 'static> Dispatcher<T> {
@@ -72,6 +82,7 @@ impl<T: Send + Sync + 'static> Dispatcher<T> {
             threads,
             busy: AtomicUsize::new(0),
             overflow: Overflow::new(limits),
+            waiters: Overflow::new(WAITERS),
         }
     }
 
@@ -120,6 +131,34 @@ impl<T: Send + Sync + 'static> Dispatcher<T> {
         }
     }
 
+    /// Has `work` wait, on a thread of its own.
+    pub(crate) fn wait<A, W>(&self, header: Header, answer: A, work: W)
+    where
+        A: Answer,
+        W: FnOnce(&T, Context<'_>) -> FsResult<A::Value> + Send + 'static,
+    {
+        self.stats.begin();
+        let (target, stats) = (self.target.clone(), self.stats.clone());
+        let job = Job {
+            tid: header.tid,
+            bytes: 0,
+            run: Box::new(move |refused| {
+                if refused {
+                    let text = format!("over {} callers wait for locks", WAITERS.threads_max);
+                    let error = FsError::new(Code::NoLocks, text);
+                    finish(&stats, header, answer, Err(error));
+                } else {
+                    serve(&*target, &stats, header, &[], answer, |target, cx, _| {
+                        work(target, cx)
+                    });
+                }
+            }),
+        };
+        if let Err(job) = self.waiters.submit(job) {
+            (job.run)(true);
+        }
+    }
+
     /// Answers what needs no server. Never waits and so takes no place.
     pub(crate) fn answer_now<A: Answer>(
         &self,
@@ -155,7 +194,7 @@ impl Drop for Place<'_> {
 }
 
 /// Runs an operation for its caller. The kernel has checked permissions (`default_permissions`), so the caller is
-/// trusted; fuser hands on no supplementary groups anyway.
+/// trusted.
 fn serve<T, A, W>(target: &T, stats: &Stats, header: Header, data: &[u8], answer: A, work: W)
 where
     A: Answer,
@@ -186,7 +225,10 @@ fn finish<A: Answer>(stats: &Stats, header: Header, answer: A, result: FsResult<
     stats.count(header.op, result.is_err(), took);
     let (request, op, ino, tid) = (header.request, header.op.name(), header.ino, header.tid);
     let took_ms = took.as_millis() as u64;
-    if let Some(held_back) = stats.slow.tell(took) {
+    // Who waits for a lock waits for whoever has it.
+    if header.op != Op::SetLkW
+        && let Some(held_back) = stats.slow.tell(took)
+    {
         let error = result.as_ref().err().map(tracing::field::display);
         tracing::info!(%request, op, ino, tid, took_ms, held_back, error, "slow operation");
     }

@@ -35,6 +35,8 @@ pub(crate) fn errno(code: Code) -> Errno {
         Code::Busy => libc::EBUSY,
         Code::Io => libc::EIO,
         Code::TooManyOpen => libc::ENFILE,
+        Code::Deadlock => libc::EDEADLK,
+        Code::NoLocks => libc::ENOLCK,
         // The client retries these itself; one that comes through means that it gave up (`on-outage=eio`, or
         // the end of `block:SECONDS`), and POSIX has no better word for a filesystem that does not answer.
         Code::NotLeader(_)

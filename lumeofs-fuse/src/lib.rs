@@ -2,8 +2,8 @@
 //!
 //! [`start`] connects to a cluster and mounts it; [`mount`] also waits until it is unmounted.
 //! [`parse_options`] reads what `mount -o` and fstab hold, [`remount()`] changes what can be changed of a mount.
-//! Everything that knows the `fuser` crate is in `adapter`, `answer` and `session`, so that another transport can take
-//! its place.
+//! `session` has fuser mount and agree with the kernel; from then on `kernel` takes its requests, and `adapter` says what each
+//! means.
 //!
 //! The kernel caches nothing that another mount could change: entry and attribute time-outs are 0 and every
 //! file is opened for direct I/O. What an operation answers comes from the memory or the servers of
@@ -18,6 +18,8 @@ mod dispatch;
 mod ending;
 mod errno;
 mod groups;
+mod handshake;
+mod kernel;
 #[cfg(test)]
 mod memory;
 mod metrics;

@@ -1,9 +1,14 @@
 //! A filesystem in memory in place of a cluster, for tests of the mount. It can be changed behind the
 //! mount's back, as another mount would, and lookups of names with `wait` in them wait until they are let go.
 
+mod locks;
+
 use crate::backend::Backend;
 use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId, Timestamp};
-use lumeofs_client::{CacheStats, Context, LeaseStats, Range, Usage, WriteMode, Written};
+use lumeofs_client::{
+    CacheStats, Context, Interrupted, LeaseStats, Range, Usage, WriteMode, Written,
+};
+use lumeofs_meta::locks::{Lock, LockOwner};
 use lumeofs_meta::op::{CreateMode, DirEntry, NewNode, RenameMode, SetAttr, SetTime, XattrMode};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
@@ -13,6 +18,7 @@ use std::time::Duration;
 pub(crate) struct Memory {
     state: Mutex<State>,
     let_go: Condvar,
+    locks: locks::Locks,
 }
 
 #[derive(Default)]
@@ -145,6 +151,18 @@ impl Memory {
     }
 
     /// Lookups that wait now.
+    /// Locks of all mounts.
+    pub(crate) fn lock_count(&self) -> usize {
+        self.locks.count()
+    }
+    /// Callers that wait for locks.
+    pub(crate) fn lock_waiting(&self) -> usize {
+        self.locks.waiting()
+    }
+    /// Has another mount lock something.
+    pub(crate) fn lock_elsewhere(&self, ino: InodeId, lock: Lock) {
+        self.locks.lock_elsewhere(ino, lock);
+    }
     pub(crate) fn waiting(&self) -> usize {
         self.state.lock().waiting
     }
@@ -403,6 +421,39 @@ impl Backend for Memory {
             node.opens -= 1;
         }
         state.reap(ino);
+    }
+    fn lock(
+        &self,
+        _: Context<'_>,
+        ino: InodeId,
+        handle: u64,
+        lock: Lock,
+        wait: Option<Interrupted<'_>>,
+    ) -> FsResult<()> {
+        self.locks.lock(ino, handle, lock, wait)
+    }
+    fn unlock(
+        &self,
+        _: Context<'_>,
+        ino: InodeId,
+        owner: LockOwner,
+        first: u64,
+        last: u64,
+    ) -> FsResult<()> {
+        self.locks.unlock(ino, owner, first, last);
+        Ok(())
+    }
+    fn test_lock(&self, _: Context<'_>, ino: InodeId, lock: Lock) -> FsResult<Option<Lock>> {
+        Ok(self.locks.test(ino, lock))
+    }
+    fn has_no_locks(&self, ino: InodeId, owner: LockOwner) -> bool {
+        self.locks.has_none(ino, owner)
+    }
+    fn close_locks(&self, _: Context<'_>, ino: InodeId, owner: LockOwner) {
+        self.locks.unlock(ino, owner, 0, u64::MAX);
+    }
+    fn release_locks(&self, handle: u64) {
+        self.locks.release(handle);
     }
     fn read(&self, _: Context<'_>, ino: InodeId, offset: u64, buf: &mut [u8]) -> FsResult<usize> {
         let mut state = self.state.lock();

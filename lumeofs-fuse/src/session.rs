@@ -5,6 +5,8 @@ use crate::backend::Backend;
 use crate::core::Core;
 use crate::dispatch::Dispatcher;
 use crate::ending::{Verdict, Watch};
+use crate::handshake::Handshake;
+use crate::kernel;
 use crate::metrics::Metrics;
 use crate::mountpoint;
 use crate::options::MountOptions;
@@ -236,8 +238,8 @@ pub(crate) fn start_with(
     let stats: Arc<Stats> = Arc::default();
     let core = Arc::new(Core::new(backend.clone(), root, stats.clone()));
     let dispatcher = Dispatcher::new(core, stats.clone(), threads, Limits::default());
-    let config = session_config(source, options, threads);
-    let mut session = Session::new(Adapter::new(dispatcher), &mountpoint, &config)
+    let config = session_config(source, options);
+    let mut session = Session::new(Handshake, &mountpoint, &config)
         .map_err(|error| explain_mount(&mountpoint, &error))?;
     let unmounter = Arc::new(Mutex::new(session.unmount_callable()));
     let handle = MountHandle {
@@ -245,13 +247,19 @@ pub(crate) fn start_with(
         unmounter,
     };
     let connection = session.as_fd().try_clone_to_owned();
-    let watch = Watch::new(connection.context("a descriptor for the FUSE connection")?);
+    let connection = connection.context("a descriptor for the FUSE connection")?;
+    let requests = connection
+        .try_clone()
+        .context("a descriptor for requests")?;
+    let watch = Watch::new(connection);
     let (ended, end) = channel();
     std::thread::Builder::new()
         .name("fuse-session".to_owned())
         .spawn(move || {
             // Fails only if nobody waits for the end.
-            let _ = ended.send(session.run());
+            let _ = ended.send(kernel::run(Adapter::new(dispatcher), requests, threads));
+            // It takes the mount away when it is dropped.
+            drop(session);
         })
         .context("no thread for the FUSE session")?;
     let mut mounted = Mounted {
@@ -280,7 +288,7 @@ pub(crate) fn start_with(
     Ok(mounted)
 }
 
-fn session_config(source: &str, options: &MountOptions, threads: usize) -> Config {
+fn session_config(source: &str, options: &MountOptions) -> Config {
     let either = |yes: bool, if_yes: MountOption, if_no: MountOption| {
         if yes { if_yes } else { if_no }
     };
@@ -305,8 +313,6 @@ fn session_config(source: &str, options: &MountOptions, threads: usize) -> Confi
     } else {
         SessionACL::Owner
     };
-    config.n_threads = Some(threads);
-    config.clone_fd = true;
     config
 }
 

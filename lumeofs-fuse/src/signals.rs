@@ -1,8 +1,7 @@
 //! Whether a caller that waits in the kernel is to die, or is dying.
 //!
-//! fuser answers INTERRUPT with ENOSYS, so the kernel never interrupts a request: a task that waits for one
-//! cannot be killed until it is answered. So a waiting operation looks at its caller itself and ends with
-//! EINTR when nobody will see the answer. Only a fatal signal counts: calls on regular files never return
+//! The kernel has a task wait for the answer to a request that was read, whatever signal it gets. So a waiting operation looks
+//! at its caller itself and ends with EINTR when nobody will see the answer. Only a fatal signal counts: calls on regular files never return
 //! EINTR to a program that lives, and a runtime's timer signals must not fail its I/O. Nor does anybody see the
 //! answer to the close(2) of a process that is ending already, and no signal would reach that one any more.
 

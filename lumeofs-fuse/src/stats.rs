@@ -35,6 +35,7 @@ operations! {
     OpenDir => "opendir", ReadDir => "readdir", ReleaseDir => "releasedir", StatFs => "statfs",
     SetXattr => "setxattr", GetXattr => "getxattr", ListXattr => "listxattr",
     RemoveXattr => "removexattr", Fallocate => "fallocate", Lseek => "lseek",
+    GetLk => "getlk", SetLk => "setlk", SetLkW => "setlkw",
 }
 
 /// Counters of a mount since it began.

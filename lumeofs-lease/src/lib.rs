@@ -5,10 +5,12 @@
 //! Rules L, S and K of `docs/rules.md`.
 
 mod holder;
+mod locks;
 mod table;
 mod wire;
 
 pub use holder::{Act, Ahead, Cached, Holder, HolderLimits, Learned, Listing, Touch, WriteRight};
+pub use locks::{LockVerdict, LockWaits, LockWish};
 pub use table::{Blocked, Changed, Effect, Heard, Table, TableLimits, Unheard, Want};
 pub use wire::{Ack, Generation, Grant, Held, Kind, Poll, PollAnswer, Recall, Release, What};
 

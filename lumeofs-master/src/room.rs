@@ -98,7 +98,8 @@ fn grows(mutation: &Mutation) -> bool {
         | Mutation::Link { .. }
         | Mutation::SetXattr { .. }
         | Mutation::Allocate { .. }
-        | Mutation::Append { .. } => true,
+        | Mutation::Append { .. }
+        | Mutation::Lock { .. } => true,
         Mutation::Unlink { .. }
         | Mutation::Rmdir { .. }
         | Mutation::Rename { .. }
@@ -108,6 +109,8 @@ fn grows(mutation: &Mutation) -> bool {
         | Mutation::Extend { .. }
         | Mutation::CutTail { .. }
         | Mutation::Flush { .. }
-        | Mutation::TailClean { .. } => false,
+        | Mutation::TailClean { .. }
+        | Mutation::Unlock { .. }
+        | Mutation::ReturnLocks { .. } => false,
     }
 }

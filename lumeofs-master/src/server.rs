@@ -9,7 +9,7 @@ use crate::raft::{Group, GroupConfig, Presence, Proposer};
 use crate::room::Room;
 use crate::service::{
     AdminService, ControllerGrpc, ControllerMachine, ControllerService, FrameService, Health,
-    Leases, Listener, MetadataMachine, MetadataService, Opens, Placement, Sessions, repair,
+    Leases, Listener, Locks, MetadataMachine, MetadataService, Opens, Placement, Sessions, repair,
 };
 use crate::standing::Standing;
 use crate::superblock::Superblock;
@@ -102,6 +102,7 @@ impl Master {
         let rank = masters.rank();
         let opens = Arc::new(Opens::default());
         let leases = Arc::new(Leases::new(opens.clone()));
+        let locks = Arc::new(Locks::default());
         let group_config = |group, name| GroupConfig {
             group,
             name,
@@ -124,6 +125,7 @@ impl Master {
             me: config.id(),
             opens: opens.clone(),
             leases: leases.clone(),
+            locks: locks.clone(),
             placement: Placement::new(controller_store),
         });
         let metadata = Group::start(
@@ -143,6 +145,7 @@ impl Master {
             proposer: Proposer::start(metadata.clone(), metadata_machine),
             opens,
             leases,
+            locks,
             sessions: Sessions::default(),
             identity: config.identity.clone(),
             room: Room::of(&config.data_dir),

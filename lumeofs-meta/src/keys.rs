@@ -13,10 +13,12 @@
 //! 12 ino:8 name                  extended attribute
 //! 13 ino:8 index:4               chunk of a file
 //! 14 ino:8                       orphan: an inode without a name
+//! 15 ino:8                       locks of an inode
 //! 20 session:8                   session
 //! 21 session:8 sequence:8        outcome kept for exactly-once
 //! 22 nonce:16                    session opened with this nonce
 //! 23 session:8                   session that may have leases
+//! 24 session:8 ino:8             inode on which a session has locks
 //! 30 chunk:8                     freed chunk, to be deleted on its group
 //! 80..84                         the controller's
 //! 85 group:8                     group of a dump, whose configuration its members must confirm
@@ -49,10 +51,12 @@ const DENTRY: u8 = 0x11;
 const XATTR: u8 = 0x12;
 const CHUNK: u8 = 0x13;
 const ORPHAN: u8 = 0x14;
+const LOCKS: u8 = 0x15;
 const SESSION: u8 = 0x20;
 const OUTCOME: u8 = 0x21;
 const NONCE: u8 = 0x22;
 const LEASEHOLDER: u8 = 0x23;
+const LOCKED: u8 = 0x24;
 const FREED: u8 = 0x30;
 const NODE: u8 = 0x81;
 const GROUP: u8 = 0x82;
@@ -126,6 +130,19 @@ pub(crate) fn leaseholder(id: SessionId) -> [u8; 9] {
     one(LEASEHOLDER, id.0)
 }
 
+pub(crate) fn locks(ino: InodeId) -> [u8; 9] {
+    one(LOCKS, ino.0)
+}
+
+pub(crate) fn locked(id: SessionId, ino: InodeId) -> [u8; 17] {
+    two(LOCKED, id.0, ino.0)
+}
+
+/// Inodes on which one session has locks.
+pub(crate) fn locked_by(id: SessionId) -> Range<[u8; 9]> {
+    one(LOCKED, id.0)..one(LOCKED, id.0 + 1)
+}
+
 pub(crate) fn freed(chunk: ChunkId) -> [u8; 9] {
     one(FREED, chunk.0)
 }
@@ -187,6 +204,8 @@ pub(crate) mod all {
     pub(crate) const OUTCOMES: Range<[u8; 1]> = table(super::OUTCOME);
     pub(crate) const NONCES: Range<[u8; 1]> = table(super::NONCE);
     pub(crate) const LEASEHOLDERS: Range<[u8; 1]> = table(super::LEASEHOLDER);
+    pub(crate) const LOCKS: Range<[u8; 1]> = table(super::LOCKS);
+    pub(crate) const LOCKED: Range<[u8; 1]> = table(super::LOCKED);
     pub(crate) const FREED: Range<[u8; 1]> = table(super::FREED);
     pub(crate) const NODES: Range<[u8; 1]> = table(super::NODE);
     pub(crate) const GROUPS: Range<[u8; 1]> = table(super::GROUP);

@@ -7,6 +7,7 @@ pub mod attributes;
 pub mod change;
 pub mod controller;
 pub mod keys;
+pub mod locks;
 pub mod namespace;
 pub mod op;
 pub mod restore;

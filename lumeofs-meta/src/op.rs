@@ -4,6 +4,7 @@
 //! wire and the state machine. The encoding is postcard under the wire version of the connection
 //! and the format version of the log; variants are only ever added at the end.
 
+use crate::locks::{Lock, LockAnswer, LockOwner};
 use lumeofs_base::{
     Attr, ChunkId, ChunkIndex, FileKind, FsError, GroupId, InodeId, SessionId, Timestamp,
 };
@@ -139,11 +140,17 @@ pub enum Query {
     Usage,
     /// Parent directory of a directory. -> [`Reply::Attr`]
     Parent { ino: InodeId },
+    /// Whether `session` could have a lock. -> [`Reply::Lock`]
+    TestLock {
+        ino: InodeId,
+        session: SessionId,
+        lock: Lock,
+    },
 }
 
 impl Query {
     /// Their names, for people. The first byte of an encoded one is its place here.
-    pub const NAMES: [&str; 9] = [
+    pub const NAMES: [&str; 10] = [
         "lookup",
         "get_attr",
         "read_link",
@@ -153,6 +160,7 @@ impl Query {
         "chunks",
         "usage",
         "parent",
+        "test_lock",
     ];
 }
 
@@ -250,11 +258,27 @@ pub enum Mutation {
         ctime: Timestamp,
         set: SetAttr,
     },
+    /// Locks a range, in place of what its owner has there. A session that is alone on the inode and wants it to be
+    /// `delegated` keeps the account of all its locks on it from then on. -> [`Reply::Lock`]
+    Lock {
+        ino: InodeId,
+        lock: Lock,
+        delegated: bool,
+    },
+    /// Unlocks a range. -> [`Reply::Done`]
+    Unlock {
+        ino: InodeId,
+        owner: LockOwner,
+        first: u64,
+        last: u64,
+    },
+    /// Ends the delegation of an inode's locks to the session, which has these. -> [`Reply::Done`]
+    ReturnLocks { ino: InodeId, locks: Vec<Lock> },
 }
 
 impl Mutation {
     /// Their names, for people. The first byte of an encoded one is its place here.
-    pub const NAMES: [&str; 15] = [
+    pub const NAMES: [&str; 18] = [
         "create",
         "link",
         "unlink",
@@ -270,6 +294,9 @@ impl Mutation {
         "extend",
         "cut_tail",
         "flush",
+        "lock",
+        "unlock",
+        "return_locks",
     ];
 }
 
@@ -423,6 +450,8 @@ pub enum Reply {
     Purged { remaining: Vec<InodeId> },
     /// Counters of the filesystem.
     Usage { inodes: u64, bytes: u64 },
+    /// Whether a lock was, or could be, had.
+    Lock(LockAnswer),
 }
 
 /// Result of a command, as stored for its session.

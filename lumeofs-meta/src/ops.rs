@@ -13,12 +13,19 @@ mod xattr;
 pub(crate) use purge::purge;
 pub(crate) use xattr::visible as xattr_visible;
 
+use crate::locks;
 use crate::op::{Caller, Mutation, Outcome};
 use crate::transaction::Tx;
 use data::Written;
+use lumeofs_base::SessionId;
 
 /// Runs a mutation. If it fails, nothing has changed.
-pub(crate) fn run(tx: &mut Tx<'_>, caller: &Caller, mutation: &Mutation) -> Outcome {
+pub(crate) fn run(
+    tx: &mut Tx<'_>,
+    session: SessionId,
+    caller: &Caller,
+    mutation: &Mutation,
+) -> Outcome {
     match mutation {
         Mutation::Create {
             parent,
@@ -101,6 +108,18 @@ pub(crate) fn run(tx: &mut Tx<'_>, caller: &Caller, mutation: &Mutation) -> Outc
             len,
             clear_suid,
         } => data::append(tx, caller, *ino, *len, *clear_suid),
+        Mutation::Lock {
+            ino,
+            lock,
+            delegated,
+        } => locks::lock(tx, session, *ino, *lock, *delegated),
+        &Mutation::Unlock {
+            ino,
+            owner,
+            first,
+            last,
+        } => locks::unlock(tx, session, ino, owner, first, last),
+        Mutation::ReturnLocks { ino, locks } => locks::give_back(tx, session, *ino, locks),
         Mutation::TailClean { ino, truncations } => {
             data::tail_clean(tx, caller, *ino, *truncations)
         }

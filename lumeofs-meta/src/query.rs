@@ -4,6 +4,7 @@ use crate::access::{self, READ, SEARCH};
 use crate::acl::{Acl, Which};
 use crate::directory::{self, Found};
 use crate::keys;
+use crate::locks;
 use crate::op::{Caller, DirEntry, Listed, Outcome, Query, Reply};
 use crate::ops;
 use crate::record::Inode;
@@ -41,6 +42,10 @@ pub(crate) fn query(tables: &dyn Tables, caller: &Caller, query: &Query) -> Outc
         Query::Chunks { ino, first, count } => view.chunks(caller, *ino, *first, *count),
         Query::Usage => Ok(view.usage()),
         Query::Parent { ino } => view.parent(*ino),
+        Query::TestLock { ino, session, lock } => {
+            view.inode(*ino)?;
+            Ok(Reply::Lock(locks::test(tables, *ino, *session, *lock)))
+        }
     }
 }
 

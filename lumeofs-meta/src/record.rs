@@ -111,6 +111,8 @@ pub(crate) struct Session {
     pub(crate) acked_below: u64,
     /// It has ended; it is closed when this fence is up at every replica group.
     pub(crate) ending: Option<u64>,
+    /// Inodes on which it has locks.
+    pub(crate) locked: u32,
 }
 
 /// Policies and version of the controller.

@@ -136,6 +136,8 @@ impl Metadata {
             keys::all::OUTCOMES,
             keys::all::NONCES,
             keys::all::LEASEHOLDERS,
+            keys::all::LOCKS,
+            keys::all::LOCKED,
         ];
         let stays = !ends.into_iter().any(is_in);
         stays.then(|| (key.to_vec(), value.to_vec()))
@@ -159,6 +161,7 @@ impl Metadata {
                 opened: state.time,
                 acked_below: 1,
                 ending: Some(state.fence),
+                locked: 0,
             };
             let id = SessionId(state.next_session - 1);
             rows.push((keys::session(id).to_vec(), encode(&lost)));

@@ -6,6 +6,7 @@
 
 use crate::change::Applied;
 use crate::keys;
+use crate::locks;
 use crate::op::{Caller, Mutation, Outcome, Reply};
 use crate::ops;
 use crate::record::{Session, decode, encode};
@@ -37,6 +38,7 @@ pub(crate) fn open(tx: &mut Tx<'_>, nonce: u128, description: &str) -> Outcome {
         opened: tx.now(),
         acked_below: 1,
         ending: None,
+        locked: 0,
     };
     tx.tables.put(&keys::nonce(nonce), encode(&id));
     tx.insert_session(id, session);
@@ -98,6 +100,7 @@ pub(crate) fn hold_leases(tx: &mut Tx<'_>, id: SessionId) -> Outcome {
 }
 
 fn remove(tx: &mut Tx<'_>, id: SessionId) {
+    locks::forget_session(tx, id);
     if let Some(session) = tx.remove_session(id) {
         tx.tables.delete(&keys::leaseholder(id));
         tx.state.sessions_ended += 1;
@@ -144,7 +147,7 @@ pub(crate) fn mutate(
     if let Some(value) = tx.tables.get(&key) {
         return Applied::again(decode(&value));
     }
-    let outcome = ops::run(tx, caller, mutation);
+    let outcome = ops::run(tx, id, caller, mutation);
     tx.tables.put(&key, encode(&outcome));
     tx.applied(outcome)
 }

@@ -5,6 +5,7 @@ mod attributes;
 mod changes;
 mod exactly_once;
 mod files;
+mod locks;
 mod model;
 mod random;
 mod renames;

@@ -7,6 +7,7 @@ use crate::acl::Acls;
 use crate::change::{Applied, Change, Changes};
 use crate::directory;
 use crate::keys;
+use crate::locks;
 use crate::op::{ChunkRef, DirEntry, Outcome};
 use crate::record::{ChunkRow, Dentry, Inode, Session, State, decode, encode};
 use crate::tables::Tables;
@@ -198,6 +199,7 @@ impl<'a> Tx<'a> {
         self.state.inodes -= 1;
         self.state.bytes -= inode.attr.allocated;
         self.tables.delete(&keys::inode(ino));
+        locks::forget_inode(self, ino);
         self.changes.note(Change::Gone { ino });
     }
 

@@ -46,6 +46,8 @@ pub enum Op {
     Map = 20,
     /// `LeaseRequest` -> `LeaseReply`.
     Lease = 21,
+    /// `LockWait` -> `LockVerdict`.
+    LockWait = 22,
     /// `RaftMessage` both ways.
     RaftAppend = 32,
     /// `RaftMessage` both ways.
@@ -89,7 +91,7 @@ pub enum Op {
 }
 
 impl Op {
-    const ALL: [Op; 27] = [
+    const ALL: [Op; 28] = [
         Op::Hello,
         Op::Proof,
         Op::Query,
@@ -98,6 +100,7 @@ impl Op {
         Op::Opens,
         Op::Map,
         Op::Lease,
+        Op::LockWait,
         Op::RaftAppend,
         Op::RaftVote,
         Op::RaftSnapshot,

@@ -54,11 +54,11 @@ pub fn to_grpc(error: &FsError) -> tonic::Status {
         | Code::Busy
         | Code::SessionExpired
         | Code::LostTail => Grpc::FailedPrecondition,
-        Code::NoSpace | Code::Quota | Code::TooManyOpen => Grpc::ResourceExhausted,
+        Code::NoSpace | Code::Quota | Code::TooManyOpen | Code::NoLocks => Grpc::ResourceExhausted,
         Code::Unsupported => Grpc::Unimplemented,
         Code::Interrupted => Grpc::Cancelled,
         Code::Again | Code::NotLeader(_) | Code::Unavailable => Grpc::Unavailable,
-        Code::StaleEpoch | Code::WrongGroup | Code::StaleWrite => Grpc::Aborted,
+        Code::StaleEpoch | Code::WrongGroup | Code::StaleWrite | Code::Deadlock => Grpc::Aborted,
         Code::Timeout => Grpc::DeadlineExceeded,
         Code::Refused => Grpc::Unauthenticated,
         Code::Io => Grpc::Internal,
@@ -98,6 +98,8 @@ const fn to_wire(code: Code) -> u32 {
         Code::Busy => 24,
         Code::Io => 25,
         Code::TooManyOpen => 26,
+        Code::Deadlock => 27,
+        Code::NoLocks => 28,
         Code::NotLeader(_) => 40,
         Code::StaleEpoch => 41,
         Code::WrongGroup => 42,
@@ -137,6 +139,8 @@ const fn from_wire(code: u32, leader: u64) -> Code {
         23 => Code::NoSuchOffset,
         24 => Code::Busy,
         26 => Code::TooManyOpen,
+        27 => Code::Deadlock,
+        28 => Code::NoLocks,
         40 => Code::NotLeader(if leader == 0 {
             None
         } else {
@@ -160,7 +164,7 @@ mod tests {
 
     #[test]
     fn known_codes_survive_the_wire_and_unknown_ones_are_io() {
-        for number in (1..=25).chain(40..=48) {
+        for number in (1..=28).chain(40..=48) {
             assert_eq!(to_wire(from_wire(number, 3)), number);
         }
         assert_eq!(from_wire(999, 0), Code::Io);

@@ -101,6 +101,8 @@ const fn number(code: Code) -> u8 {
         | Code::Busy
         | Code::Io
         | Code::TooManyOpen
+        | Code::Deadlock
+        | Code::NoLocks
         | Code::StaleWrite
         | Code::LostTail
         | Code::SessionExpired => 1,

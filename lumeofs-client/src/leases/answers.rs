@@ -188,7 +188,7 @@ impl State {
                 Cached::Is(attr) => Some(Ok(Reply::Attr(attr))),
                 Cached::Absent | Cached::Unknown => None,
             },
-            Query::Chunks { .. } | Query::Usage => None,
+            Query::Chunks { .. } | Query::Usage | Query::TestLock { .. } => None,
         }
     }
 }

@@ -115,6 +115,10 @@ fn touches(mutation: &Mutation) -> Vec<Touch> {
         | Mutation::Extend { ino, .. }
         | Mutation::Flush { ino, .. }
         | Mutation::CutTail { ino } => vec![Touch::Inode(*ino)],
+        // Nothing that is in memory depends on locks.
+        Mutation::Lock { .. } | Mutation::Unlock { .. } | Mutation::ReturnLocks { .. } => {
+            Vec::new()
+        }
     }
 }
 

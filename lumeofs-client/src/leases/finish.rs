@@ -8,6 +8,7 @@
 use super::{Answer, Changing};
 use crate::inodes::Inode;
 use crate::link::{Asker, Link};
+use crate::meta::locked;
 use crate::wait::{Patience, SLICE};
 use crate::window::Ticket;
 use lumeofs_base::{Code, FileKind, FsError, FsResult, InodeId, SessionId};
@@ -135,6 +136,10 @@ impl Link {
         // Its place is needed for what follows.
         drop(ticket);
         self.is_finished(&late);
+        let mutation = postcard::from_bytes(&request.op).ok();
+        if let Some(ino) = mutation.as_ref().and_then(locked) {
+            self.locks.finished(ino);
+        }
         match answer {
             Ok(answer) => {
                 if let Some(ino) = changed_file(&request) {

@@ -178,6 +178,7 @@ impl Link {
             sent.wait,
             &mut make,
         )?;
+        self.locks.recall(&reply.lock_recalls);
         postcard::from_bytes(&reply.body)
             .map_err(|error| FsError::new(Code::Io, format!("the answer to a poll: {error}")))
     }

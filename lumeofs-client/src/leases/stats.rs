@@ -111,6 +111,7 @@ fn place(query: &Query) -> usize {
         Query::Chunks { .. } => 6,
         Query::Usage => 7,
         Query::Parent { .. } => 8,
+        Query::TestLock { .. } => 9,
     }
 }
 

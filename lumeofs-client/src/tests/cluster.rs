@@ -1,6 +1,7 @@
 //! A small cluster over loopback: masters share one namespace and one table of leases, datanodes one set of chunks.
 
 mod leases;
+mod locks;
 
 use crate::client::{Client, ClientOptions, Context, OnOutage, WriteMode};
 use lumeofs_base::checksum::{block_checksums, verify_blocks};
@@ -8,7 +9,7 @@ use lumeofs_base::{
     ClusterMap, Code, Epoch, FsError, FsResult, GroupConfig, GroupId, InodeId, NodeId, NodeInfo,
     NodeKind, RequestId,
 };
-use lumeofs_lease::Table;
+use lumeofs_lease::{LockWaits, Table};
 use lumeofs_meta::namespace;
 use lumeofs_meta::op::{Caller, Command, Internal, Mutation, Outcome, Reply};
 use lumeofs_meta::tables::MemoryTables;
@@ -36,6 +37,7 @@ pub(super) const APPEND: WriteMode = WriteMode {
 pub(super) enum Answer {
     Reply(MetaReply),
     Lease(LeaseReply),
+    Verdict(LockVerdict),
     Session(SessionReply),
     Map(MapReply),
     Chunk(ChunkReply, Vec<u8>),
@@ -70,6 +72,7 @@ pub(super) struct State {
     /// Mutations as they came in.
     pub(super) mutations: Vec<(u64, Mutation)>,
     table: Table,
+    pub(super) locks: LockWaits,
     /// Inodes that were open where a recall was acknowledged.
     pub(super) found_open: Vec<InodeId>,
     /// Clients hear nothing of their polls.
@@ -146,6 +149,7 @@ impl Cluster {
             reports: Vec::new(),
             mutations: Vec::new(),
             table: leases::table(),
+            locks: LockWaits::default(),
             found_open: Vec::new(),
             is_mute: false,
         };
@@ -285,7 +289,7 @@ fn serve(mut conn: Conn, world: &World, hook: &Mutex<Option<Hook>>) {
     while let Ok(frame) = conn.receiver.receive() {
         let hooked = match frame.fixed.op {
             // What a hook does just now may have to wait for polls.
-            Op::Lease => hook.try_lock(),
+            Op::Lease | Op::LockWait => hook.try_lock(),
             _ => Some(hook.lock()),
         };
         let hooked = hooked.and_then(|mut hook| hook.as_mut().and_then(|hook| hook(&frame, world)));
@@ -297,6 +301,7 @@ fn serve(mut conn: Conn, world: &World, hook: &Mutex<Option<Hook>>) {
         let sent = match answer {
             Answer::Reply(reply) => conn.sender.reply(&frame.fixed, 0, &reply, &[]),
             Answer::Lease(reply) => conn.sender.reply(&frame.fixed, 0, &reply, &[]),
+            Answer::Verdict(reply) => conn.sender.reply(&frame.fixed, 0, &reply, &[]),
             Answer::Fail(error) => conn.sender.fail(&frame.fixed, &error),
             Answer::Session(reply) => conn.sender.reply(&frame.fixed, 0, &reply, &[]),
             Answer::Map(reply) => conn.sender.reply(&frame.fixed, 0, &reply, &[]),
@@ -347,6 +352,7 @@ impl World {
             Op::Query => Answer::Reply(self.query(&frame.decode()?)?),
             Op::Mutate => Answer::Reply(self.mutate_for(&frame.decode()?)?),
             Op::Lease => self.lease(&frame.decode()?)?,
+            Op::LockWait => self.lock_wait(&frame.decode()?)?,
             Op::Session => self.session(&frame.decode()?)?,
             Op::Opens => {
                 let report: OpenReport = frame.decode()?;

@@ -98,13 +98,12 @@ impl Core {
     pub(crate) fn open(&self, cx: Context<'_>, ino: InodeId, flags: i32) -> FsResult<Opened> {
         let truncate = flags & libc::O_TRUNC != 0;
         self.backend.open(cx, ino, truncate)?;
-        Ok(Opened::File {
-            writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
-        })
+        Ok(Opened::File(self.new_handle()))
     }
 
     /// Never waits.
-    pub(crate) fn release(&self, ino: InodeId) {
+    pub(crate) fn release(&self, ino: InodeId, handle: u64) {
+        self.backend.release_locks(handle);
         self.backend.release(ino);
     }
 

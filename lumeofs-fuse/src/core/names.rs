@@ -93,14 +93,14 @@ impl Core {
         mode: u32,
         umask: u32,
         flags: i32,
-    ) -> FsResult<FileAttr> {
+    ) -> FsResult<(FileAttr, u64)> {
         let mode = create_mode(mode, umask);
         for _ in 0..CREATE_TRIES {
             let made = self
                 .backend
                 .create(cx, parent, name, NewNode::Regular, mode);
             match made {
-                Ok(attr) => return Ok(self.referenced(&attr)),
+                Ok(attr) => return Ok((self.referenced(&attr), self.new_handle())),
                 Err(error) if error.code == Code::Exists && flags & libc::O_EXCL == 0 => {}
                 Err(error) => return Err(error),
             }
@@ -125,12 +125,17 @@ impl Core {
     }
 
     /// Opens a file in place of making it. `Stale` if it is gone by now.
-    fn open_existing(&self, cx: Context<'_>, ino: InodeId, flags: i32) -> FsResult<FileAttr> {
+    fn open_existing(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        flags: i32,
+    ) -> FsResult<(FileAttr, u64)> {
         self.open(cx, ino, flags)?;
         match self.backend.getattr(cx, ino) {
-            Ok(attr) => Ok(self.referenced(&attr)),
+            Ok(attr) => Ok((self.referenced(&attr), self.new_handle())),
             Err(error) => {
-                self.release(ino);
+                self.backend.release(ino);
                 Err(error)
             }
         }

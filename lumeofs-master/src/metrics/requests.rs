@@ -12,7 +12,7 @@ use std::time::Duration;
 const QUERIES: usize = Query::NAMES.len();
 const MUTATIONS: usize = Mutation::NAMES.len();
 /// What is neither query nor mutation.
-const REST: [&str; 8] = [
+const REST: [&str; 9] = [
     "session",
     "opens",
     "map",
@@ -20,6 +20,7 @@ const REST: [&str; 8] = [
     "raft_append",
     "raft_vote",
     "raft_snapshot",
+    "lock_wait",
     "unknown",
 ];
 static NAMES: [&str; QUERIES + MUTATIONS + REST.len()] = names();
@@ -58,6 +59,7 @@ impl Asked {
             Op::RaftAppend => 4,
             Op::RaftVote => 5,
             Op::RaftSnapshot => 6,
+            Op::LockWait => 7,
             _ => REST.len() - 1,
         };
         Self {
@@ -120,7 +122,7 @@ impl Requests {
         let (request, op) = (RequestId(fixed.request), self.operations.name(asked.kind));
         let (session, took_ms) = (asked.session, took.as_millis() as u64);
         let error = error.map(tracing::field::display);
-        if fixed.op == Op::Lease {
+        if matches!(fixed.op, Op::Lease | Op::LockWait) {
             // It is answered when there is something to say.
             tracing::trace!(%request, op, session, took_ms, error, "operation");
         } else if let Some(held_back) = self.slow.tell(took) {

@@ -56,10 +56,10 @@ impl FrameService {
         let now = SystemClock.monotonic();
         let age = Duration::from_millis(asked.age_ms.into());
         let (waits, nodes) = waits(&self.metadata.group);
-        // A poll is meant to wait.
+        // Polls are meant to wait.
         let old = self.work.older_than(age, now).into_iter();
         let old = old
-            .filter(|noted| noted.what.op != Op::Lease)
+            .filter(|noted| !matches!(noted.what.op, Op::Lease | Op::LockWait))
             .take(ITEMS_MAX);
         let item = |noted: Noted<Work>| {
             let (session, op) = noted.what.what();

@@ -17,8 +17,8 @@ use lumeofs_proto::blocking::Frame;
 use lumeofs_proto::data::BlockedReply;
 use lumeofs_proto::frame::{Fixed, Op};
 use lumeofs_proto::meta::{
-    GroupMembers, LeaseReply, LeaseRequest, MapReply, MapRequest, MasterAddress, MetaReply,
-    MetaRequest, OpenReport, RaftMessage, SessionReply, SessionRequest,
+    GroupMembers, LeaseReply, LeaseRequest, LockVerdict, LockWait, MapReply, MapRequest,
+    MasterAddress, MetaReply, MetaRequest, OpenReport, RaftMessage, SessionReply, SessionRequest,
 };
 use lumeofs_proto::nonblocking::{FrameWriter, Stream, accept};
 use std::sync::Arc;
@@ -45,6 +45,7 @@ enum Answer {
     Meta(MetaReply),
     Session(SessionReply),
     Lease(LeaseReply),
+    LockVerdict(LockVerdict),
     Map(MapReply),
     Raft(RaftMessage),
     Blocked(BlockedReply),
@@ -144,6 +145,11 @@ impl FrameService {
                 let request: LeaseRequest = frame.decode()?;
                 asked.of(request.session);
                 Answer::Lease(self.metadata.lease(&request).await?)
+            }
+            Op::LockWait => {
+                let wait: LockWait = frame.decode()?;
+                asked.of(wait.session);
+                Answer::LockVerdict(self.metadata.lock_wait(&wait).await?)
             }
             Op::Blocked => Answer::Blocked(self.blocked(&frame.decode()?)),
             Op::Map => Answer::Map(self.map(&frame.decode()?).await),
@@ -260,6 +266,7 @@ async fn send(
         Ok(Answer::Meta(reply)) => writer.reply(asked, &reply, &[]).await,
         Ok(Answer::Session(reply)) => writer.reply(asked, &reply, &[]).await,
         Ok(Answer::Lease(reply)) => writer.reply(asked, &reply, &[]).await,
+        Ok(Answer::LockVerdict(reply)) => writer.reply(asked, &reply, &[]).await,
         Ok(Answer::Map(reply)) => writer.reply(asked, &reply, &[]).await,
         Ok(Answer::Blocked(reply)) => writer.reply(asked, &reply, &[]).await,
         Ok(Answer::Raft(reply)) => writer.reply(asked, &reply, &[]).await,

@@ -13,7 +13,7 @@ mod watch;
 use asked::shown_by_refusal;
 pub(super) use asked::{Shown, directories, named, shown, want};
 pub(super) use wait::Waiting;
-pub(super) use watch::watch_leases;
+pub(super) use watch::{end, watch_leases};
 
 use super::opens::Opens;
 use crate::done::{Consequences, Done};
@@ -210,6 +210,11 @@ impl Leases {
         let may = table.before_change(now, session, named, directories);
         self.tell_if_more(&table, before);
         Ok(may.is_ok())
+    }
+
+    /// There is something to tell a session: polls look.
+    pub(super) fn wake_polls(&self) {
+        self.news.notify_waiters();
     }
 
     /// Wakes polls if there are recalls that were not there before.

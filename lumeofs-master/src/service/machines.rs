@@ -1,6 +1,7 @@
 //! The two state machines as the Raft host sees them.
 
 use super::leases::Leases;
+use super::locks::Locks;
 use super::opens::Opens;
 use super::placement::Placement;
 use crate::done::Done;
@@ -49,6 +50,8 @@ pub(crate) struct MetadataMachine {
     pub(crate) opens: Arc<Opens>,
     /// Learns of all that changes.
     pub(crate) leases: Arc<Leases>,
+    /// Learns of locks that others may wait for.
+    pub(crate) locks: Arc<Locks>,
     /// Chooses groups for new chunks.
     pub(crate) placement: Placement,
 }
@@ -78,6 +81,7 @@ impl Machine for MetadataMachine {
         // And nobody must be told what others still believe otherwise.
         let term = own.then_some(origin.term);
         let done = self.leases.applied(tables, term, &batch.commands, applied);
+        self.locks.applied(&batch.commands);
         Ok(Applied::Metadata(done))
     }
 

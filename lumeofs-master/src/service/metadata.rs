@@ -1,6 +1,7 @@
 //! The metadata group as clients see it, apart from their operations: sessions, and what they have open.
 
 use super::leases::Leases;
+use super::locks::Locks;
 use super::machines::MetadataMachine;
 use super::opens::Opens;
 use super::sessions::{self, Sessions};
@@ -36,6 +37,7 @@ pub(crate) struct MetadataService {
     pub(crate) proposer: Proposer<MetadataMachine>,
     pub(crate) opens: Arc<Opens>,
     pub(crate) leases: Arc<Leases>,
+    pub(crate) locks: Arc<Locks>,
     pub(crate) sessions: Sessions,
     pub(crate) identity: Identity,
     pub(crate) room: Room,

@@ -33,6 +33,7 @@ pub(super) fn check(tables: &dyn Tables) -> Vec<String> {
     check.xattrs();
     check.counters();
     check.sessions();
+    check.found.extend(crate::locks::check(tables));
     check.found
 }
 

@@ -366,6 +366,9 @@ impl Model {
                     chunks,
                 })
             }
+            Mutation::Lock { .. } | Mutation::Unlock { .. } | Mutation::ReturnLocks { .. } => {
+                unreachable!("locks are compared with a model of bytes, in locks.rs")
+            }
             Mutation::TailClean { ino, truncations } => {
                 self.writable(caller, *ino)?;
                 if self.nodes[ino].attr.truncations != *truncations {

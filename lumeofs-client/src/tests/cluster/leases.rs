@@ -33,7 +33,7 @@ fn shown(state: &State, query: &Query, outcome: &Outcome) -> Vec<(InodeId, FileK
         | Query::ListXattr { ino }
         | Query::Chunks { ino, .. }
         | Query::Parent { ino } => *ino,
-        Query::Usage => return Vec::new(),
+        Query::Usage | Query::TestLock { .. } => return Vec::new(),
     };
     let attr = namespace::query(&state.tables, cx().caller, &Query::GetAttr { ino: asked });
     let mut shown = Vec::new();
@@ -67,6 +67,7 @@ impl State {
     /// Applies a command, and has the table make its recalls.
     pub(super) fn apply(&mut self, command: Command) -> (Applied, Changed) {
         self.index += 1;
+        self.locks.applied(&command);
         let session = match &command {
             Command::Mutate { session, .. } => *session,
             Command::Internal(Internal::CloseSession { session }) => {
@@ -104,7 +105,7 @@ impl State {
         }
     }
 
-    fn check_session(&self, session: SessionId) -> FsResult<()> {
+    pub(super) fn check_session(&self, session: SessionId) -> FsResult<()> {
         match namespace::has_session(&self.tables, session) {
             true => Ok(()),
             false => Err(Code::SessionExpired.into()),
@@ -118,7 +119,7 @@ impl State {
 
 impl World {
     /// Tries until something can be done.
-    fn until<T>(&self, mut attempt: impl FnMut(&mut State) -> Option<T>) -> T {
+    pub(super) fn until<T>(&self, mut attempt: impl FnMut(&mut State) -> Option<T>) -> T {
         loop {
             let done = {
                 let mut state = self.state.lock();
@@ -233,15 +234,23 @@ impl World {
             heard.answer
         };
         let renewed = answer.renewed;
+        let mut lock_recalls = Vec::new();
         let answer = match answer.restate || poll.asserts.is_some() {
             true => answer,
             false => self.until(|state| {
                 let news = state.table.news(session, poll.seen);
-                let is_due = news.restate || !news.recalls.is_empty() || now() >= until;
+                if asked.wait_ms > 0 {
+                    let recalls = state.locks.recalls(now(), session).into_iter();
+                    lock_recalls.extend(recalls.map(InodeId::get));
+                }
+                let is_due = news.restate
+                    || !news.recalls.is_empty()
+                    || !lock_recalls.is_empty()
+                    || now() >= until;
                 is_due.then_some(PollAnswer { renewed, ..news })
             }),
         };
         let body = encode(&answer);
-        Ok(Answer::Lease(LeaseReply { body }))
+        Ok(Answer::Lease(LeaseReply { body, lock_recalls }))
     }
 }

@@ -40,7 +40,7 @@ pub(crate) fn shown(tables: &Overlay, query: &Query, outcome: &mut Outcome) -> S
         | Query::ListXattr { ino }
         | Query::Chunks { ino, .. }
         | Query::Parent { ino } => *ino,
-        Query::Usage => return Shown::default(),
+        Query::Usage | Query::TestLock { .. } => return Shown::default(),
     };
     let mut shown = Shown::default();
     match outcome {
@@ -102,6 +102,8 @@ pub(crate) fn named(mutation: &Mutation) -> Option<InodeId> {
         | Mutation::SetXattr { ino, .. }
         | Mutation::RemoveXattr { ino, .. }
         | Mutation::Flush { ino, .. } => Some(*ino),
+        // Locks are no part of what mounts have in memory.
+        Mutation::Lock { .. } | Mutation::Unlock { .. } | Mutation::ReturnLocks { .. } => None,
         Mutation::Create { .. }
         | Mutation::Unlink { .. }
         | Mutation::Rmdir { .. }
@@ -128,7 +130,10 @@ pub(crate) fn directories(mutation: &Mutation) -> Vec<InodeId> {
         | Mutation::TailClean { .. }
         | Mutation::Extend { .. }
         | Mutation::CutTail { .. }
-        | Mutation::Flush { .. } => Vec::new(),
+        | Mutation::Flush { .. }
+        | Mutation::Lock { .. }
+        | Mutation::Unlock { .. }
+        | Mutation::ReturnLocks { .. } => Vec::new(),
     }
 }
 

@@ -47,8 +47,14 @@ impl MetadataService {
             .store()
             .read(|tables| self.leases.poll(term, tables, received, session, &poll))?;
         let says_nothing = |answer: &PollAnswer| answer.recalls.is_empty() && !answer.restate;
+        // Told only by polls that can wait for them: those beside are answered at once and say nothing else.
+        let mut lock_recalls = self.locks.recalls(session, !wait.is_zero());
         // Who has asserted its leases waits for the answer before it uses them.
-        while says_nothing(&answer) && poll.asserts.is_none() && !wait.is_zero() {
+        while says_nothing(&answer)
+            && lock_recalls.is_empty()
+            && poll.asserts.is_none()
+            && !wait.is_zero()
+        {
             let news = self.leases.news.notified();
             tokio::pin!(news);
             news.as_mut().enable();
@@ -56,12 +62,14 @@ impl MetadataService {
                 renewed: answer.renewed,
                 ..self.leases.news(term, session, poll.seen)?
             };
-            if !says_nothing(&answer) || timeout_at(until, news).await.is_err() {
+            lock_recalls = self.locks.recalls(session, true);
+            let is_due = !says_nothing(&answer) || !lock_recalls.is_empty();
+            if is_due || timeout_at(until, news).await.is_err() {
                 break;
             }
         }
         let body = encode(&answer);
-        Ok(LeaseReply { body })
+        Ok(LeaseReply { body, lock_recalls })
     }
 }
 

@@ -57,8 +57,8 @@ pub(crate) async fn watch_leases(service: Arc<MetadataService>) {
     }
 }
 
-/// Ends a session; its fence is seen to elsewhere.
-async fn end(service: Arc<MetadataService>, session: SessionId) {
+/// Ends a session that keeps others waiting; its fence is seen to elsewhere.
+pub(crate) async fn end(service: Arc<MetadataService>, session: SessionId) {
     let is_live = |tables: &_| namespace::has_session(tables, session);
     if !service.group.store().read(is_live) {
         // Its fence is not up everywhere yet.

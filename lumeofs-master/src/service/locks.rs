@@ -1,0 +1,110 @@
+//! Requests that wait for locks, and the recall of those that are delegated: drives `LockWaits` of `lumeofs-lease`.
+
+use super::leases;
+use super::metadata::{MetadataService, decode};
+use crate::raft::Overlay;
+use lumeofs_base::clock::{Clock as _, SystemClock};
+use lumeofs_base::limits::LOCK_WAIT_ANSWER;
+use lumeofs_base::{FsResult, InodeId, SessionId};
+use lumeofs_lease::{GIVE_BACK_MAX, LockVerdict, LockWaits, LockWish, TERM};
+use lumeofs_meta::op::Command;
+use lumeofs_proto::meta;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+/// Who waits. Under another leadership all ask anew, so what an earlier one left does no harm.
+#[derive(Default)]
+pub(crate) struct Locks {
+    waits: Mutex<LockWaits>,
+    /// Locks were let go: requests that wait look.
+    freed: Notify,
+}
+
+impl Locks {
+    /// Takes commands that were applied, when they can be seen.
+    pub(crate) fn applied(&self, commands: &[Command]) {
+        let mut waits = self.waits.lock();
+        let freed = commands
+            .iter()
+            .fold(false, |freed, command| waits.applied(command) | freed);
+        drop(waits);
+        if freed {
+            self.freed.notify_waiters();
+        }
+    }
+
+    /// Inodes whose locks a session should give back, if it is to be told now.
+    pub(crate) fn recalls(&self, session: SessionId, now: bool) -> Vec<u64> {
+        if !now {
+            return Vec::new();
+        }
+        let inodes = self.waits.lock().recalls(SystemClock.monotonic(), session);
+        inodes.into_iter().map(InodeId::get).collect()
+    }
+
+    fn judge(&self, tables: &Overlay, wish: &LockWish) -> FsResult<LockVerdict> {
+        let now = SystemClock.monotonic();
+        self.waits.lock().judge(tables, now, wish)
+    }
+}
+
+impl MetadataService {
+    /// Says whether a lock may be tried, when it may or after a while.
+    pub(crate) async fn lock_wait(
+        self: &Arc<Self>,
+        request: &meta::LockWait,
+    ) -> FsResult<meta::LockVerdict> {
+        let wait = Duration::from_millis(request.wait_ms.into()).min(LOCK_WAIT_ANSWER);
+        let until = Instant::now() + wait;
+        let wish = LockWish {
+            session: SessionId(request.session),
+            ino: InodeId(request.ino),
+            lock: decode(&request.lock)?,
+            waited: Duration::from_millis(request.waited_ms),
+            just_to_know: request.just_to_know,
+        };
+        if request.gone {
+            self.locks.waits.lock().forget(&wish);
+            return Ok(meta::LockVerdict::default());
+        }
+        loop {
+            self.group.linearizable().await?;
+            self.check_session(wish.session)?;
+            self.sessions.touch(wish.session);
+            let freed = self.locks.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            let judge = |tables: &_| self.locks.judge(tables, &wish);
+            match self.group.store().read(judge)? {
+                LockVerdict::Try => return Ok(meta::LockVerdict::default()),
+                LockVerdict::Deadlock => {
+                    return Ok(meta::LockVerdict {
+                        deadlock: true,
+                        ..meta::LockVerdict::default()
+                    });
+                }
+                LockVerdict::Wait => {}
+                LockVerdict::Recall(delegate) => self.recall(delegate, &wish).await,
+            }
+            if timeout_at(until, freed).await.is_err() {
+                return Ok(meta::LockVerdict {
+                    wait: true,
+                    ..meta::LockVerdict::default()
+                });
+            }
+        }
+    }
+
+    /// Has a session hear that it is to give locks back. One that does not hear, or does not do it, keeps nobody waiting
+    /// for longer than one that keeps a lease.
+    async fn recall(self: &Arc<Self>, delegate: SessionId, wish: &LockWish) {
+        let silence = self.sessions.silence(delegate, SystemClock.monotonic());
+        if silence > TERM || wish.waited > GIVE_BACK_MAX {
+            leases::end(self.clone(), delegate).await;
+        }
+        self.leases.wake_polls();
+    }
+}
