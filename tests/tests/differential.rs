@@ -12,7 +12,7 @@ mod run;
 #[path = "differential/view.rs"]
 mod view;
 
-use lumeofs_tests::{Cluster, LoopMounts, MKFS_EXT4, temporary};
+use lumeofs_tests::{Cluster, LoopMounts, MKFS_EXT4, number, temporary};
 use run::{Places, explore};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -22,12 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const DISK_BYTES: u64 = 2 << 30;
 /// Sequences that are made side by side.
 const WORKERS: usize = 4;
-
-/// A number from the environment, for longer runs and for seeds that failed.
-fn number(variable: &str, default: u64) -> u64 {
-    let text = std::env::var(variable).ok();
-    text.map_or(default, |text| text.parse().expect("a number"))
-}
+/// So many sequences that differ are enough.
+const WRONG_MAX: usize = 8;
 
 /// An ext4 of its own, mounted as LumeoFS is.
 fn ext4(disks: &mut LoopMounts, directory: &Path, options: &str) -> PathBuf {
@@ -43,7 +39,7 @@ fn explore_all(places: &Places, seeds: u64) {
         number("LUMEOFS_SEED_FIRST", 1),
         number("LUMEOFS_SEEDS", seeds),
     );
-    let count = number("LUMEOFS_STEPS", 60) as usize;
+    let count = number("LUMEOFS_STEPS", 100) as usize;
     let kept = std::env::var("LUMEOFS_KEPT").ok();
     let kept: Option<Vec<usize>> = kept.map(|list| {
         let numbers = list.split(',').map(|number| number.parse());
@@ -81,19 +77,24 @@ fn explore_all(places: &Places, seeds: u64) {
     );
 }
 
-/// So many sequences that fail are enough.
-const WRONG_MAX: usize = 40;
+/// The same on ext4 and on so many mounts of a cluster in turn.
+fn compare_mounts(count: usize, seeds: u64) {
+    let mut cluster = Cluster::start();
+    let mut disks = LoopMounts::default();
+    let local = ext4(&mut disks, &cluster.scratch(), "loop,noatime");
+    let mut mounts = vec![cluster.mount()];
+    mounts.extend((1..count).map(|_| cluster.second_mount()));
+    explore_all(&Places { local, mounts }, seeds);
+}
 
 #[test]
 fn a_mount_answers_as_ext4_does() {
-    let cluster = Cluster::start();
-    let (mut disks, scratch) = (LoopMounts::default(), cluster.scratch());
-    let local = ext4(&mut disks, &scratch, "loop,noatime");
-    let places = Places {
-        local,
-        mounts: vec![cluster.mount()],
-    };
-    explore_all(&places, 300);
+    compare_mounts(1, 250);
+}
+
+#[test]
+fn two_mounts_in_turn_answer_as_one_ext4_does() {
+    compare_mounts(2, 250);
 }
 
 /// Two directories for the same, both on ext4.

@@ -58,7 +58,7 @@ pub(crate) enum Of {
 /// One system call.
 #[derive(Clone, Debug)]
 pub(crate) enum Call {
-    /// Keeps a file or a directory in the slot, in place of what was open there.
+    /// Keeps a file or a directory in the slot, in place of what was open there; that stays if this fails.
     Open {
         slot: u8,
         path: Name,

@@ -46,10 +46,10 @@ const MODES: [u32; 14] = [
 const UMASKS: [u32; 4] = [0o022, 0o000, 0o077, 0o027];
 const LENGTHS: [u64; 8] = [0, 1, 511, 4095, 4096, 4097, 10_000, 40_000];
 /// Files that one mount may have open at once.
-const SLOTS: u64 = 4;
+const SLOTS: u64 = 3;
 
 /// So many steps make what the others use.
-const BEGINNING: usize = DIRECTORIES.len() + FILES.len();
+const BEGINNING: usize = DIRECTORIES.len() + FILES.len() + LINKS.len() + SLOTS as usize;
 
 /// Draws a sequence for so many mounts.
 pub(crate) fn steps(seed: u64, count: usize, mounts: usize) -> Vec<Step> {
@@ -57,19 +57,36 @@ pub(crate) fn steps(seed: u64, count: usize, mounts: usize) -> Vec<Step> {
     let step = |number| Step {
         number,
         mount: draw.below(mounts as u64) as usize,
-        user: draw.of(&[User::Root, User::One, User::One, User::Other]),
+        user: match number {
+            // What everybody needs.
+            0..BEGINNING if number >= BEGINNING - SLOTS as usize => User::Root,
+            _ => draw.of(&[User::Root, User::Root, User::One, User::One, User::Other]),
+        },
         umask: match draw.below(4) {
             0 => draw.of(&UMASKS),
             _ => UMASKS[0],
         },
-        call: match number {
-            0..BEGINNING => draw.make(number),
-            _ => draw.call(),
+        call: {
+            let mut call = match number {
+                0..BEGINNING => draw.make(number),
+                _ => draw.call(),
+            };
+            if mounts > 1 {
+                drop_sgid(&mut call);
+            }
+            call
         },
         // Now and then several calls meet in the caches before anybody looks.
         look: (draw.below(4) > 0).then(|| draw.below(mounts as u64) as usize),
     };
     (0..count).map(step).collect()
+}
+
+/// Whether a write takes set-group-id from a file that its group may not execute is left open where several mounts write.
+fn drop_sgid(call: &mut Call) {
+    if let Call::Open { mode, .. } | Call::Mknod { mode, .. } | Call::Chmod { mode, .. } = call {
+        *mode &= !0o2000;
+    }
 }
 
 struct Draw(Random);
@@ -87,7 +104,7 @@ impl Draw {
     fn path(&mut self, list: &[&str]) -> Name {
         let path = match self.below(24) {
             0 => self.of(&ODD),
-            1..4 => self.of(&[&FILES[..], &DIRECTORIES, &LINKS].concat()),
+            1 | 2 => self.of(&[&FILES[..], &DIRECTORIES, &LINKS].concat()),
             _ => self.of(list),
         };
         match self.below(24) {
@@ -148,6 +165,9 @@ impl Draw {
     }
 
     fn open_flags(&mut self) -> OFlags {
+        if self.below(2) == 0 {
+            return OFlags::RDWR | OFlags::CREATE;
+        }
         let mut flags = self.of(&[OFlags::RDONLY, OFlags::WRONLY, OFlags::RDWR, OFlags::RDWR]);
         for (one_in, flag) in [
             (2, OFlags::CREATE),
@@ -168,25 +188,38 @@ impl Draw {
 
     /// One of the calls with which a sequence begins.
     fn make(&mut self, number: usize) -> Call {
-        let all = [&DIRECTORIES[..], &FILES].concat();
-        let path = all[number].into();
-        match number {
-            0..4 => Call::Mkdir {
-                path,
+        let (files, links) = (DIRECTORIES.len(), DIRECTORIES.len() + FILES.len());
+        let slots = links + LINKS.len();
+        if number < files {
+            Call::Mkdir {
+                path: DIRECTORIES[number].into(),
                 mode: self.of(&[0o777, 0o777, 0o1777, 0o2777, 0o755]),
-            },
-            _ => Call::Mknod {
-                path,
+            }
+        } else if number < links {
+            Call::Mknod {
+                path: FILES[number - files].into(),
                 node: Node::Regular,
                 mode: self.mode(),
-            },
+            }
+        } else if number < slots {
+            Call::Symlink {
+                path: LINKS[number - links].into(),
+                target: self.of(&TARGETS).into(),
+            }
+        } else {
+            Call::Open {
+                slot: (number - slots) as u8,
+                path: self.of(&FILES).into(),
+                flags: OFlags::RDWR | OFlags::CREATE,
+                mode: self.mode(),
+            }
         }
     }
 
     fn call(&mut self) -> Call {
         match self.below(100) {
-            0..34 => self.data_call(),
-            34..66 => self.name_call(),
+            0..46 => self.data_call(),
+            46..68 => self.name_call(),
             _ => self.attribute_call(),
         }
     }
@@ -196,11 +229,17 @@ impl Draw {
         let (slot, seed) = (self.slot(), self.0.number() >> 8);
         let (offset, length) = (self.length(), self.length() as usize);
         match self.below(40) {
-            0..12 => Call::Open {
+            0 | 1 => Call::Open {
+                slot,
+                path: self.directory(),
+                flags: OFlags::RDONLY | OFlags::DIRECTORY,
+                mode: 0,
+            },
+            2..12 => Call::Open {
                 slot,
                 path: match self.below(8) {
-                    0 => self.directory(),
-                    1 => self.path(&LINKS),
+                    0 => self.path(&LINKS),
+                    1 => self.any(),
                     _ => self.file(),
                 },
                 flags: self.open_flags(),
@@ -307,8 +346,13 @@ impl Draw {
                 to: self.file(),
                 follow: self.below(3) == 0,
             },
-            16..20 => Call::Unlink(self.any()),
-            20..23 => Call::Rmdir(self.directory()),
+            16..19 => Call::Unlink(self.any()),
+            19..21 => Call::Rmdir(self.directory()),
+            21..23 => Call::Mknod {
+                path: self.file(),
+                node: Node::Regular,
+                mode,
+            },
             23..26 => Call::Rename {
                 from: self.directory(),
                 to: self.directory(),
@@ -335,36 +379,48 @@ impl Draw {
     }
 
     fn attribute_call(&mut self) -> Call {
-        let (seed, name) = (self.0.number() >> 8, self.of(&XATTRS));
-        let length = self.of(&[0, 1, 100, 900]);
+        let name = match self.below(2) {
+            0 => XATTRS[0],
+            _ => self.of(&XATTRS),
+        };
+        let seed = self.0.number() >> 8;
+        let length = self.of(&[0, 10, 100, 900]);
         match self.below(40) {
-            0..8 => Call::Chmod {
+            0..6 => Call::Chmod {
                 of: self.what(),
                 mode: self.mode(),
             },
-            8..14 => Call::Chown {
+            6..11 => Call::Chown {
                 of: self.what(),
                 uid: self.id(),
                 gid: self.id(),
             },
-            14..20 => Call::Utimes {
+            11..17 => Call::Utimes {
                 of: self.what(),
                 atime: self.time(),
                 mtime: self.time(),
             },
-            20..25 => Call::Truncate {
+            17..21 => Call::Truncate {
                 of: self.what(),
                 length: match self.below(20) {
                     0 => -1,
                     _ => self.length().cast_signed(),
                 },
             },
-            25..27 => Call::Access {
+            21..23 => Call::Access {
                 path: self.any(),
                 bits: self.below(8) as u32,
             },
-            27 => Call::Stat(self.what()),
-            28..34 => Call::SetXattr {
+            23 => Call::Stat(self.what()),
+            // Where ext4 finds the value there already, it changes nothing, not even the time of the change.
+            24..33 if length == 0 || name == "security.capability" => Call::SetXattr {
+                of: self.what(),
+                name,
+                length,
+                seed,
+                flags: XattrFlags::CREATE,
+            },
+            24..33 => Call::SetXattr {
                 of: self.what(),
                 name,
                 length,
@@ -372,11 +428,12 @@ impl Draw {
                 flags: self.of(&[
                     XattrFlags::empty(),
                     XattrFlags::empty(),
+                    XattrFlags::empty(),
                     XattrFlags::CREATE,
                     XattrFlags::REPLACE,
                 ]),
             },
-            34..36 => Call::Xattr {
+            33..36 => Call::Xattr {
                 of: self.what(),
                 name,
                 room: self.of(&[0, 10, 1000]),

@@ -123,6 +123,29 @@ impl Place {
         &self.held
     }
 
+    /// The inode of what is open in a slot.
+    pub(crate) fn inode(&self, slot: u8) -> Option<u64> {
+        let stat = rustix::fs::fstat(self.held.get(&slot)?);
+        stat.ok().map(|stat| stat.st_ino)
+    }
+
+    /// Begins anew in what is open for appending.
+    pub(crate) fn rewind_append(&self, slot: u8) {
+        let Some(file) = self.held.get(&slot) else {
+            return;
+        };
+        if rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::APPEND)) {
+            // What is open as a path alone has no position.
+            let _ = rustix::fs::seek(file, SeekFrom::Start(0));
+        }
+    }
+
+    /// Closes what is open in a slot once, and keeps it all the same.
+    pub(crate) fn close_another(&self, slot: u8) {
+        let another = self.held.get(&slot).map(File::try_clone);
+        drop(another.map(|file| file.expect("there is room for another descriptor")));
+    }
+
     /// Makes a call; its answer as text.
     pub(crate) fn make(&mut self, step: &Step) -> String {
         self.enter();
@@ -141,7 +164,6 @@ impl Place {
                 flags,
                 mode: bits,
             } => {
-                self.held.remove(slot);
                 // Nothing here waits for the other end of a FIFO.
                 let flags = *flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let opened = rustix::fs::open(expand(path), flags, mode(*bits));
