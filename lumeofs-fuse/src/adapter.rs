@@ -169,8 +169,9 @@ impl Filesystem for Adapter {
             mtime: mtime.map(set_time),
             ctime: ctime.map(from_request),
         };
+        let tid = request.pid();
         self.run(Op::SetAttr, request, ino, reply, move |core, cx, ino| {
-            core.setattr(cx, ino, set)
+            core.setattr(cx, ino, tid, set)
         });
     }
 
@@ -297,8 +298,9 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let tid = request.pid();
         self.run(Op::Open, request, ino, reply, move |core, cx, ino| {
-            core.open(cx, ino, flags.0)
+            core.open(cx, ino, tid, flags.0)
         });
     }
 
@@ -312,13 +314,13 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let name = name.as_bytes().to_vec();
+        let (name, tid) = (name.as_bytes().to_vec(), request.pid());
         self.run(
             Op::Create,
             request,
             parent,
             reply,
-            move |core, cx, parent| core.create(cx, parent, &name, mode, flags),
+            move |core, cx, parent| core.create(cx, parent, &name, mode, (tid, flags)),
         );
     }
 
@@ -354,6 +356,7 @@ impl Filesystem for Adapter {
             offset,
             open_flags: open_flags.0,
             flags,
+            tid: request.pid(),
         };
         let mut header = header(Op::Write, request, ino);
         if write.is_from_page_cache() {
@@ -511,8 +514,9 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let tid = request.pid();
         self.run(Op::Fallocate, request, ino, reply, move |core, cx, ino| {
-            core.fallocate(cx, ino, offset, len, mode)
+            core.fallocate(cx, ino, tid, (offset, len), mode)
         });
     }
 

@@ -5,6 +5,7 @@ mod data;
 mod directory;
 mod inode;
 mod names;
+mod sgid;
 mod xattr;
 
 pub(crate) use data::{ReadBuffer, WriteRequest};

@@ -29,6 +29,7 @@ mod remount;
 mod session;
 mod signals;
 mod stats;
+mod task;
 
 pub use metrics::Metrics;
 pub use options::{MountOptions, OptionError, is_remount, parse_options, without_unknown};

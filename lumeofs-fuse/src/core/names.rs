@@ -88,7 +88,7 @@ impl Core {
         parent: InodeId,
         name: &[u8],
         mode: u32,
-        flags: i32,
+        (tid, flags): (u32, i32),
     ) -> FsResult<FileAttr> {
         for _ in 0..CREATE_TRIES {
             let made = self
@@ -107,7 +107,7 @@ impl Core {
             if !is_open_to(&there, cx.caller.uid, flags) {
                 break;
             }
-            match self.open_existing(cx, there.ino, flags) {
+            match self.open_existing(cx, there.ino, tid, flags) {
                 Err(error) if error.code == Code::Stale => {}
                 opened => return opened,
             }
@@ -120,8 +120,14 @@ impl Core {
     }
 
     /// Opens a file in place of making it. `Stale` if it is gone by now.
-    fn open_existing(&self, cx: Context<'_>, ino: InodeId, flags: i32) -> FsResult<FileAttr> {
-        self.open(cx, ino, flags)?;
+    fn open_existing(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        tid: u32,
+        flags: i32,
+    ) -> FsResult<FileAttr> {
+        self.open(cx, ino, tid, flags)?;
         match self.backend.getattr(cx, ino) {
             Ok(attr) => Ok(self.referenced(&attr)),
             Err(error) => {
