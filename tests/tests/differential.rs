@@ -89,12 +89,12 @@ fn compare_mounts(count: usize, seeds: u64) {
 
 #[test]
 fn a_mount_answers_as_ext4_does() {
-    compare_mounts(1, 250);
+    compare_mounts(1, 150);
 }
 
 #[test]
 fn two_mounts_in_turn_answer_as_one_ext4_does() {
-    compare_mounts(2, 250);
+    compare_mounts(2, 150);
 }
 
 /// Two directories for the same, both on ext4.
