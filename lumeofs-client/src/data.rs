@@ -20,5 +20,5 @@ pub(crate) mod write;
 
 pub(crate) use ahead::Ahead;
 pub(crate) use cached::Tenure;
-pub(crate) use leased::Reading;
+pub(crate) use leased::{CAPABILITY, Reading};
 pub(crate) use primaries::Generations;

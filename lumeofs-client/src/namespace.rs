@@ -1,8 +1,9 @@
 //! The namespace: each call is one query or mutation, answered by the leader of the metadata group.
 
 use crate::client::{Client, Context, Usage};
+use crate::data::CAPABILITY;
 use crate::meta::unexpected;
-use lumeofs_base::{Attr, FileKind, FsResult, InodeId};
+use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId};
 use lumeofs_meta::op::{
     CreateMode, DirEntry, Mutation, NewNode, Query, RenameMode, Reply, SetAttr, XattrMode,
 };
@@ -27,6 +28,14 @@ impl Client {
             None => self.link.query_attr(&asker, ino, &Query::GetAttr { ino })?,
         };
         Ok(self.link.with_own_writes(attr))
+    }
+
+    /// Attributes that are in memory. Never waits.
+    pub fn known_attr(&self, ino: InodeId) -> Option<Attr> {
+        match self.link.remembered(&Query::GetAttr { ino }) {
+            Some(Ok(Reply::Attr(attr))) => Some(self.link.with_own_writes(attr)),
+            _ => None,
+        }
     }
 
     /// Sets attributes. A new size also cuts the last chunk before this returns.
@@ -176,6 +185,10 @@ impl Client {
 
     /// Value of an extended attribute.
     pub fn getxattr(&self, cx: Context<'_>, ino: InodeId, name: &[u8]) -> FsResult<Vec<u8>> {
+        if name == CAPABILITY && self.link.has_taken_capability(ino) {
+            let what = format!("{ino} was written to since it was set");
+            return Err(FsError::new(Code::NoData, what));
+        }
         self.bytes(
             &cx,
             ino,
@@ -212,7 +225,14 @@ impl Client {
             .link
             .query(&self.link.asker(&cx), ino, &Query::ListXattr { ino })?
         {
-            Reply::Names(names) => Ok(names),
+            Reply::Names(mut names) => {
+                if names.iter().any(|name| name == CAPABILITY)
+                    && self.link.has_taken_capability(ino)
+                {
+                    names.retain(|name| name != CAPABILITY);
+                }
+                Ok(names)
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -224,8 +244,7 @@ impl Client {
             name: name.to_vec(),
         };
         self.link
-            .mutate(&self.link.asker(&cx), ino, &mutation)
-            .map(drop)
+            .set_xattr_leased(&self.link.asker(&cx), ino, &mutation)
     }
 
     /// Counters of the filesystem; what the datanodes can take is divided by the number of copies.

@@ -100,8 +100,9 @@ impl Filesystem for Adapter {
             mtime: set.mtime,
             ctime: set.ctime,
         };
+        let tid = request.pid();
         self.run(Op::SetAttr, request, ino, reply, move |core, cx, ino| {
-            core.setattr(cx, ino, set)
+            core.setattr(cx, ino, tid, set)
         });
     }
 
@@ -228,8 +229,9 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let tid = request.pid();
         self.run(Op::Open, request, ino, reply, move |core, cx, ino| {
-            core.open(cx, ino, flags.0)
+            core.open(cx, ino, tid, flags.0)
         });
     }
 
@@ -243,13 +245,13 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let name = name.as_bytes().to_vec();
+        let (name, tid) = (name.as_bytes().to_vec(), request.pid());
         self.run(
             Op::Create,
             request,
             parent,
             reply,
-            move |core, cx, parent| core.create(cx, parent, &name, mode, umask, flags),
+            move |core, cx, parent| core.create(cx, parent, &name, (mode, umask), (tid, flags)),
         );
     }
 
@@ -273,6 +275,7 @@ impl Filesystem for Adapter {
             offset,
             open_flags: open_flags.0,
             flags,
+            tid: request.pid(),
         };
         let mut header = header(Op::Write, request, ino);
         if write.is_from_page_cache() {
@@ -432,8 +435,9 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let tid = request.pid();
         self.run(Op::Fallocate, request, ino, reply, move |core, cx, ino| {
-            core.fallocate(cx, ino, offset, len, mode)
+            core.fallocate(cx, ino, tid, (offset, len), mode)
         });
     }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 pub(crate) trait Backend: Send + Sync + 'static {
     fn lookup(&self, cx: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<Attr>;
     fn getattr(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Attr>;
+    fn known_attr(&self, ino: InodeId) -> Option<Attr>;
     fn setattr(&self, cx: Context<'_>, ino: InodeId, set: SetAttr) -> FsResult<Attr>;
     fn create(
         &self,
@@ -119,6 +120,9 @@ impl Backend for Client {
     }
     fn getattr(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Attr> {
         Client::getattr(self, cx, ino)
+    }
+    fn known_attr(&self, ino: InodeId) -> Option<Attr> {
+        Client::known_attr(self, ino)
     }
     fn setattr(&self, cx: Context<'_>, ino: InodeId, set: SetAttr) -> FsResult<Attr> {
         Client::setattr(self, cx, ino, set)

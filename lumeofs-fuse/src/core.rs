@@ -6,6 +6,7 @@ mod directory;
 mod inode;
 mod locks;
 mod names;
+mod sgid;
 mod xattr;
 
 pub(crate) use data::{ReadBuffer, WriteRequest};

@@ -17,7 +17,6 @@ mod core;
 mod dispatch;
 mod ending;
 mod errno;
-mod groups;
 mod handshake;
 mod kernel;
 #[cfg(test)]
@@ -32,6 +31,7 @@ mod remount;
 mod session;
 mod signals;
 mod stats;
+mod task;
 
 pub use metrics::Metrics;
 pub use options::{MountOptions, OptionError, is_remount, parse_options, without_unknown};

@@ -224,6 +224,10 @@ impl Backend for Memory {
     fn getattr(&self, _: Context<'_>, ino: InodeId) -> FsResult<Attr> {
         Ok(self.state.lock().node(ino)?.attr.clone())
     }
+    fn known_attr(&self, ino: InodeId) -> Option<Attr> {
+        let mut state = self.state.lock();
+        state.node(ino).ok().map(|node| node.attr.clone())
+    }
     fn setattr(&self, _: Context<'_>, ino: InodeId, set: SetAttr) -> FsResult<Attr> {
         let mut state = self.state.lock();
         let now = state.now();

@@ -5,8 +5,7 @@
 //! EINTR to a program that lives, and a runtime's timer signals must not fail its I/O. Nor does anybody see the
 //! answer to the close(2) of a process that is ending already, and no signal would reach that one any more.
 
-use std::fs::File;
-use std::io::Read;
+use crate::task::read;
 
 /// Signals whose default action is to do nothing or to stop or go on, as bits of a mask.
 const HARMLESS_BY_DEFAULT: u64 = bit(libc::SIGCHLD)
@@ -17,9 +16,6 @@ const HARMLESS_BY_DEFAULT: u64 = bit(libc::SIGCHLD)
     | bit(libc::SIGTSTP)
     | bit(libc::SIGTTIN)
     | bit(libc::SIGTTOU);
-
-/// Enough for all of `/proc/TID/status` up to the signal masks, also with many groups.
-const STATUS_BYTES_MAX: u64 = 16 << 10;
 
 /// The flag of a thread that has begun to end, in `/proc/TID/stat` (PF_EXITING).
 const EXITING: u32 = 4;
@@ -39,15 +35,6 @@ pub(crate) fn is_dying(tid: u32) -> bool {
     }
     // Only a thread that has given up its memory can be ending; there are few of those, so this costs little.
     !status.contains("\nVmSize:") && read(tid, "stat").is_some_and(|stat| is_exiting(&stat))
-}
-
-/// A file of `/proc/TID`.
-fn read(tid: u32, name: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(2048);
-    let file = File::open(format!("/proc/{tid}/{name}")).ok()?;
-    file.take(STATUS_BYTES_MAX).read_to_end(&mut bytes).ok()?;
-    // The name of a program need not be UTF-8.
-    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Whether the flags in the text of `/proc/TID/stat` (proc(5)) say that the thread is ending.

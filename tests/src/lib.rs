@@ -49,6 +49,12 @@ pub fn binary() -> PathBuf {
     binary
 }
 
+/// A number from the environment, for longer runs and for seeds that failed.
+pub fn number(variable: &str, default: u64) -> u64 {
+    let text = std::env::var(variable).ok();
+    text.map_or(default, |text| text.parse().expect("a number"))
+}
+
 /// Runs a command and returns what it printed; panics with its output if it fails.
 pub fn run(program: impl AsRef<OsStr>, arguments: &[&str]) -> String {
     let output = output(program.as_ref(), arguments);

@@ -1,7 +1,7 @@
 //! POSIX ACLs and extended attributes, call by call as on ext4, from two mounts in turn; and what tools make of them.
 
-use lumeofs_tests::{LoopMounts, MKFS_EXT4};
 use lumeofs_tests::{Cluster, run, shell};
+use lumeofs_tests::{LoopMounts, MKFS_EXT4};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};

@@ -7,6 +7,7 @@ use crate::client::{Context, Range as Change, Written};
 use crate::data::cached::gave_up;
 use crate::data::chunks::checked_range;
 use crate::data::write::How;
+use crate::inodes::Inode;
 use crate::leases::Right;
 use crate::link::{Asker, Link};
 use crate::pages::file::File;
@@ -15,9 +16,10 @@ use lumeofs_base::{Attr, FsResult, InodeId};
 use lumeofs_meta::op::{Mutation, Query, SetAttr};
 use std::sync::Arc;
 
-/// Extended attributes that go with a mode: a write takes the first one away together with suid and sgid, the other one
-/// is the mode, seen another way.
-const RIGHTS: [&[u8]; 2] = [b"security.capability", b"system.posix_acl_access"];
+/// The extended attribute that a write takes away together with suid and sgid.
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
+/// Extended attributes that go with a mode: the other one is the mode, seen another way.
+const RIGHTS: [&[u8]; 2] = [CAPABILITY, b"system.posix_acl_access"];
 
 /// How a file may be read now.
 pub(crate) enum Reading {
@@ -154,15 +156,31 @@ impl Link {
         attr.and_then(|attr| anew.map(|()| attr))
     }
 
-    /// Sets an extended attribute of anything.
+    /// Whether something was written here that the leader does not know of, but for data alone: with that goes the
+    /// capability. A change of the mode is in memory only together with a write.
+    pub(crate) fn has_taken_capability(&self, ino: InodeId) -> bool {
+        let file = self.pages.find(ino);
+        let is_unpublished = file.is_some_and(|file| {
+            file.look(|state| {
+                let local = state.local.as_ref();
+                local.is_some_and(|local| !local.is_published())
+            })
+        });
+        let is_dirty = |inode: Arc<Inode>| inode.is_dirty();
+        is_unpublished || self.inodes.find(ino).is_some_and(is_dirty)
+    }
+
+    /// Sets or removes an extended attribute of anything.
     pub(crate) fn set_xattr_leased(
         &self,
         asker: &Asker<'_>,
         ino: InodeId,
         set: &Mutation,
     ) -> FsResult<()> {
-        let is_right =
-            matches!(set, Mutation::SetXattr { name, .. } if RIGHTS.contains(&&name[..]));
+        let is_right = matches!(
+            set,
+            Mutation::SetXattr { name, .. } | Mutation::RemoveXattr { name, .. } if RIGHTS.contains(&&name[..])
+        );
         let mut writing = None;
         if is_right && self.is_writer(ino) {
             writing = Some(self.begin_write(asker, ino, &(0..1))?);

@@ -103,10 +103,9 @@ fn a_wait_ends_when_the_lock_is_let_go_elsewhere_or_the_caller_wants_no_more() {
         waits.join().unwrap().unwrap();
     });
     let enough = AtomicBool::new(false);
+    let interrupted = || enough.load(Ordering::SeqCst);
     std::thread::scope(|scope| {
-        let interrupted = || enough.load(Ordering::SeqCst);
-        let (a, interrupted) = (&a, &interrupted);
-        let waits = scope.spawn(move || a.lock(cx(), ino, 9, lock(3, 5, 5), Some(interrupted)));
+        let waits = scope.spawn(|| a.lock(cx(), ino, 9, lock(3, 5, 5), Some(&interrupted)));
         std::thread::sleep(Duration::from_millis(100));
         enough.store(true, Ordering::SeqCst);
         assert_eq!(code(waits.join().unwrap()), Some(Code::Interrupted));

@@ -263,6 +263,33 @@ fn a_mode_set_after_a_write_stays_though_that_was_to_take_it_away() {
 }
 
 #[test]
+fn a_capability_is_gone_with_the_first_write_and_not_only_when_that_is_published() {
+    const NAME: &[u8] = b"security.capability";
+    let cluster = Cluster::start(1);
+    let client = cluster.client();
+    let ino = file(&client, "f");
+    let set = || client.setxattr(cx(), ino, NAME, b"cap", XattrMode::Create);
+    set().unwrap();
+    assert_eq!(client.getxattr(cx(), ino, NAME).unwrap(), b"cap");
+    write(&client, ino, 0, b"other");
+    let is_gone = |client: &Client| {
+        let value = client.getxattr(cx(), ino, NAME).unwrap_err();
+        assert_eq!(value.code, Code::NoData);
+        assert!(client.listxattr(cx(), ino).unwrap().is_empty());
+    };
+    is_gone(&client);
+    let removed = client.removexattr(cx(), ino, NAME).unwrap_err();
+    assert_eq!(removed.code, Code::NoData);
+    write(&client, ino, 0, b"third");
+    set().unwrap();
+    assert_eq!(client.getxattr(cx(), ino, NAME).unwrap(), b"cap");
+    write(&client, ino, 0, b"fourth");
+    client.fsync(cx(), ino, false).unwrap();
+    is_gone(&client);
+    is_gone(&cluster.client());
+}
+
+#[test]
 fn what_an_attempt_did_whose_reply_was_lost_is_not_remembered_otherwise() {
     let cluster = Cluster::start(1);
     let client = cluster.client();

@@ -66,6 +66,8 @@ pub(crate) struct WriteRequest {
     pub(crate) open_flags: i32,
     /// Flags of the write.
     pub(crate) flags: WriteFlags,
+    /// The thread that writes.
+    pub(crate) tid: u32,
 }
 
 impl WriteRequest {
@@ -95,8 +97,17 @@ impl WriteRequest {
 impl Core {
     /// Opens a file. With O_TRUNC, which the kernel leaves to us, it is empty afterwards. The servers take suid and sgid away as for
     /// any other truncation.
-    pub(crate) fn open(&self, cx: Context<'_>, ino: InodeId, flags: i32) -> FsResult<Opened> {
+    pub(crate) fn open(
+        &self,
+        cx: Context<'_>,
+        ino: InodeId,
+        tid: u32,
+        flags: i32,
+    ) -> FsResult<Opened> {
         let truncate = flags & libc::O_TRUNC != 0;
+        if truncate {
+            self.drop_sgid(cx, ino, tid)?;
+        }
         self.backend.open(cx, ino, truncate)?;
         Ok(Opened::File(self.new_handle()))
     }
@@ -131,6 +142,9 @@ impl Core {
         data: &[u8],
     ) -> FsResult<u32> {
         let mode = request.mode(cx.caller.uid);
+        if mode.clear_suid && !data.is_empty() {
+            self.drop_sgid_if_known(cx, ino, request.tid)?;
+        }
         self.backend.write(cx, ino, request.offset, data, mode)?;
         self.stats.add_written(data.len());
         Ok(data.len() as u32)
@@ -153,11 +167,13 @@ impl Core {
         &self,
         cx: Context<'_>,
         ino: InodeId,
-        offset: u64,
-        len: u64,
+        tid: u32,
+        (offset, len): (u64, u64),
         mode: i32,
     ) -> FsResult<()> {
-        self.backend.allocate(cx, ino, offset, len, range(mode)?)
+        let range = range(mode)?;
+        self.drop_sgid(cx, ino, tid)?;
+        self.backend.allocate(cx, ino, offset, len, range)
     }
 
     /// The kernel asks only for SEEK_DATA and SEEK_HOLE.
@@ -214,6 +230,7 @@ mod tests {
             offset: 0,
             open_flags,
             flags,
+            tid: 0,
         }
     }
 

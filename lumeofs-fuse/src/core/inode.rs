@@ -45,8 +45,12 @@ impl Core {
         &self,
         cx: Context<'_>,
         ino: InodeId,
-        set: SetAttr,
+        tid: u32,
+        mut set: SetAttr,
     ) -> FsResult<FileAttr> {
+        if set.size.is_some() {
+            set.mode = self.mode_without_sgid(cx, ino, tid, set.mode)?;
+        }
         self.backend
             .setattr(cx, ino, set)
             .map(|attr| self.shown(&attr))

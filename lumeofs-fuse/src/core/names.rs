@@ -90,9 +90,8 @@ impl Core {
         cx: Context<'_>,
         parent: InodeId,
         name: &[u8],
-        mode: u32,
-        umask: u32,
-        flags: i32,
+        (mode, umask): (u32, u32),
+        (tid, flags): (u32, i32),
     ) -> FsResult<(FileAttr, u64)> {
         let mode = create_mode(mode, umask);
         for _ in 0..CREATE_TRIES {
@@ -112,7 +111,7 @@ impl Core {
             if !is_open_to(&there, cx.caller.uid, flags) {
                 break;
             }
-            match self.open_existing(cx, there.ino, flags) {
+            match self.open_existing(cx, there.ino, tid, flags) {
                 Err(error) if error.code == Code::Stale => {}
                 opened => return opened,
             }
@@ -129,9 +128,10 @@ impl Core {
         &self,
         cx: Context<'_>,
         ino: InodeId,
+        tid: u32,
         flags: i32,
     ) -> FsResult<(FileAttr, u64)> {
-        self.open(cx, ino, flags)?;
+        self.open(cx, ino, tid, flags)?;
         match self.backend.getattr(cx, ino) {
             Ok(attr) => Ok((self.referenced(&attr), self.new_handle())),
             Err(error) => {

@@ -1,8 +1,8 @@
 //! Extended attributes.
 
 use super::Core;
-use crate::groups;
 use crate::metrics::Metrics;
+use crate::task;
 use lumeofs_base::metrics::Page;
 use lumeofs_base::{Code, FsError, FsResult, InodeId};
 use lumeofs_client::Context;
@@ -95,7 +95,7 @@ impl Core {
         }
         // It takes set-group-id away as chmod(2) does. There the kernel says so; here it leaves that to us.
         let caller = Caller {
-            groups: groups::of(tid),
+            groups: task::groups(tid),
             ..cx.caller.clone()
         };
         let cx = Context {

@@ -1,13 +1,7 @@
 //! Random calls that alternate between mounts, against a single copy.
 
-use lumeofs_tests::Cluster;
 use lumeofs_tests::coherence::Interleaving;
-
-/// A number from the environment, for longer runs and for seeds that failed.
-fn number(variable: &str, default: u64) -> u64 {
-    let text = std::env::var(variable).ok();
-    text.map_or(default, |text| text.parse().expect("a number"))
-}
+use lumeofs_tests::{Cluster, number};
 
 #[test]
 fn random_calls_through_two_and_three_mounts_answer_as_a_single_copy_does() {
