@@ -255,9 +255,17 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn read(&self, request: &Request, ino: INodeNo, offset: u64, size: u32, reply: ReplyData) {
+    fn read(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        offset: u64,
+        size: u32,
+        for_cache: bool,
+        reply: ReplyData,
+    ) {
         self.run(Op::Read, request, ino, reply, move |core, cx, ino| {
-            core.read(cx, ino, offset, size)
+            core.read(cx, ino, offset, size, for_cache)
         });
     }
 

@@ -3,7 +3,8 @@
 
 use lumeofs_base::{Attr, FsResult, InodeId};
 use lumeofs_client::{
-    CacheStats, Client, Context, Interrupted, LeaseStats, Range, Usage, WriteMode, Written,
+    CacheStats, Client, Context, Interrupted, LeaseStats, PageRequest, Range, Usage, WriteMode,
+    Written,
 };
 use lumeofs_meta::locks::{Lock, LockOwner};
 use lumeofs_meta::op::{CreateMode, DirEntry, NewNode, RenameMode, SetAttr, XattrMode};
@@ -78,6 +79,11 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn close_locks(&self, cx: Context<'_>, ino: InodeId, owner: LockOwner);
     /// Never waits.
     fn release_locks(&self, handle: u64);
+    /// Says how the kernel drops its pages of a file.
+    fn on_changed(&self, drop_pages: Box<dyn Fn(InodeId) + Send + Sync>);
+    /// For as long as a request of the page cache is answered.
+    fn page_request(&self, ino: InodeId) -> Option<PageRequest<'_>>;
+    fn late_page_drops(&self) -> u64;
     fn read(&self, cx: Context<'_>, ino: InodeId, offset: u64, buf: &mut [u8]) -> FsResult<usize>;
     fn write(
         &self,
@@ -271,6 +277,15 @@ impl Backend for Client {
     }
     fn silence(&self) -> Duration {
         Client::silence(self)
+    }
+    fn on_changed(&self, drop_pages: Box<dyn Fn(InodeId) + Send + Sync>) {
+        Client::on_changed(self, drop_pages);
+    }
+    fn page_request(&self, ino: InodeId) -> Option<PageRequest<'_>> {
+        Some(Client::page_request(self, ino))
+    }
+    fn late_page_drops(&self) -> u64 {
+        Client::late_page_drops(self)
     }
     fn lost_sessions(&self) -> u64 {
         Client::lost_sessions(self)

@@ -39,6 +39,14 @@ pub(crate) struct Core {
     stats: Arc<Stats>,
 }
 
+/// The number of an inode, as the kernel calls it, on a mount of the directory `root`.
+pub(crate) fn number(ino: InodeId, root: InodeId) -> INodeNo {
+    match ino == root {
+        true => INodeNo::ROOT,
+        false => INodeNo(ino.get()),
+    }
+}
+
 impl Core {
     /// Shows the directory `root` of `backend`.
     pub(crate) fn new(backend: Arc<dyn Backend>, root: InodeId, stats: Arc<Stats>) -> Self {
@@ -67,13 +75,8 @@ impl Core {
         }
     }
 
-    /// The number of an inode, as the kernel calls it.
     fn number(&self, ino: InodeId) -> u64 {
-        if ino == self.root {
-            INodeNo::ROOT.0
-        } else {
-            ino.get()
-        }
+        number(ino, self.root).0
     }
 
     fn shown(&self, attr: &Attr) -> FileAttr {

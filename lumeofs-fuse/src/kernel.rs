@@ -7,11 +7,13 @@
 mod device;
 mod filesystem;
 mod interrupts;
+mod notify;
 mod reply;
 mod request;
 
 pub(crate) use filesystem::{Filesystem, LockRange, SetAttrRequest};
 pub(crate) use interrupts::Interrupt;
+pub(crate) use notify::Notifier;
 pub(crate) use reply::{
     ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLock,
     ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,

@@ -6,7 +6,7 @@ mod locks;
 use crate::backend::Backend;
 use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId, Timestamp};
 use lumeofs_client::{
-    CacheStats, Context, Interrupted, LeaseStats, Range, Usage, WriteMode, Written,
+    CacheStats, Context, Interrupted, LeaseStats, PageRequest, Range, Usage, WriteMode, Written,
 };
 use lumeofs_meta::locks::{Lock, LockOwner};
 use lumeofs_meta::op::{CreateMode, DirEntry, NewNode, RenameMode, SetAttr, SetTime, XattrMode};
@@ -544,6 +544,14 @@ impl Backend for Memory {
     }
     fn cache_stats(&self) -> CacheStats {
         CacheStats::default()
+    }
+    // Who changes it behind the mount's back does not tell.
+    fn on_changed(&self, _: Box<dyn Fn(InodeId) + Send + Sync>) {}
+    fn page_request(&self, _: InodeId) -> Option<PageRequest<'_>> {
+        None
+    }
+    fn late_page_drops(&self) -> u64 {
+        0
     }
     fn lost_sessions(&self) -> u64 {
         0

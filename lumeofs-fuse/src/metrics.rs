@@ -25,7 +25,8 @@ impl Metrics {
         let name = "lumeofs_mount_sessions_lost_total";
         let help = "Sessions of this mount that the cluster has ended";
         page.value(Kind::Counter, name, help, self.backend.lost_sessions());
-        caches::collect_leases(page, &self.backend.lease_stats());
+        let late_page_drops = self.backend.late_page_drops();
+        caches::collect_leases(page, &self.backend.lease_stats(), late_page_drops);
         caches::collect_data(page, &self.backend.cache_stats());
     }
 }

@@ -2,11 +2,11 @@
 
 use crate::adapter::Adapter;
 use crate::backend::Backend;
-use crate::core::Core;
+use crate::core::{Core, number};
 use crate::dispatch::Dispatcher;
 use crate::ending::{Verdict, Watch};
 use crate::handshake::Handshake;
-use crate::kernel;
+use crate::kernel::{self, Notifier};
 use crate::metrics::Metrics;
 use crate::mountpoint;
 use crate::options::MountOptions;
@@ -251,6 +251,16 @@ pub(crate) fn start_with(
     let requests = connection
         .try_clone()
         .context("a descriptor for requests")?;
+    let notifier = connection
+        .try_clone()
+        .context("a descriptor for notifications")?;
+    let notifier = Notifier::new(notifier);
+    backend.on_changed(Box::new(move |ino| {
+        if let Err(error) = notifier.drop_pages(number(ino, root)) {
+            // It does not know the inode any more, or the mount has ended: there are no pages.
+            tracing::debug!(%ino, %error, "pages of the kernel");
+        }
+    }));
     let watch = Watch::new(connection);
     let (ended, end) = channel();
     std::thread::Builder::new()

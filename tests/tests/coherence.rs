@@ -10,6 +10,8 @@ mod histories;
 mod interleavings;
 #[path = "coherence/looks.rs"]
 mod looks;
+#[path = "coherence/mappings.rs"]
+mod mappings;
 #[path = "coherence/sharing.rs"]
 mod sharing;
 #[path = "coherence/table.rs"]

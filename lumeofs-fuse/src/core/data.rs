@@ -124,7 +124,9 @@ impl Core {
         ino: InodeId,
         offset: u64,
         size: u32,
+        for_cache: bool,
     ) -> FsResult<ReadBuffer> {
+        let _pages = for_cache.then(|| self.backend.page_request(ino));
         let mut buffer = ReadBuffer::of_size(size as usize);
         let len = self
             .backend
@@ -141,6 +143,9 @@ impl Core {
         request: WriteRequest,
         data: &[u8],
     ) -> FsResult<u32> {
+        let _pages = request
+            .is_from_page_cache()
+            .then(|| self.backend.page_request(ino));
         let mode = request.mode(cx.caller.uid);
         if mode.clear_suid && !data.is_empty() {
             self.drop_sgid_if_known(cx, ino, request.tid)?;

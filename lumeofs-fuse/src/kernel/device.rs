@@ -48,9 +48,14 @@ impl Device {
         }
     }
 
-    /// Answers a request. Written at once or not at all.
+    /// Sends a message. Written at once or not at all.
+    pub(super) fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        (&self.0).write_vectored(parts).map(drop)
+    }
+
+    /// Answers a request.
     pub(super) fn write(&self, parts: &[IoSlice<'_>]) {
-        if let Err(error) = (&self.0).write_vectored(parts) {
+        if let Err(error) = self.send(parts) {
             // Nobody waits any more, or the mount has ended.
             tracing::debug!(%error, "a reply was not taken");
         }

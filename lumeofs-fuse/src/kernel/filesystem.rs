@@ -57,6 +57,8 @@ mod opcode {
 
 /// `FUSE_FSYNC_FDATASYNC`.
 const DATA_ONLY: u32 = 1;
+/// `FUSE_READ_LOCKOWNER`: the one who reads is named.
+const READ_LOCKOWNER: u32 = 2;
 /// `FUSE_LK_FLOCK`: a lock of flock(2).
 const LK_FLOCK: u32 = 1;
 
@@ -168,7 +170,16 @@ pub(crate) trait Filesystem: Send + Sync + 'static {
         flags: i32,
         reply: ReplyCreate,
     );
-    fn read(&self, request: &Request, ino: INodeNo, offset: u64, size: u32, reply: ReplyData);
+    /// With `for_cache` what is read goes into the kernel's page cache.
+    fn read(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        offset: u64,
+        size: u32,
+        for_cache: bool,
+        reply: ReplyData,
+    );
     fn write(
         &self,
         request: &Request,
@@ -345,7 +356,9 @@ fn serve_one<F: Filesystem>(
         }
         opcode::READ => {
             let (_handle, offset, size) = (body.u64()?, body.u64()?, body.u32()?);
-            fs.read(request, ino, offset, size, ReplyData(take()));
+            // Who reads directly says on whose behalf.
+            let for_cache = body.u32()? & READ_LOCKOWNER == 0;
+            fs.read(request, ino, offset, size, for_cache, ReplyData(take()));
         }
         opcode::WRITE => {
             let (_handle, offset, size) = (body.u64()?, body.u64()?, body.u32()?);

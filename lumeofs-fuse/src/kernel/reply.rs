@@ -58,19 +58,23 @@ impl Drop for Sender {
 
 /// A structure being written, field by field.
 #[derive(Default)]
-struct Out(Vec<u8>);
+pub(super) struct Out(Vec<u8>);
 
 impl Out {
-    fn u32(&mut self, number: u32) -> &mut Self {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(super) fn u32(&mut self, number: u32) -> &mut Self {
         self.0.extend(number.to_ne_bytes());
         self
     }
 
-    fn i32(&mut self, number: i32) -> &mut Self {
+    pub(super) fn i32(&mut self, number: i32) -> &mut Self {
         self.u32(number.cast_unsigned())
     }
 
-    fn u64(&mut self, number: u64) -> &mut Self {
+    pub(super) fn u64(&mut self, number: u64) -> &mut Self {
         self.0.extend(number.to_ne_bytes());
         self
     }

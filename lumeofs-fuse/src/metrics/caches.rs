@@ -4,7 +4,7 @@ use lumeofs_base::metrics::{Kind, Page};
 use lumeofs_client::{CacheStats, LeaseStats};
 
 /// Leases, and questions that they answer.
-pub(super) fn collect_leases(page: &mut Page, stats: &LeaseStats) {
+pub(super) fn collect_leases(page: &mut Page, stats: &LeaseStats, late_page_drops: u64) {
     let name = "lumeofs_mount_queries_total";
     let help = "Questions about the namespace, and opens of files, by who answered";
     page.family(Kind::Counter, name, help);
@@ -53,6 +53,9 @@ pub(super) fn collect_leases(page: &mut Page, stats: &LeaseStats) {
     let help = "Time that giving them back took, in all";
     let seconds = stats.given_back.time.as_secs_f64();
     page.value(Kind::Counter, name, help, seconds);
+    let name = "lumeofs_mount_page_drops_late_total";
+    let help = "How often others went on before the kernel had dropped pages that they had changed";
+    page.value(Kind::Counter, name, help, late_page_drops);
     let name = "lumeofs_mount_finished_later_total";
     let help = "Changes that went on after their callers had given up";
     page.value(Kind::Counter, name, help, stats.finished_later);
