@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 /// Inodes remembered; beyond it those that are not in use are forgotten.
 const INODES_MAX: usize = 32_768;
+/// Those among them with unsynced writes that are not forgotten for others that are only read.
+const WRITERS_MAX: usize = INODES_MAX / 4;
 /// Chunks remembered of one inode.
 const CHUNKS_MAX: usize = 1024;
 
@@ -186,6 +188,7 @@ impl Inodes {
 impl Table {
     fn sweep(&mut self) {
         let forgotten = &mut self.forgotten;
+        let mut writers = 0;
         self.inodes.retain(|_, inode| {
             // Nobody else can take a reference while the table is locked.
             if Arc::strong_count(inode) > 1 {
@@ -193,6 +196,11 @@ impl Table {
             }
             let state = inode.state.lock();
             if state.dirty || state.error.is_some() || state.lost.is_some() {
+                return true;
+            }
+            if !state.unsynced.is_empty() && writers < WRITERS_MAX {
+                // Forgotten, it would make the syncs of all others longer.
+                writers += 1;
                 return true;
             }
             merge(forgotten, &state.unsynced);
@@ -294,6 +302,11 @@ impl Inode {
         state.unsynced_bytes += bytes;
         let last = state.unsynced.entry((group, version.epoch)).or_default();
         *last = (*last).max(version);
+    }
+
+    /// Whether it was written to, and its mtime is neither published nor being published.
+    pub(crate) fn is_modified(&self) -> bool {
+        self.state.lock().dirty
     }
 
     /// Whether its mtime is not published, or about to be.

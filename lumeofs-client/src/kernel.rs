@@ -15,11 +15,13 @@ use std::time::Duration;
 
 /// Files of which the kernel may have pages. Beyond that all are dropped.
 const FILES_MAX: usize = 65_536;
+/// Threads that drop pages: so many may wait for one file each.
+pub(crate) const DROPPERS: usize = 4;
 /// How often is looked whether the leases count.
 const LOOK: Duration = Duration::from_millis(200);
-/// How long the leader waits at most until pages are dropped.
+/// How long the leader waits at most until the pages of a file are dropped.
 const DROP_MAX: Duration = Duration::from_secs(1);
-/// The same while requests for these pages are under way: they may be what waits for the leader.
+/// The same once that has begun, while requests for these pages are under way: they may be what waits for the leader.
 const DROP_MAX_BUSY: Duration = Duration::from_millis(50);
 
 /// Has the kernel drop its pages of a file. Returns when they are gone.
@@ -37,16 +39,28 @@ struct State {
     drop_pages: Option<DropPages>,
     /// Files of which there may be pages.
     files: HashSet<InodeId>,
-    /// Those of them whose pages must go, in order.
-    due: VecDeque<InodeId>,
-    /// The one whose pages are being dropped.
-    dropping: Option<InodeId>,
+    /// Files whose pages must go.
+    due: HashMap<InodeId, Due>,
+    /// Those that no thread has taken up, in order.
+    queue: VecDeque<InodeId>,
     /// Requests for pages that are under way.
     requests: HashMap<InodeId, usize>,
-    /// The leader was not kept waiting for what is due now any longer.
-    is_late: bool,
+    /// How often the leader was not kept waiting any longer.
     late: u64,
     ended: bool,
+}
+
+/// A file whose pages must go.
+struct Due {
+    since: Duration,
+    /// When a thread took it up.
+    begun: Option<Duration>,
+    /// There may be pages again since.
+    again: bool,
+    /// The leader is kept waiting for it.
+    is_awaited: bool,
+    /// It was, and for long enough.
+    is_late: bool,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -56,62 +70,90 @@ impl std::fmt::Debug for Kernel {
 }
 
 impl State {
-    fn is_done(&self) -> bool {
-        self.due.is_empty() && self.dropping.is_none()
+    /// The pages of a file must go, if there may be any.
+    fn push(&mut self, now: Duration, ino: InodeId, is_awaited: bool) {
+        let has_pages = self.files.remove(&ino);
+        if let Some(due) = self.due.get_mut(&ino) {
+            due.again |= has_pages && due.begun.is_some();
+            // What took too long is waited for again only if there is more of it.
+            if is_awaited && !due.is_awaited && (has_pages || !due.is_late) {
+                (due.since, due.is_awaited, due.is_late) = (now, true, false);
+            }
+            return;
+        }
+        if !has_pages {
+            return;
+        }
+        let due = Due {
+            since: now,
+            begun: None,
+            again: false,
+            is_awaited,
+            is_late: false,
+        };
+        self.due.insert(ino, due);
+        self.queue.push_back(ino);
     }
 
-    fn push(&mut self, ino: InodeId) {
-        if self.files.remove(&ino) {
-            self.due.push_back(ino);
+    /// How long the leader has to wait still; does not wait for what takes too long.
+    fn left(&mut self, now: Duration) -> Option<Duration> {
+        let mut left = None;
+        for (ino, due) in &mut self.due {
+            let busy = self.requests.contains_key(ino);
+            let mut until = due.since + DROP_MAX;
+            if let Some(begun) = due.begun.filter(|_| busy) {
+                until = until.min(begun.max(due.since) + DROP_MAX_BUSY);
+            }
+            if due.is_awaited && until <= now {
+                (due.is_awaited, due.is_late) = (false, true);
+                self.late += 1;
+            } else if due.is_awaited {
+                left = left.max(Some(until - now));
+            }
         }
+        left
     }
 }
 
 impl Kernel {
-    /// The kernel must not show its pages of a file any more.
-    pub(crate) fn forget(&self, ino: InodeId) {
+    /// The kernel must not show its pages of a file any more. The leader is kept waiting for that with `is_awaited`.
+    fn must_drop(&self, ino: InodeId, is_awaited: bool) {
         let mut state = self.state.lock();
-        if state.files.contains(&ino) {
-            state.push(ino);
-            self.changed.notify_all();
-        }
+        state.push(now(), ino, is_awaited);
+        self.changed.notify_all();
+    }
+
+    /// What this client knows of a file has changed, or ends.
+    pub(crate) fn forget(&self, ino: InodeId) {
+        self.must_drop(ino, true);
     }
 
     /// The same for all files.
     pub(crate) fn forget_all(&self) {
-        let state = &mut *self.state.lock();
-        if !state.files.is_empty() {
-            state.due.extend(state.files.drain());
-            self.changed.notify_all();
+        let mut state = self.state.lock();
+        let files: Vec<InodeId> = state.files.iter().copied().collect();
+        for ino in files {
+            state.push(now(), ino, true);
         }
+        self.changed.notify_all();
     }
 
     /// Whether there are pages to be dropped for which the leader should wait.
     pub(crate) fn is_due(&self) -> bool {
-        let state = self.state.lock();
-        !state.is_done() && !state.is_late
+        self.state.lock().left(now()).is_some()
     }
 
     /// Waits until the pages are dropped that must go, or for long enough.
     pub(crate) fn wait(&self) {
-        let since = now();
         let mut state = self.state.lock();
-        while !state.is_done() && !state.is_late {
-            let is_busy = state
-                .dropping
-                .is_some_and(|ino| state.requests.contains_key(&ino));
-            let limit = if is_busy { DROP_MAX_BUSY } else { DROP_MAX };
-            let left = (since + limit).saturating_sub(now());
-            if left.is_zero() {
-                state.is_late = true;
-                state.late += 1;
-                return;
-            }
+        while let Some(left) = state.left(now())
+            && !state.ended
+        {
             self.changed.wait_for(&mut state, left.min(DROP_MAX_BUSY));
         }
     }
 
-    /// Ends the thread.
+    /// Ends the threads.
     pub(crate) fn end(&self) {
         self.state.lock().ended = true;
         self.changed.notify_all();
@@ -123,20 +165,30 @@ impl Kernel {
         if state.ended {
             return false;
         }
-        let next = state.due.pop_front();
-        let (Some(ino), Some(drop_pages)) = (next, state.drop_pages.clone()) else {
-            state.is_late = false;
-            self.changed.notify_all();
+        let taken = match state.drop_pages.clone() {
+            Some(drop_pages) => state.queue.pop_front().map(|ino| (ino, drop_pages)),
+            None => None,
+        };
+        let Some((ino, drop_pages)) = taken else {
             match state.files.is_empty() {
                 true => self.changed.wait(&mut state),
                 false => drop(self.changed.wait_for(&mut state, LOOK)),
             }
             return true;
         };
-        state.dropping = Some(ino);
+        if let Some(due) = state.due.get_mut(&ino) {
+            (due.begun, due.again) = (Some(now()), false);
+        }
         drop(state);
         drop_pages(ino);
-        self.state.lock().dropping = None;
+        let state = &mut *self.state.lock();
+        match state.due.get_mut(&ino) {
+            Some(due) if due.again => {
+                due.begun = None;
+                state.queue.push_back(ino);
+            }
+            _ => drop(state.due.remove(&ino)),
+        }
         self.changed.notify_all();
         true
     }
@@ -161,14 +213,14 @@ impl Drop for PageRequest<'_> {
         }
         drop(state);
         if !is_kept {
-            // Nobody will tell of changes.
-            kernel.forget(self.ino);
+            // Nobody will tell of changes, nor wait for this.
+            kernel.must_drop(self.ino, false);
         }
     }
 }
 
 impl Link {
-    /// A background thread.
+    /// One of [`DROPPERS`] background threads.
     pub(crate) fn keep_dropping_pages(&self) {
         while self.kernel.drop_next() {
             if !self.leases_count() {

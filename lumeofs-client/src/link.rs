@@ -4,7 +4,7 @@
 use crate::client::{ClientOptions, Context, OnOutage};
 use crate::data::{Ahead, Generations};
 use crate::inodes::Inodes;
-use crate::kernel::Kernel;
+use crate::kernel::{DROPPERS, Kernel};
 use crate::leases::Leases;
 use crate::locks::Locks;
 use crate::map::Maps;
@@ -133,7 +133,9 @@ impl Link {
         link.start("lumeofs-publish", Self::keep_publishing)?;
         link.start("lumeofs-lease", Self::keep_polling)?;
         link.start("lumeofs-ack", Self::keep_acknowledging)?;
-        link.start("lumeofs-kernel", Self::keep_dropping_pages)?;
+        for _ in 0..DROPPERS {
+            link.start("lumeofs-kernel", Self::keep_dropping_pages)?;
+        }
         for _ in 0..GIVING_BACK {
             link.start("lumeofs-giveback", Self::keep_giving_back)?;
         }

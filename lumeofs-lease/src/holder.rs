@@ -213,6 +213,12 @@ impl Holder {
         true
     }
 
+    /// Whether what came with a grant counts still: nothing newer was granted, and nothing has changed since.
+    pub fn counts(&self, grant: &Grant) -> bool {
+        let entry = self.entries.get(&grant.ino);
+        entry.is_some_and(|entry| entry.number == grant.number && grant.number > entry.floor)
+    }
+
     /// Tells the leader, with the next poll, that a right is given up.
     fn release(&mut self, ino: InodeId, number: u64) {
         self.released.push(Release { ino, number });

@@ -20,7 +20,6 @@ use crate::wire::{Generation, Grant, Kind, Recall, What};
 use crate::{CONTENTION, WRITER_ACTIVE};
 use inode::{Lease, Leases};
 use lumeofs_base::{FileKind, InodeId, SessionId};
-use lumeofs_meta::op::Listed;
 use room::Tally;
 use sessions::Standing;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -320,30 +319,27 @@ impl Table {
             .then(|| self.enter(now, session, ino, Kind::Shared))
     }
 
-    /// Rights to cache what comes with an answer and was not asked for itself, in its order; the rest is taken out.
-    /// Nobody is recalled for its sake. To be called when [`Table::read`] let the answer pass.
+    /// Rights to cache what can come with an answer and was not asked for itself, as far as nothing stands in the way of
+    /// telling it. Nobody is recalled for its sake. To be called when [`Table::read`] let the answer pass.
     pub fn offer(
         &mut self,
         now: Duration,
         session: SessionId,
         want: Want,
-        listed: &mut Vec<Listed>,
+        inodes: &[InodeId],
     ) -> Vec<Grant> {
-        let mut grants = Vec::new();
-        listed.retain(|listed| {
-            let grant = (want != Want::Nothing)
-                .then(|| self.offer_one(now, session, listed.attr.ino))
-                .flatten();
-            grants.extend(grant);
-            grant.is_some()
-        });
-        grants
+        if want == Want::Nothing {
+            return Vec::new();
+        }
+        let inodes = inodes.iter();
+        inodes
+            .filter_map(|ino| self.offer_one(now, session, *ino))
+            .collect()
     }
 
     fn offer_one(&mut self, now: Duration, session: SessionId, ino: InodeId) -> Option<Grant> {
         let is_quiet = self.inodes.get(&ino).is_none_or(|leases| {
-            let is_in_the_way =
-                |lease: &Lease| lease.kind != Kind::Shared || lease.session == session;
+            let is_in_the_way = |lease: &Lease| lease.kind != Kind::Shared;
             leases.telling.is_empty()
                 && leases.taking.is_empty()
                 && !leases.held.iter().any(is_in_the_way)

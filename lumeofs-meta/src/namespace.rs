@@ -12,7 +12,7 @@ pub use walk::{
 
 use crate::change::Applied;
 use crate::keys;
-use crate::op::{Batch, Caller, Command, Internal, Outcome, Query, Reply};
+use crate::op::{Batch, Caller, Command, Internal, Listed, Outcome, Query, Reply};
 use crate::record::{Session, decode, encode};
 use crate::tables::Tables;
 use crate::transaction::{Tx, state};
@@ -122,6 +122,11 @@ fn set_chunk_size(tx: &mut Tx<'_>, bytes: u64) -> Outcome {
 /// Answers a query from applied state. Before the first entry there is not even a root.
 pub fn query(tables: &impl Tables, caller: &Caller, query: &Query) -> Outcome {
     crate::query::query(tables, caller, query)
+}
+
+/// What an entry of a directory means: for a listing that was asked for with inodes.
+pub fn listed(tables: &impl Tables, ino: InodeId) -> Option<Listed> {
+    crate::query::listed(tables, ino)
 }
 
 /// Makes the root directory if there is none, with times of 1970. Only for a group without a log:

@@ -5,6 +5,7 @@
 //! and the format version of the log; variants are only ever added at the end.
 
 use crate::locks::{Lock, LockAnswer, LockOwner};
+use lumeofs_base::limits::READDIR_INODES_MAX;
 use lumeofs_base::{
     Attr, ChunkId, ChunkIndex, FileKind, FsError, GroupId, InodeId, SessionId, Timestamp,
 };
@@ -119,7 +120,7 @@ pub enum Query {
     /// Target of a symlink. -> [`Reply::Bytes`]
     ReadLink { ino: InodeId },
     /// Entries after `cookie` (0 = start) in hash order, without `.` and `..`; the first `inodes_max` with what they mean,
-    /// as far as the asker gets leases on that. -> [`Reply::Entries`]
+    /// as far as the asker gets leases on that: see [`Query::listed_in`]. -> [`Reply::Entries`]
     ReadDir {
         ino: InodeId,
         cookie: u64,
@@ -162,6 +163,20 @@ impl Query {
         "parent",
         "test_lock",
     ];
+}
+
+impl Query {
+    /// Inodes in an answer that was asked for with them. Whoever gives leases adds what they mean by
+    /// [`crate::namespace::listed`].
+    pub fn listed_in(&self, outcome: &Outcome) -> Vec<InodeId> {
+        match (self, outcome) {
+            (Self::ReadDir { inodes_max, .. }, Ok(Reply::Entries { entries, .. })) => {
+                let count = (*inodes_max as usize).min(READDIR_INODES_MAX);
+                entries.iter().take(count).map(|entry| entry.ino).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// Operations that change the namespace. Exactly once per `(session, sequence)`.

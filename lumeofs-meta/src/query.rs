@@ -10,7 +10,7 @@ use crate::ops;
 use crate::record::Inode;
 use crate::tables::Tables;
 use crate::transaction::{chunks, inode, live_directory, state};
-use lumeofs_base::limits::{READDIR_ENTRIES_MAX, READDIR_INODES_MAX};
+use lumeofs_base::limits::READDIR_ENTRIES_MAX;
 use lumeofs_base::{ChunkIndex, Code, FileKind, FsError, FsResult, InodeId};
 
 /// Chunk indices that one query may span, so that its reply fits a frame header.
@@ -32,11 +32,8 @@ pub(crate) fn query(tables: &dyn Tables, caller: &Caller, query: &Query) -> Outc
             ino,
             cookie,
             count_max,
-            inodes_max,
-        } => {
-            let inodes_max = (*inodes_max as usize).min(READDIR_INODES_MAX);
-            view.read_dir(caller, *ino, *cookie, *count_max, inodes_max)
-        }
+            ..
+        } => view.read_dir(caller, *ino, *cookie, *count_max),
         Query::GetXattr { ino, name } => view.get_xattr(caller, *ino, name),
         Query::ListXattr { ino } => view.list_xattr(caller, *ino),
         Query::Chunks { ino, first, count } => view.chunks(caller, *ino, *first, *count),
@@ -47,6 +44,19 @@ pub(crate) fn query(tables: &dyn Tables, caller: &Caller, query: &Query) -> Outc
             Ok(Reply::Lock(locks::test(tables, *ino, *session, *lock)))
         }
     }
+}
+
+/// What an entry of a directory means.
+pub(crate) fn listed(tables: &dyn Tables, ino: InodeId) -> Option<Listed> {
+    let inode = inode(tables, ino).ok()?;
+    let first_chunk = match inode.chunk_rows {
+        0 => None,
+        _ => chunks(tables, ino, 0..1).pop(),
+    };
+    Some(Listed {
+        attr: inode.attr,
+        first_chunk,
+    })
 }
 
 impl View<'_> {
@@ -101,14 +111,7 @@ impl View<'_> {
         Ok(Reply::Bytes(inode.target))
     }
 
-    fn read_dir(
-        &self,
-        caller: &Caller,
-        ino: InodeId,
-        cookie: u64,
-        count_max: u32,
-        inodes_max: usize,
-    ) -> Outcome {
+    fn read_dir(&self, caller: &Caller, ino: InodeId, cookie: u64, count_max: u32) -> Outcome {
         let dir = live_directory(self.tables, ino)?;
         access::require(caller, &dir, READ)?;
         let count_max = (count_max as usize).clamp(1, READDIR_ENTRIES_MAX);
@@ -127,26 +130,10 @@ impl View<'_> {
             }
             !more
         });
-        let inodes = entries.iter().take(inodes_max);
-        let inodes = inodes
-            .map(|entry| self.listed(entry.ino))
-            .collect::<FsResult<_>>()?;
         Ok(Reply::Entries {
             entries,
             more,
-            inodes,
-        })
-    }
-
-    fn listed(&self, ino: InodeId) -> FsResult<Listed> {
-        let inode = self.inode(ino)?;
-        let first_chunk = match inode.chunk_rows {
-            0 => None,
-            _ => chunks(self.tables, ino, 0..1).pop(),
-        };
-        Ok(Listed {
-            attr: inode.attr,
-            first_chunk,
+            inodes: Vec::new(),
         })
     }
 

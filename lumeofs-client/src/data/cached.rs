@@ -145,7 +145,7 @@ impl Link {
             return Ok(());
         };
         let whole = first.start..last.end;
-        let mut known = self.known_chunks(inode, &whole);
+        let mut known = self.known_chunks(ino, inode, &whole);
         for redone in 0.. {
             let known = match known.take() {
                 Some(known) => known,
@@ -168,9 +168,12 @@ impl Link {
         Ok(())
     }
 
-    fn known_chunks(&self, inode: &Inode, range: &Range<u64>) -> Option<Known> {
+    fn known_chunks(&self, ino: InodeId, inode: &Inode, range: &Range<u64>) -> Option<Known> {
         let (first, last) = span(range, self.chunk_size());
-        inode.known(first, last)
+        let known = inode.known(first, last)?;
+        // From before the lease it may be of a file that was cut since.
+        let is_of_now = self.truncations_under_lease(ino) == Some(known.attr.truncations);
+        is_of_now.then_some(known)
     }
 
     /// Writes into the cache, at `offset` or at the end, and returns; with `how.durable` once it is on disk, with

@@ -166,8 +166,8 @@ impl Link {
                 local.is_some_and(|local| !local.is_published())
             })
         });
-        let is_dirty = |inode: Arc<Inode>| inode.is_dirty();
-        is_unpublished || self.inodes.find(ino).is_some_and(is_dirty)
+        let is_modified = |inode: Arc<Inode>| inode.is_modified();
+        is_unpublished || self.inodes.find(ino).is_some_and(is_modified)
     }
 
     /// Sets or removes an extended attribute of anything.
@@ -186,6 +186,10 @@ impl Link {
             writing = Some(self.begin_write(asker, ino, &(0..1))?);
             // As where a mode is set.
             self.flush_data(asker, ino)?;
+        }
+        if is_right {
+            // A write that is published afterwards would take it away.
+            self.publish(asker, ino)?;
         }
         let done = self.mutate(asker, ino, set).map(drop);
         drop(writing);

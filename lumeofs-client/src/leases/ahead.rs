@@ -2,7 +2,7 @@
 
 use crate::link::{Asker, Link};
 use lumeofs_base::{FileKind, FsResult, InodeId};
-use lumeofs_lease::Ahead;
+use lumeofs_lease::{Ahead, Grant, Holder};
 use lumeofs_meta::op::{Listed, Query, Reply};
 
 impl Link {
@@ -28,7 +28,26 @@ impl Link {
             true => self.with_leases(|state| state.holder.listed_ahead()),
             false => 0,
         };
-        self.ask(asker, ino, &query(inodes_max as u32))
+        self.ask_ahead(asker, ino, &query(inodes_max as u32), inodes_max)
+    }
+
+    /// Asks for entries with so many inodes.
+    fn ask_ahead(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        query: &Query,
+        inodes_max: usize,
+    ) -> FsResult<Reply> {
+        let reply = self.ask(asker, ino, query);
+        let count = match &reply {
+            Ok(Reply::Entries { entries, .. }) => entries.len().min(inodes_max),
+            _ => 0,
+        };
+        if count < inodes_max {
+            self.with_leases(|state| state.holder.not_listed(inodes_max - count));
+        }
+        reply
     }
 
     /// A name is not in memory: asks for a part of the directory, if that may spare this question and further ones. Says
@@ -48,13 +67,22 @@ impl Link {
             count_max: count as u32,
             inodes_max: count as u32,
         };
-        self.ask(asker, parent, &query).is_ok()
+        self.ask_ahead(asker, parent, &query, count).is_ok()
     }
 
-    /// Where the data of files is that were listed.
-    pub(super) fn learn_chunks_of(&self, listed: &[Listed], era: u32) {
+    /// Where the data of files is that were listed: of those whose leases have come, as nobody would tell of others.
+    pub(super) fn learn_chunks_of(
+        &self,
+        holder: &Holder,
+        grants: &[Grant],
+        listed: &[Listed],
+        era: u32,
+    ) {
+        let mut grants = grants.iter();
         for Listed { attr, first_chunk } in listed {
+            let grant = grants.find(|grant| grant.ino == attr.ino);
             if attr.kind == FileKind::Regular
+                && grant.is_some_and(|grant| holder.counts(grant))
                 && let Some(chunk) = first_chunk
             {
                 let inode = self.inodes.get(attr.ino);

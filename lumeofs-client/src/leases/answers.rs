@@ -110,10 +110,10 @@ impl Link {
                     None => state.holder.decline(generation, grants),
                 }
             }
-            if let Ok(Reply::Entries { inodes, .. }) = &answer.outcome {
-                self.learn_chunks_of(inodes, answer.era);
-            }
             let holder = &state.holder;
+            if let Ok(Reply::Entries { inodes, .. }) = &answer.outcome {
+                self.learn_chunks_of(holder, grants, inodes, answer.era);
+            }
             match &answer.outcome {
                 Ok(Reply::Attr(attr) | Reply::Chunks { attr, .. })
                     if attr.kind == FileKind::Regular

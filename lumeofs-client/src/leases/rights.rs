@@ -5,7 +5,7 @@ use crate::data::{Reading, Tenure};
 use crate::link::{Asker, Link};
 use crate::wait::now;
 use lumeofs_base::{FsResult, InodeId, Timestamp};
-use lumeofs_lease::WriteRight;
+use lumeofs_lease::{Cached, WriteRight};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -95,6 +95,14 @@ impl Link {
     pub(crate) fn keeps_data(&self, ino: InodeId) -> bool {
         let holder = &mut self.leases.state.lock().holder;
         holder.caches_data(now(), ino).is_some()
+    }
+
+    /// The truncation number of a file, if its attributes are in memory.
+    pub(crate) fn truncations_under_lease(&self, ino: InodeId) -> Option<u32> {
+        match self.leases.state.lock().holder.attr(now(), ino) {
+            Cached::Is(attr) => Some(attr.truncations),
+            Cached::Absent | Cached::Unknown => None,
+        }
     }
 
     /// Whether leases count now.

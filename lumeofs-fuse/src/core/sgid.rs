@@ -54,7 +54,10 @@ impl Core {
         if cx.caller.uid == 0 {
             return Ok(wanted);
         }
-        let attr = self.backend.getattr(cx, ino)?;
+        let attr = match self.backend.known_attr(ino) {
+            Some(attr) => attr,
+            None => self.backend.getattr(cx, ino)?,
+        };
         let mode = without(cx, tid, wanted.unwrap_or(attr.mode), attr.gid);
         Ok(mode.or(wanted))
     }

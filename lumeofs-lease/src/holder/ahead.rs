@@ -61,6 +61,11 @@ impl Holder {
         self.credit.take()
     }
 
+    /// So many of those inodes there were not.
+    pub fn not_listed(&mut self, count: usize) {
+        self.credit.add(count);
+    }
+
     /// A name is about to be asked for: what to ask for before, as it may answer that too.
     pub fn look_ahead(&mut self, parent: InodeId, name: &[u8]) -> Option<Ahead> {
         // So waste ends, and yet is tried again.

@@ -135,9 +135,10 @@ impl Holder {
             is_alone,
         } = recall;
         let Some(entry) = self.entries.get_mut(&ino) else {
-            // The grant may still be on its way.
+            // The grant may still be on its way, or was lost.
             self.raise_floor(ino, id);
             self.acks.push(Ack { id, open: false });
+            self.release(ino, id);
             return;
         };
         match what {

@@ -23,10 +23,9 @@ fn list(world: &mut World, mount: usize, inodes: &[InodeId]) -> Vec<InodeId> {
         .map(|(cookie, ino)| entry(format!("{cookie}").as_bytes(), cookie, *ino))
         .collect();
     let mut answer = world.ask(mount, &[DIR], Want::Shared).unwrap();
-    let mut listed: Vec<Listed> = inodes.iter().map(|ino| listed(*ino)).collect();
     let (now, session) = (world.now, world.mounts[mount].session);
-    let offered = world.table.offer(now, session, Want::Shared, &mut listed);
-    assert_eq!(offered.len(), listed.len());
+    let offered = world.table.offer(now, session, Want::Shared, inodes);
+    let listed: Vec<Listed> = offered.iter().map(|grant| listed(grant.ino)).collect();
     answer.grants.extend(offered);
     let learned = Learned::Entries {
         ino: DIR,
@@ -90,6 +89,26 @@ fn an_own_right_stays_what_it_is() {
 }
 
 #[test]
+fn what_came_with_a_listing_whose_answer_was_lost_is_told_again_or_given_up() {
+    let mut world = World::new(2);
+    let (now, session) = (world.now, world.mounts[0].session);
+    let lost = world
+        .table
+        .offer(now, session, Want::Shared, &[FILE, OTHER]);
+    assert_eq!(lost.len(), 2);
+    assert_eq!(list(&mut world, 0, &[FILE]), [FILE]);
+    // The other one is given up when it turns out that it is not there.
+    world.change(1, &[touched(OTHER, 8)]);
+    world.hear(0);
+    world.poll(0);
+    assert_eq!(
+        world.table.counts(),
+        [2, 0, 0],
+        "the directory and one file"
+    );
+}
+
+#[test]
 fn a_new_leader_tells_of_nothing_before_it_knows_who_writes() {
     let mut world = World::new(2);
     world.pass(ms(7_000));
@@ -104,9 +123,8 @@ fn a_new_leader_tells_of_nothing_before_it_knows_who_writes() {
 fn who_got_no_lease_hears_nothing_and_keeps_nothing() {
     let mut world = World::new(1);
     let (now, session) = (world.now, world.mounts[0].session);
-    let mut inodes = vec![listed(FILE)];
-    let grants = world.table.offer(now, session, Want::Nothing, &mut inodes);
-    assert!(grants.is_empty() && inodes.is_empty());
+    let grants = world.table.offer(now, session, Want::Nothing, &[FILE]);
+    assert!(grants.is_empty());
     assert_eq!(world.table.counts(), [0, 0, 0]);
 }
 
@@ -155,6 +173,16 @@ fn what_is_used_is_asked_for_and_what_is_not_ends() {
 fn ahead(holder: &mut Holder, name: &[u8]) -> Option<(u64, usize)> {
     let ahead = holder.look_ahead(DIR, name)?;
     Some((ahead.after, ahead.count))
+}
+
+#[test]
+fn what_did_not_come_is_not_charged() {
+    let mut world = World::new(1);
+    for _ in 0..100 {
+        let count = world.holder(0).listed_ahead();
+        assert_eq!(count, READDIR_INODES_MAX);
+        world.holder(0).not_listed(count - 5);
+    }
 }
 
 #[test]

@@ -237,10 +237,16 @@ impl World {
                     self.counts.blocked += 1;
                     return Some(waiting);
                 };
+                let listed = query.listed_in(&outcome);
+                let offered = master.table.offer(now, session, want, &listed);
                 if let Ok(Reply::Entries { inodes, .. }) = &mut outcome {
-                    grants.extend(master.table.offer(now, session, want, inodes));
-                    self.counts.offered += inodes.len();
+                    let listed = offered.iter();
+                    let listed =
+                        listed.filter_map(|grant| namespace::listed(&master.tables, grant.ino));
+                    inodes.extend(listed);
                 }
+                self.counts.offered += offered.len();
+                grants.extend(offered);
                 let generation = master.table.generation(session).unwrap_or_default();
                 let query = query.clone();
                 let number = master.table.number();

@@ -174,7 +174,7 @@ impl Leases {
         term: Term,
         tables: &Overlay,
         session: SessionId,
-        shown: Shown,
+        shown: &Shown,
         want: Want,
     ) -> FsResult<Option<Granted>> {
         let now = SystemClock.monotonic();
@@ -185,8 +185,11 @@ impl Leases {
         let Ok(mut grants) = read else {
             return Ok(None);
         };
-        let mut listed = shown.listed;
-        grants.extend(table.offer(now, session, want, &mut listed));
+        let offered = table.offer(now, session, want, &shown.listed);
+        let listed = offered.iter();
+        let listed = listed.filter_map(|grant| namespace::listed(tables, grant.ino));
+        let listed = listed.collect();
+        grants.extend(offered);
         Ok(Some(Granted {
             generation: table.generation(session).unwrap_or_default(),
             grants,

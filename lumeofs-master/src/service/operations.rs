@@ -22,8 +22,8 @@ impl MetadataService {
         let caller = caller(request);
         let session = SessionId(request.session);
         let answer = |tables: &Overlay| {
-            let mut outcome = namespace::query(tables, &caller, &query);
-            let shown = shown(tables, &query, &mut outcome);
+            let outcome = namespace::query(tables, &caller, &query);
+            let shown = shown(tables, &query, &outcome);
             let want = want(request.want, &query, &shown)?;
             Ok(((outcome, namespace::era(tables)), shown, want))
         };
@@ -74,7 +74,7 @@ impl MetadataService {
                 let (found, shown, want) = answer(tables)?;
                 let granted = self
                     .leases
-                    .read(leadership.term, tables, session, shown, want)?;
+                    .read(leadership.term, tables, session, &shown, want)?;
                 Ok::<_, FsError>(granted.map(|granted| (found, granted)))
             });
             if let Some((found, granted)) = read? {

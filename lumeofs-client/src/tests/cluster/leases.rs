@@ -157,9 +157,14 @@ impl World {
                 _ => Want::Shared,
             };
             let mut grants = state.table.read(now(), session, &shown, want).ok()?;
+            let listed = query.listed_in(&outcome);
+            let offered = state.table.offer(now(), session, want, &listed);
             if let Ok(Reply::Entries { inodes, .. }) = &mut outcome {
-                grants.extend(state.table.offer(now(), session, want, inodes));
+                let listed = offered.iter();
+                inodes
+                    .extend(listed.filter_map(|grant| namespace::listed(&state.tables, grant.ino)));
             }
+            grants.extend(offered);
             let generation = state.generation(session);
             let reply = MetaReply {
                 era: namespace::era(&state.tables),

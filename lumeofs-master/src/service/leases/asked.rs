@@ -4,7 +4,7 @@ use crate::raft::Overlay;
 use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId};
 use lumeofs_lease::Want;
 use lumeofs_meta::namespace;
-use lumeofs_meta::op::{Caller, Listed, Mutation, Outcome, Query, Reply};
+use lumeofs_meta::op::{Caller, Mutation, Outcome, Query, Reply};
 
 /// What an answer shows.
 #[derive(Debug, Default)]
@@ -12,7 +12,7 @@ pub(crate) struct Shown {
     /// Inodes of which something is shown.
     pub(crate) inodes: Vec<(InodeId, FileKind)>,
     /// What is told only as far as there are leases for it.
-    pub(crate) listed: Vec<Listed>,
+    pub(crate) listed: Vec<InodeId>,
     /// The one that was asked for, if it is there.
     main: Option<InodeId>,
 }
@@ -28,9 +28,8 @@ impl Shown {
     }
 }
 
-/// What an answer to a query shows. A refusal shows something of the inode that was asked about, too. What may be told only
-/// in part is taken out of the answer.
-pub(crate) fn shown(tables: &Overlay, query: &Query, outcome: &mut Outcome) -> Shown {
+/// What an answer to a query shows. A refusal shows something of the inode that was asked about, too.
+pub(crate) fn shown(tables: &Overlay, query: &Query, outcome: &Outcome) -> Shown {
     let asked = match query {
         Query::Lookup { parent: ino, .. }
         | Query::GetAttr { ino }
@@ -50,9 +49,9 @@ pub(crate) fn shown(tables: &Overlay, query: &Query, outcome: &mut Outcome) -> S
             shown.main = Some(attr.ino);
         }
         Ok(Reply::Attr(attr) | Reply::Chunks { attr, .. }) => shown = Shown::one(attr),
-        Ok(Reply::Entries { inodes, .. }) => {
+        Ok(Reply::Entries { .. }) => {
             shown.inodes = vec![(asked, FileKind::Directory)];
-            shown.listed = std::mem::take(inodes);
+            shown.listed = query.listed_in(outcome);
             shown.main = Some(asked);
         }
         _ => {
