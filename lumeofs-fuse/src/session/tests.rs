@@ -419,15 +419,19 @@ fn a_write_by_an_ordinary_user_takes_suid_away() {
         fs::write(&path, b"data").unwrap();
         let script = format!("{script}{}", path.display());
         let mode = || fs::metadata(&path).unwrap().mode() & 0o7777;
-        // Without execution by the group, sgid is no set-group-id and stays.
-        for (before, after) in [(0o6777, 0o777), (0o6767, 0o2767)] {
+        // Where the group may not execute, sgid stays if the writer is in the group.
+        for (gid, before, after) in [
+            (1234, 0o6777, 0o777),
+            (1234, 0o6767, 0o767),
+            (0, 0o6767, 0o2767),
+        ] {
             fs::set_permissions(&path, fs::Permissions::from_mode(before)).unwrap();
             fs::write(&path, b"by root").unwrap();
             assert_eq!(mode(), before, "{name}");
             let status = Command::new("sh")
                 .args(["-c", &script])
                 .uid(1234)
-                .gid(1234)
+                .gid(gid)
                 .status();
             assert!(status.unwrap().success());
             assert_eq!(mode(), after, "{name}");

@@ -47,10 +47,10 @@ fn what_a_listing_tells_is_answered_from_memory_until_it_changes() {
     let holder = world.holder(0);
     assert_eq!(
         holder.lookup(now, DIR, b"3"),
-        Cached::Is(attr(FILE, 7)),
+        Cached::Is(listed(FILE).attr),
         "by its name"
     );
-    assert_eq!(holder.attr(now, OTHER), Cached::Is(attr(OTHER, 7)));
+    assert_eq!(holder.attr(now, OTHER), Cached::Is(listed(OTHER).attr));
     assert_eq!(
         holder.xattr(now, FILE, b"user.a"),
         Cached::Absent,
