@@ -99,6 +99,7 @@ impl Filesystem for Adapter {
             atime: set.atime,
             mtime: set.mtime,
             ctime: set.ctime,
+            clear_sgid: false,
         };
         let tid = request.pid();
         self.run(Op::SetAttr, request, ino, reply, move |core, cx, ino| {

@@ -241,6 +241,9 @@ impl Backend for Memory {
         }
         let attr = &mut state.node(ino)?.attr;
         attr.mode = set.mode.unwrap_or(attr.mode);
+        if set.clear_sgid {
+            attr.mode &= !0o6000;
+        }
         attr.uid = set.uid.unwrap_or(attr.uid);
         attr.gid = set.gid.unwrap_or(attr.gid);
         attr.atime = set.atime.map_or(attr.atime, time);

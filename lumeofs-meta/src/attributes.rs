@@ -31,6 +31,9 @@ pub fn set(attr: &mut Attr, caller: &Caller, set: &SetAttr, now: Timestamp) {
             attr.mode &= !SGID;
         }
     }
+    if set.clear_sgid {
+        attr.mode &= !(SUID | SGID);
+    }
     let time = |time| match time {
         SetTime::Now => now,
         SetTime::At(time) => time,

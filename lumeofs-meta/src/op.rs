@@ -80,6 +80,8 @@ pub struct SetAttr {
     pub mtime: Option<SetTime>,
     /// Change time, where a client must restate one it has shown already.
     pub ctime: Option<Timestamp>,
+    /// Takes suid and sgid away from whatever mode there is then: who changes the contents is not in the group.
+    pub clear_sgid: bool,
 }
 
 /// How `rename` treats an existing target.

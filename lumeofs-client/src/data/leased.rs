@@ -134,6 +134,7 @@ impl Link {
     ) -> FsResult<Attr> {
         // What memory may be ahead in.
         let is_local = set.mode.is_some()
+            || set.clear_sgid
             || set.uid.is_some()
             || set.gid.is_some()
             || set.atime.is_some()

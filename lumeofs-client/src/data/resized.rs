@@ -46,8 +46,8 @@ impl Link {
     ) -> FsResult<Option<Attr>> {
         attributes::check_times(set)?;
         let ino = tenure.file.ino;
-        // With the mode an ACL changes, which nothing here can show.
-        if set.mode.is_some() && !self.has_no_xattrs(ino) {
+        // With the mode an ACL changes, which nothing here can show. What is taken away is so from the mode that the leader has.
+        if set.clear_sgid || (set.mode.is_some() && !self.has_no_xattrs(ino)) {
             return Ok(None);
         }
         // Whoever replaces what is known of the file keeps this out.

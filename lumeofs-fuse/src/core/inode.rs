@@ -49,7 +49,7 @@ impl Core {
         mut set: SetAttr,
     ) -> FsResult<FileAttr> {
         if set.size.is_some() {
-            set.mode = self.mode_without_sgid(cx, ino, tid, set.mode)?;
+            set.clear_sgid = self.takes_sgid(cx, ino, tid, set.mode)?;
         }
         self.backend
             .setattr(cx, ino, set)

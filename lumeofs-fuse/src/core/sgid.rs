@@ -9,16 +9,14 @@ use lumeofs_base::{FsResult, InodeId};
 use lumeofs_client::Context;
 use lumeofs_meta::op::SetAttr;
 
-const SUID: u16 = 0o4000;
 const SGID: u16 = 0o2000;
 const GROUP_EXEC: u16 = 0o010;
 
-/// The mode after a change of contents by this thread, if it has a bit that only the caller's groups decide about.
-/// Anybody but root counts as one without CAP_FSETID.
-fn without(cx: Context<'_>, tid: u32, mode: u16, gid: u32) -> Option<u16> {
+/// Whether the bit goes from a mode by a change of contents by this thread. Anybody but root counts as one without
+/// CAP_FSETID.
+fn goes(cx: Context<'_>, tid: u32, mode: u16, gid: u32) -> bool {
     let is_open_question = mode & (SGID | GROUP_EXEC) == SGID && cx.caller.uid != 0;
-    let goes = is_open_question && cx.caller.gid != gid && !task::groups(tid).contains(&gid);
-    goes.then_some(mode & !SGID & !SUID)
+    is_open_question && cx.caller.gid != gid && !task::groups(tid).contains(&gid)
 }
 
 impl Core {
@@ -33,38 +31,41 @@ impl Core {
             return Ok(());
         }
         let attr = self.backend.known_attr(ino);
-        let mode = attr.and_then(|attr| without(cx, tid, attr.mode, attr.gid));
-        mode.map_or(Ok(()), |mode| self.set_mode(cx, ino, mode))
+        match attr.is_some_and(|attr| goes(cx, tid, attr.mode, attr.gid)) {
+            true => self.clear_sgid(cx, ino),
+            false => Ok(()),
+        }
     }
 
     /// Before another change of contents.
     pub(super) fn drop_sgid(&self, cx: Context<'_>, ino: InodeId, tid: u32) -> FsResult<()> {
-        let mode = self.mode_without_sgid(cx, ino, tid, None)?;
-        mode.map_or(Ok(()), |mode| self.set_mode(cx, ino, mode))
+        match self.takes_sgid(cx, ino, tid, None)? {
+            true => self.clear_sgid(cx, ino),
+            false => Ok(()),
+        }
     }
 
-    /// The mode to set besides a new size, where the kernel wants to set this one.
-    pub(super) fn mode_without_sgid(
+    /// Whether a change of contents takes the bit, also where the kernel sets this mode with it.
+    pub(super) fn takes_sgid(
         &self,
         cx: Context<'_>,
         ino: InodeId,
         tid: u32,
         wanted: Option<u16>,
-    ) -> FsResult<Option<u16>> {
+    ) -> FsResult<bool> {
         if cx.caller.uid == 0 {
-            return Ok(wanted);
+            return Ok(false);
         }
         let attr = match self.backend.known_attr(ino) {
             Some(attr) => attr,
             None => self.backend.getattr(cx, ino)?,
         };
-        let mode = without(cx, tid, wanted.unwrap_or(attr.mode), attr.gid);
-        Ok(mode.or(wanted))
+        Ok(goes(cx, tid, wanted.unwrap_or(attr.mode), attr.gid))
     }
 
-    fn set_mode(&self, cx: Context<'_>, ino: InodeId, mode: u16) -> FsResult<()> {
+    fn clear_sgid(&self, cx: Context<'_>, ino: InodeId) -> FsResult<()> {
         let set = SetAttr {
-            mode: Some(mode),
+            clear_sgid: true,
             ..SetAttr::default()
         };
         self.backend.setattr(cx, ino, set).map(drop)
@@ -90,13 +91,13 @@ mod tests {
                 caller: &caller,
                 interrupted: &|| false,
             };
-            without(cx, 0, mode, gid)
+            goes(cx, 0, mode, gid)
         };
-        assert_eq!(mode(1000, 0o2664, 6), Some(0o664));
-        assert_eq!(mode(1000, 0o6664, 6), Some(0o664));
-        assert_eq!(mode(1000, 0o2664, 5), None);
-        assert_eq!(mode(1000, 0o2674, 6), None);
-        assert_eq!(mode(1000, 0o664, 6), None);
-        assert_eq!(mode(0, 0o2664, 6), None);
+        assert!(mode(1000, 0o2664, 6));
+        assert!(mode(1000, 0o6664, 6));
+        assert!(!mode(1000, 0o2664, 5));
+        assert!(!mode(1000, 0o2674, 6));
+        assert!(!mode(1000, 0o664, 6));
+        assert!(!mode(0, 0o2664, 6));
     }
 }

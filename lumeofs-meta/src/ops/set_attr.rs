@@ -73,7 +73,7 @@ fn check_access(caller: &Caller, inode: &Inode, set: &SetAttr) -> FsResult<()> {
             ));
         }
     }
-    if set.mode.is_some() {
+    if set.mode.is_some() || set.clear_sgid {
         access::require_owner(caller, attr)?;
     }
     if set.size.is_some() {

@@ -173,6 +173,7 @@ impl Draw {
                     atime: self.some(20, Self::time),
                     mtime: self.some(20, Self::time),
                     ctime: None,
+                    clear_sgid: self.some(10, |_| ()).is_some(),
                 };
                 Mutation::SetAttr { ino, set }
             }
