@@ -1,16 +1,15 @@
 //! Requests that wait for locks, and the recall of those that are delegated: drives `LockWaits` of `lumeofs-lease`.
 
-use super::leases;
 use super::metadata::{MetadataService, decode};
-use crate::raft::Overlay;
+use crate::raft::{Overlay, Term};
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::limits::LOCK_WAIT_ANSWER;
 use lumeofs_base::{FsResult, InodeId, SessionId};
-use lumeofs_lease::{GIVE_BACK_MAX, LockVerdict, LockWaits, LockWish, TERM};
-use lumeofs_meta::op::Command;
+use lumeofs_lease::{LockVerdict, LockWaits, LockWish, TERM};
+use lumeofs_meta::op::{Command, Mutation};
 use lumeofs_proto::meta;
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -45,6 +44,25 @@ impl Locks {
         inodes.into_iter().map(InodeId::get).collect()
     }
 
+    /// A mutation as it is to be proposed: while others wait for locks of an inode, these are delegated to nobody.
+    pub(super) fn without_waiters(&self, session: SessionId, mutation: Mutation) -> Mutation {
+        match mutation {
+            Mutation::Lock {
+                ino,
+                lock,
+                delegated: true,
+            } => {
+                let (now, waits) = (SystemClock.monotonic(), self.waits.lock());
+                Mutation::Lock {
+                    ino,
+                    lock,
+                    delegated: !waits.has_others(now, ino, (session, lock.owner)),
+                }
+            }
+            other => other,
+        }
+    }
+
     fn judge(&self, tables: &Overlay, wish: &LockWish) -> FsResult<LockVerdict> {
         let now = SystemClock.monotonic();
         self.waits.lock().judge(tables, now, wish)
@@ -53,10 +71,7 @@ impl Locks {
 
 impl MetadataService {
     /// Says whether a lock may be tried, when it may or after a while.
-    pub(crate) async fn lock_wait(
-        self: &Arc<Self>,
-        request: &meta::LockWait,
-    ) -> FsResult<meta::LockVerdict> {
+    pub(crate) async fn lock_wait(&self, request: &meta::LockWait) -> FsResult<meta::LockVerdict> {
         let wait = Duration::from_millis(request.wait_ms.into()).min(LOCK_WAIT_ANSWER);
         let until = Instant::now() + wait;
         let wish = LockWish {
@@ -87,7 +102,7 @@ impl MetadataService {
                     });
                 }
                 LockVerdict::Wait => {}
-                LockVerdict::Recall(delegate) => self.recall(delegate, &wish).await,
+                LockVerdict::Recall(_) => self.leases.wake_polls(),
             }
             if timeout_at(until, freed).await.is_err() {
                 return Ok(meta::LockVerdict {
@@ -98,13 +113,11 @@ impl MetadataService {
         }
     }
 
-    /// Has a session hear that it is to give locks back. One that does not hear, or does not do it, keeps nobody waiting
-    /// for longer than one that keeps a lease.
-    async fn recall(self: &Arc<Self>, delegate: SessionId, wish: &LockWish) {
-        let silence = self.sessions.silence(delegate, SystemClock.monotonic());
-        if silence > TERM || wish.waited > GIVE_BACK_MAX {
-            leases::end(self.clone(), delegate).await;
-        }
-        self.leases.wake_polls();
+    /// Sessions to which locks are delegated for which others wait, and that do not hear that, or do not give them back:
+    /// they keep nobody waiting for longer than one that keeps a lease. To be asked only when all could be heard.
+    pub(super) fn overdue_delegates(&self, term: Term, now: Duration) -> BTreeSet<SessionId> {
+        let is_silent = |session| self.sessions.silence(term, session, now) > TERM;
+        let overdue = |tables: &Overlay| self.locks.waits.lock().overdue(tables, now, &is_silent);
+        self.group.store().read(overdue)
     }
 }
