@@ -61,6 +61,13 @@ struct Wait {
     heard: Duration,
 }
 
+impl Wait {
+    /// Whether it is for what this waiter, who is the same, wishes for.
+    fn is_for(&self, wish: &LockWish) -> bool {
+        self.wish.ino == wish.ino && self.wish.lock == wish.lock
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Recall {
     /// When somebody was last in need of it.
@@ -130,6 +137,24 @@ impl LockWaits {
         Ok(verdict)
     }
 
+    /// What a waiter is to do that was told to wait by [`LockWaits::judge`]. `None` if it waits no more: it must not be
+    /// entered again, or others would be taken to wait for who waits for nothing.
+    ///
+    /// # Errors
+    /// As of `judge`.
+    pub fn judge_again(
+        &mut self,
+        tables: &dyn Tables,
+        now: Duration,
+        wish: &LockWish,
+    ) -> FsResult<Option<LockVerdict>> {
+        let mut waits = self.waits.get(&wish.owner()).into_iter().flatten();
+        match waits.any(|wait| wait.is_for(wish)) {
+            true => self.judge(tables, now, wish).map(Some),
+            false => Ok(None),
+        }
+    }
+
     fn remember(&mut self, wish: &LockWish, now: Duration) -> FsResult<()> {
         if self.count >= LOCK_WAITS_MAX {
             let text = format!("{} callers wait for locks", self.count);
@@ -150,8 +175,7 @@ impl LockWaits {
         let Some(waits) = self.waits.get_mut(&wish.owner()) else {
             return;
         };
-        let same = |wait: &Wait| wait.wish.ino == wish.ino && wait.wish.lock == wish.lock;
-        if let Some(at) = waits.iter().position(same) {
+        if let Some(at) = waits.iter().position(|wait| wait.is_for(wish)) {
             waits.swap_remove(at);
             self.count -= 1;
         }
@@ -405,6 +429,27 @@ mod tests {
         // It waits for nobody then, and neither does who gave up.
         world.waits.forget(&wish(b, range(1, 2), 0));
         assert_eq!(world.judge(a, range(2, 0), 0), LockVerdict::Wait);
+    }
+
+    #[test]
+    fn who_has_given_up_is_not_entered_again_by_a_request_that_still_waits() {
+        let mut world = World::default();
+        let (a, b) = (world.session(1), world.session(2));
+        let range = |id, byte| lock(id, LockSpace::Range, byte);
+        assert_eq!(world.lock(a, range(1, 0), false), LockAnswer::Done);
+        assert_eq!(world.lock(b, range(1, 1), false), LockAnswer::Done);
+        let waits = wish(b, range(1, 0), 0);
+        let again = |world: &mut World| {
+            let now = Duration::from_secs(100);
+            world.waits.judge_again(&world.tables, now, &waits)
+        };
+        assert_eq!(again(&mut world), Ok(None));
+        assert_eq!(world.judge_at(100, &waits), LockVerdict::Wait);
+        assert_eq!(again(&mut world), Ok(Some(LockVerdict::Wait)));
+        world.waits.forget(&waits);
+        assert_eq!(again(&mut world), Ok(None));
+        // That would be a deadlock if the other one still waited.
+        assert_eq!(world.judge(a, range(1, 1), 0), LockVerdict::Wait);
     }
 
     #[test]

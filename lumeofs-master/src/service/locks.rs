@@ -63,9 +63,18 @@ impl Locks {
         }
     }
 
-    fn judge(&self, tables: &Overlay, wish: &LockWish) -> FsResult<LockVerdict> {
-        let now = SystemClock.monotonic();
-        self.waits.lock().judge(tables, now, wish)
+    /// `None`: who asks has given up since it was told to wait.
+    fn judge(
+        &self,
+        tables: &Overlay,
+        wish: &LockWish,
+        again: bool,
+    ) -> FsResult<Option<LockVerdict>> {
+        let (now, mut waits) = (SystemClock.monotonic(), self.waits.lock());
+        match again {
+            true => waits.judge_again(tables, now, wish),
+            false => waits.judge(tables, now, wish).map(Some),
+        }
     }
 }
 
@@ -73,8 +82,8 @@ impl MetadataService {
     /// Says whether a lock may be tried, when it may or after a while.
     pub(crate) async fn lock_wait(&self, request: &meta::LockWait) -> FsResult<meta::LockVerdict> {
         let wait = Duration::from_millis(request.wait_ms.into()).min(LOCK_WAIT_ANSWER);
-        let until = Instant::now() + wait;
-        let wish = LockWish {
+        let (begun, until) = (SystemClock.monotonic(), Instant::now() + wait);
+        let mut wish = LockWish {
             session: SessionId(request.session),
             ino: InodeId(request.ino),
             lock: decode(&request.lock)?,
@@ -85,6 +94,11 @@ impl MetadataService {
             self.locks.waits.lock().forget(&wish);
             return Ok(meta::LockVerdict::default());
         }
+        let still_waits = meta::LockVerdict {
+            wait: true,
+            ..meta::LockVerdict::default()
+        };
+        let mut again = false;
         loop {
             self.group.linearizable().await?;
             self.check_session(wish.session)?;
@@ -92,8 +106,16 @@ impl MetadataService {
             let freed = self.locks.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            let judge = |tables: &_| self.locks.judge(tables, &wish);
-            match self.group.store().read(judge)? {
+            // It has its place by when it came, not by when it is looked at.
+            let here = SystemClock.monotonic().saturating_sub(begun);
+            wish.waited = Duration::from_millis(request.waited_ms).saturating_add(here);
+            let judge = |tables: &_| self.locks.judge(tables, &wish, again);
+            let Some(verdict) = self.group.store().read(judge)? else {
+                // Nobody listens; who does after all asks again.
+                return Ok(still_waits);
+            };
+            again = true;
+            match verdict {
                 LockVerdict::Try => return Ok(meta::LockVerdict::default()),
                 LockVerdict::Deadlock => {
                     return Ok(meta::LockVerdict {
@@ -105,10 +127,7 @@ impl MetadataService {
                 LockVerdict::Recall(_) => self.leases.wake_polls(),
             }
             if timeout_at(until, freed).await.is_err() {
-                return Ok(meta::LockVerdict {
-                    wait: true,
-                    ..meta::LockVerdict::default()
-                });
+                return Ok(still_waits);
             }
         }
     }
