@@ -130,6 +130,8 @@ impl State {
     /// Locks what this client decides on.
     pub(super) fn lock_here(&mut self, ino: InodeId, handle: u64, lock: Lock) -> FsResult<Tried> {
         if self.file(ino).list.try_lock(OWN, lock)?.is_some() {
+            // What flock would have converted is gone.
+            self.forget_handles(ino, lock.owner);
             return Ok(Tried::HeldHere);
         }
         self.file(ino).used = now();
@@ -150,6 +152,7 @@ impl State {
             if list.has_other_kind(OWN, lock) {
                 // Nothing is split by that.
                 list.unlock(OWN, lock.owner, 0, u64::MAX).ok();
+                self.forget_handles(ino, lock.owner);
             }
         }
     }
@@ -165,6 +168,7 @@ impl State {
         let file = self.file(ino);
         file.used = now();
         let result = file.list.unlock(OWN, owner, first, last);
+        self.forget_handles(ino, owner);
         self.tidy(ino);
         result
     }
@@ -182,17 +186,34 @@ impl State {
         }
     }
 
-    /// Whose locks end with an open file.
+    /// Forgets through which open files an owner has locked, if it has nothing any more: what it locks from now on does not
+    /// end with those.
+    fn forget_handles(&mut self, ino: InodeId, owner: LockOwner) {
+        if self.has(ino, owner) {
+            return;
+        }
+        for handle in self.file(ino).through.remove(&owner).unwrap_or_default() {
+            if let Some(owners) = self.handles.get_mut(&handle) {
+                owners.remove(&(ino, owner));
+                if owners.is_empty() {
+                    self.handles.remove(&handle);
+                }
+            }
+        }
+    }
+
+    /// Whose locks end with an open file: an open file description's own, which is locked through no other one, and those
+    /// that a process left that did not close its last one. A process that lives may share this one with others, and have
+    /// the inode open once more; when it closed this one, that has ended its locks already.
     pub(super) fn take_handle(&mut self, handle: u64) -> Vec<(InodeId, LockOwner)> {
         let owners = self.handles.remove(&handle).unwrap_or_default();
         let mut ended = Vec::new();
         for (ino, owner) in owners {
             let through = &mut self.file(ino).through;
-            if through
-                .get_mut(&owner)
-                .is_some_and(|handles| handles.remove(&handle))
+            if let Some(handles) = through.get_mut(&owner)
+                && handles.remove(&handle)
+                && handles.is_empty()
             {
-                // A process has closed all that it had open here before this is heard; so what is left is the open file's own.
                 through.remove(&owner);
                 ended.push((ino, owner));
             }
@@ -217,14 +238,7 @@ impl State {
         file.doubtful.remove(&owner);
         // Nothing is split by that.
         file.list.unlock(OWN, owner, 0, u64::MAX).ok();
-        for handle in file.through.remove(&owner).unwrap_or_default() {
-            if let Some(owners) = self.handles.get_mut(&handle) {
-                owners.remove(&(ino, owner));
-                if owners.is_empty() {
-                    self.handles.remove(&handle);
-                }
-            }
-        }
+        self.forget_handles(ino, owner);
         self.tidy(ino);
     }
 
@@ -379,4 +393,58 @@ pub(super) fn is_open(code: Code) -> bool {
         code,
         Code::Interrupted | Code::Unavailable | Code::Timeout | Code::Io
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lumeofs_meta::locks::LockKind;
+
+    const INO: InodeId = InodeId(7);
+
+    fn lock(id: u64, byte: u64) -> Lock {
+        let space = LockSpace::Range;
+        Lock {
+            owner: LockOwner { space, id },
+            pid: 1,
+            kind: LockKind::Exclusive,
+            first: byte,
+            last: byte,
+        }
+    }
+
+    fn lock_here(state: &mut State, handle: u64, lock: Lock) {
+        let tried = state.lock_here(INO, handle, lock);
+        assert!(matches!(tried, Ok(Tried::Done)));
+    }
+
+    #[test]
+    fn locks_of_a_process_do_not_end_with_an_open_file_that_it_left_to_another() {
+        let mut state = State::default();
+        state.delegated(INO);
+        let owner = lock(1, 0).owner;
+        lock_here(&mut state, 10, lock(1, 0));
+        state.unlocked(INO, owner, 0, u64::MAX).unwrap();
+        lock_here(&mut state, 11, lock(1, 1));
+        assert_eq!(state.take_handle(10), []);
+        assert!(state.has(INO, owner));
+        // Nor if it has locked through both.
+        lock_here(&mut state, 12, lock(1, 2));
+        assert_eq!(state.take_handle(11), []);
+        assert_eq!(state.take_handle(12), [(INO, owner)]);
+        state.released(INO, owner);
+        assert!(state.handles.is_empty() && !state.has(INO, owner));
+    }
+
+    #[test]
+    fn what_may_have_been_locked_ends_with_its_open_file() {
+        let mut state = State::default();
+        let owner = lock(1, 0).owner;
+        state.doubt(INO, 10, owner);
+        state.unlocked(INO, owner, 0, 9).unwrap();
+        assert_eq!(state.take_handle(10), [(INO, owner)]);
+        assert!(state.begin_release(INO, owner) && !state.begin_release(INO, owner));
+        state.released(INO, owner);
+        assert!(state.files.is_empty() && state.handles.is_empty());
+    }
 }
