@@ -163,18 +163,20 @@ impl Link {
         handle: u64,
         lock: Lock,
     ) -> FsResult<Tried> {
-        let is_valid = self.leases_are_valid();
-        let (epoch, delegated) = {
+        let (epoch, delegated) = loop {
+            let is_valid = self.leases_are_valid();
             let mut state = self.locks.state.lock();
-            while state.file(ino).is_moving(lock.owner) {
+            if state.file(ino).is_moving(lock.owner) {
                 asker.patience.wait(&self.locks.changed, &mut state)?;
+                // That may have been a while.
+                continue;
             }
             // Who may have been replaced asks first.
             if is_valid && state.file(ino).delegated {
                 return state.lock_here(ino, handle, lock);
             }
-            state.file(ino).under_way += 1;
-            (state.epoch, !state.is_contended(ino, now()))
+            state.file(ino).busy.insert(lock.owner);
+            break (state.epoch, !state.is_contended(ino, now()));
         };
         let mutation = Mutation::Lock {
             ino,
@@ -213,7 +215,7 @@ impl Link {
                 }
             }
         };
-        self.locks.step_over(&mut state, ino);
+        self.locks.step_over(&mut state, ino, lock.owner);
         result
     }
 
@@ -237,7 +239,7 @@ impl Link {
             if state.file(ino).delegated {
                 return state.unlocked(ino, owner, first, last);
             }
-            state.file(ino).under_way += 1;
+            state.file(ino).busy.insert(owner);
             state.epoch
         };
         let mutation = Mutation::Unlock {
@@ -253,7 +255,7 @@ impl Link {
             Ok(_) => Ok(()),
             Err(error) => Err(error),
         };
-        self.locks.step_over(&mut state, ino);
+        self.locks.step_over(&mut state, ino, owner);
         result
     }
 

@@ -137,8 +137,8 @@ impl Link {
         drop(ticket);
         self.is_finished(&late);
         let mutation = postcard::from_bytes(&request.op).ok();
-        if let Some(ino) = mutation.as_ref().and_then(locked) {
-            self.locks.finished(ino);
+        if let Some((ino, owner)) = mutation.as_ref().and_then(locked) {
+            self.locks.finished(ino, owner);
         }
         match answer {
             Ok(answer) => {

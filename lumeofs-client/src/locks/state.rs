@@ -56,10 +56,11 @@ pub(super) struct File {
     pub(super) delegated: bool,
     /// They are being given back: nothing begins meanwhile.
     pub(super) returning: bool,
-    /// Requests about them whose callers wait for the answer.
-    pub(super) under_way: usize,
-    /// Those whose callers do not.
-    late: usize,
+    /// Owners of whom a request is under way whose caller waits for the answer. Each has one at a time, or they could be
+    /// applied in another order than they are booked here: the leader takes them in the order in which they arrive.
+    pub(super) busy: HashSet<LockOwner>,
+    /// Those of whom one is under way whose caller has given up.
+    late: HashSet<LockOwner>,
     /// Owners whose locks are being released: what is new of them waits.
     releasing: HashSet<LockOwner>,
     /// Owners that may have more locks than `list` says.
@@ -74,7 +75,16 @@ pub(super) struct File {
 impl File {
     /// Whether an owner has to wait before it begins anything.
     pub(super) fn is_moving(&self, owner: LockOwner) -> bool {
-        self.returning || self.releasing.contains(&owner)
+        self.returning || self.releasing.contains(&owner) || self.has_request_of(owner)
+    }
+
+    fn has_request_of(&self, owner: LockOwner) -> bool {
+        self.busy.contains(&owner) || self.late.contains(&owner)
+    }
+
+    /// Whether anything is under way that may change who has what.
+    pub(super) fn has_requests(&self) -> bool {
+        !self.busy.is_empty() || !self.late.is_empty()
     }
 
     fn has(&self, owner: LockOwner) -> bool {
@@ -82,12 +92,12 @@ impl File {
     }
 
     /// Whether a release of everything that an owner has would now really be one.
-    pub(super) fn is_releasable(&self) -> bool {
-        !self.returning && self.late == 0
+    pub(super) fn is_releasable(&self, owner: LockOwner) -> bool {
+        !self.returning && !self.has_request_of(owner)
     }
 
     fn is_idle(&self) -> bool {
-        let busy = self.returning || self.under_way > 0 || self.late > 0;
+        let busy = self.returning || self.has_requests();
         !busy && self.releasing.is_empty() && self.doubtful.is_empty() && self.list.is_empty()
     }
 }
@@ -308,8 +318,8 @@ impl State {
             }
             *file = File {
                 returning: file.returning,
-                under_way: file.under_way,
-                late: file.late,
+                busy: std::mem::take(&mut file.busy),
+                late: std::mem::take(&mut file.late),
                 ..File::default()
             };
         }
@@ -319,22 +329,22 @@ impl State {
 }
 
 impl Locks {
-    /// A request about an inode is over.
-    pub(super) fn step_over(&self, state: &mut State, ino: InodeId) {
-        state.file(ino).under_way -= 1;
+    /// A request of an owner is over, or its caller has given up.
+    pub(super) fn step_over(&self, state: &mut State, ino: InodeId, owner: LockOwner) {
+        state.file(ino).busy.remove(&owner);
         state.tidy(ino);
         self.changed.notify_all();
     }
 
-    /// The caller of a request about an inode has given up.
-    pub(crate) fn left(&self, ino: InodeId) {
-        self.state.lock().file(ino).late += 1;
+    /// The caller of an owner's request has given up, and will say so by `step_over`.
+    pub(crate) fn left(&self, ino: InodeId, owner: LockOwner) {
+        self.state.lock().file(ino).late.insert(owner);
     }
 
     /// A request whose caller had given up is over.
-    pub(crate) fn finished(&self, ino: InodeId) {
+    pub(crate) fn finished(&self, ino: InodeId, owner: LockOwner) {
         let mut state = self.state.lock();
-        state.file(ino).late -= 1;
+        state.file(ino).late.remove(&owner);
         state.tidy(ino);
         self.changed.notify_all();
     }
@@ -426,14 +436,32 @@ mod tests {
         lock_here(&mut state, 10, lock(1, 0));
         state.unlocked(INO, owner, 0, u64::MAX).unwrap();
         lock_here(&mut state, 11, lock(1, 1));
-        assert_eq!(state.take_handle(10), []);
+        assert!(state.take_handle(10).is_empty());
         assert!(state.has(INO, owner));
         // Nor if it has locked through both.
         lock_here(&mut state, 12, lock(1, 2));
-        assert_eq!(state.take_handle(11), []);
+        assert!(state.take_handle(11).is_empty());
         assert_eq!(state.take_handle(12), [(INO, owner)]);
         state.released(INO, owner);
         assert!(state.handles.is_empty() && !state.has(INO, owner));
+    }
+
+    #[test]
+    fn an_owner_begins_nothing_before_what_it_gave_up_is_over_and_others_do() {
+        let locks = Locks::default();
+        let (owner, other) = (lock(1, 0).owner, lock(2, 0).owner);
+        let moving = |owner| locks.state.lock().file(INO).is_moving(owner);
+        locks.state.lock().file(INO).busy.insert(owner);
+        assert!(moving(owner) && !moving(other));
+        locks.left(INO, owner);
+        locks.step_over(&mut locks.state.lock(), INO, owner);
+        assert!(moving(owner) && !moving(other));
+        // Nor under another session: that it is not taken there must be heard first.
+        locks.forget_all();
+        assert!(moving(owner) && locks.state.lock().file(INO).has_requests());
+        assert!(!locks.state.lock().file(INO).is_releasable(owner));
+        locks.finished(INO, owner);
+        assert!(!moving(owner) && !locks.state.lock().file(INO).has_requests());
     }
 
     #[test]
