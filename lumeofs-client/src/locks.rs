@@ -185,34 +185,38 @@ impl Link {
         };
         let reply = self.mutate(asker, ino, &mutation);
         let mut state = self.locks.state.lock();
-        let result = if state.epoch != epoch {
-            reply.map(|_| Tried::Again)
-        } else {
-            match reply {
-                Ok(Reply::Lock(LockAnswer::Done)) => {
-                    state.locked(ino, handle, lock);
-                    Ok(Tried::Done)
+        let result = match reply {
+            Ok(reply) if state.epoch != epoch => {
+                // It may be one of the session that is now, and another attempt may not come to an end.
+                if matches!(reply, Reply::Lock(LockAnswer::Done)) {
+                    state.doubt(ino, handle, lock.owner);
                 }
-                Ok(Reply::Lock(LockAnswer::Delegated)) => {
-                    state.delegated(ino);
-                    state.lock_here(ino, handle, lock)
+                Ok(Tried::Again)
+            }
+            Ok(Reply::Lock(LockAnswer::Done)) => {
+                state.locked(ino, handle, lock);
+                Ok(Tried::Done)
+            }
+            Ok(Reply::Lock(LockAnswer::Delegated)) => {
+                state.delegated(ino);
+                state.lock_here(ino, handle, lock)
+            }
+            Ok(Reply::Lock(LockAnswer::Held(_))) => {
+                state.converted_in_vain(ino, lock);
+                state.contended(ino, now());
+                Ok(Tried::Held)
+            }
+            Ok(Reply::Lock(LockAnswer::DelegatedTo(_))) => {
+                state.contended(ino, now());
+                Ok(Tried::Elsewhere)
+            }
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) => {
+                // Under whichever session: it may have been sent once more under the next one.
+                if is_open(error.code) {
+                    state.doubt(ino, handle, lock.owner);
                 }
-                Ok(Reply::Lock(LockAnswer::Held(_))) => {
-                    state.converted_in_vain(ino, lock);
-                    state.contended(ino, now());
-                    Ok(Tried::Held)
-                }
-                Ok(Reply::Lock(LockAnswer::DelegatedTo(_))) => {
-                    state.contended(ino, now());
-                    Ok(Tried::Elsewhere)
-                }
-                Ok(other) => Err(unexpected(&other)),
-                Err(error) => {
-                    if is_open(error.code) {
-                        state.doubt(ino, handle, lock.owner);
-                    }
-                    Err(error)
-                }
+                Err(error)
             }
         };
         self.locks.step_over(&mut state, ino, lock.owner);

@@ -164,13 +164,11 @@ impl Link {
     fn release_late(&self, ino: InodeId, owner: LockOwner) {
         let epoch = {
             let mut state = self.locks.state.lock();
-            if !state.has(ino, owner) {
-                // It went with its session.
-                state.released(ino, owner);
-                self.locks.changed.notify_all();
+            if !state.is_releasing(ino, owner) {
+                // That went with its session; what there is now is of the next one.
                 return;
             }
-            if state.is_delegated(ino) {
+            if !state.has(ino, owner) || state.is_delegated(ino) {
                 state.released(ino, owner);
                 self.locks.changed.notify_all();
                 return;

@@ -240,6 +240,11 @@ impl State {
         file.has(owner) && file.releasing.insert(owner)
     }
 
+    pub(super) fn is_releasing(&self, ino: InodeId, owner: LockOwner) -> bool {
+        let file = self.files.get(&ino);
+        file.is_some_and(|file| file.releasing.contains(&owner))
+    }
+
     /// An owner's locks are gone.
     pub(super) fn released(&mut self, ino: InodeId, owner: LockOwner) {
         let file = self.file(ino);
