@@ -78,10 +78,7 @@ impl Client {
                     link.await_lock(&cx, wish, wait)?;
                 }
                 // The leader must see who waits for whom.
-                (Tried::HeldHere, Some(_)) => {
-                    link.locks.state.lock().contended(ino, now());
-                    link.return_locks(ino)?;
-                }
+                (Tried::HeldHere, Some(wait)) => link.await_return(&cx, ino, wait)?,
             }
         }
     }
@@ -280,6 +277,26 @@ impl Link {
             Reply::Lock(answer) => Ok(answer),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Has the locks of an inode given back, and waits for that.
+    fn await_return(
+        &self,
+        cx: &Context<'_>,
+        ino: InodeId,
+        interrupted: Interrupted<'_>,
+    ) -> FsResult<()> {
+        let cx = Context { interrupted, ..*cx };
+        let asker = self.asker(&cx);
+        let mut state = self.locks.state.lock();
+        while state.decides(ino) {
+            // Also if it has failed, or was delegated anew.
+            if state.is_delegated(ino) && state.recall(ino) {
+                self.locks.changed.notify_all();
+            }
+            asker.patience.wait(&self.locks.changed, &mut state)?;
+        }
+        Ok(())
     }
 
     /// Waits until there is a chance for a lock. When this has failed, nothing is left that could grant it.

@@ -52,15 +52,11 @@ impl Link {
     }
 
     /// Gives the account of an inode's locks to the leader's group.
-    pub(super) fn return_locks(&self, ino: InodeId) -> FsResult<()> {
+    fn return_locks(&self, ino: InodeId) -> FsResult<()> {
         let patience = Patience::background(&self.halt, None);
         let (locks, epoch) = {
             let mut state = self.locks.state.lock();
             if state.file(ino).returning {
-                while state.file(ino).returning {
-                    patience.wait(&self.locks.changed, &mut state)?;
-                }
-                state.tidy(ino);
                 return Ok(());
             }
             state.file(ino).returning = true;

@@ -113,6 +113,11 @@ impl State {
         file.is_some_and(|file| file.delegated && !file.returning)
     }
 
+    /// Whether the locks of an inode are delegated, even if they are being given back.
+    pub(super) fn decides(&self, ino: InodeId) -> bool {
+        self.files.get(&ino).is_some_and(|file| file.delegated)
+    }
+
     /// Whether an owner may have locks.
     pub(super) fn has(&self, ino: InodeId, owner: LockOwner) -> bool {
         self.files.get(&ino).is_some_and(|file| file.has(owner))
@@ -298,6 +303,16 @@ impl State {
         }
     }
 
+    /// The locks of an inode are to be given back, since another client or caller wants some. Says whether that is new.
+    pub(super) fn recall(&mut self, ino: InodeId) -> bool {
+        self.contended(ino, now());
+        let is_new = !self.recalls.contains(&ino);
+        if is_new {
+            self.recalls.push_back(ino);
+        }
+        is_new
+    }
+
     pub(super) fn is_contended(&self, ino: InodeId, now: Duration) -> bool {
         self.contended.get(&ino).is_some_and(|until| *until > now)
     }
@@ -361,10 +376,7 @@ impl Locks {
         }
         let mut state = self.state.lock();
         for ino in inodes.iter().map(|ino| InodeId(*ino)) {
-            state.contended(ino, now());
-            if !state.recalls.contains(&ino) {
-                state.recalls.push_back(ino);
-            }
+            state.recall(ino);
         }
         self.changed.notify_all();
     }
