@@ -3,7 +3,7 @@
 use super::Tried;
 use crate::wait::now;
 use lumeofs_base::{Code, FsResult, InodeId, SessionId};
-use lumeofs_meta::locks::{Lock, LockList, LockOwner, LockSpace};
+use lumeofs_meta::locks::{Lock, LockAnswer, LockList, LockOwner, LockSpace};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -361,10 +361,16 @@ impl Locks {
         self.state.lock().file(ino).late.insert(owner);
     }
 
-    /// A request whose caller had given up is over.
-    pub(crate) fn finished(&self, ino: InodeId, owner: LockOwner) {
+    /// A request whose caller had given up is over; `answer` if it was one to lock. If the locks of the inode were delegated
+    /// by that, nobody here knows: they are given back, or others would have to wait for that some day.
+    pub(crate) fn finished(&self, ino: InodeId, owner: LockOwner, answer: Option<LockAnswer>) {
         let mut state = self.state.lock();
-        state.file(ino).late.remove(&owner);
+        let file = state.file(ino);
+        file.late.remove(&owner);
+        let is_news = answer == Some(LockAnswer::Delegated) && !file.delegated;
+        if is_news && !state.recalls.contains(&ino) {
+            state.recalls.push_back(ino);
+        }
         state.tidy(ino);
         self.changed.notify_all();
     }
@@ -477,8 +483,13 @@ mod tests {
         locks.forget_all();
         assert!(moving(owner) && locks.state.lock().file(INO).has_requests());
         assert!(!locks.state.lock().file(INO).is_releasable(owner));
-        locks.finished(INO, owner);
+        locks.finished(INO, owner, Some(LockAnswer::Done));
         assert!(!moving(owner) && !locks.state.lock().file(INO).has_requests());
+        assert!(locks.state.lock().recalls.is_empty());
+        // What was delegated without anybody's knowledge is given back.
+        locks.left(INO, owner);
+        locks.finished(INO, owner, Some(LockAnswer::Delegated));
+        assert_eq!(locks.state.lock().recalls, [INO]);
     }
 
     #[test]
