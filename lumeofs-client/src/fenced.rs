@@ -64,14 +64,21 @@ impl Link {
         }
     }
 
-    /// The session was replaced: what is remembered of files is void, and who has unsynced writes is told once.
-    pub(crate) fn session_was_lost(&self, session: SessionId) {
+    /// The session is to be replaced: its locks are void, and who had some is told once. On which files that was.
+    pub(crate) fn locks_were_lost(&self, session: SessionId) -> Vec<InodeId> {
+        let (error, files) = (lost(session), self.locks.forget_all());
+        for ino in &files {
+            self.inodes.get(*ino).lose(&error);
+        }
+        files
+    }
+
+    /// The session was replaced: what is remembered of files is void, and who has unsynced writes is told once. `locked`
+    /// are files with locks, which have been told.
+    pub(crate) fn session_was_lost(&self, session: SessionId, locked: Vec<InodeId>) {
         let error = lost(session);
         let (mut files, mut bytes) = self.inodes.forget_all(&error);
-        for ino in self.locks.forget_all() {
-            self.inodes.get(ino).lose(&error);
-            files.push(ino);
-        }
+        files.extend(locked);
         for (ino, unsent) in self.forget_pages() {
             self.inodes.get(ino).lose(&error);
             files.push(ino);

@@ -78,10 +78,7 @@ impl Client {
                     link.await_lock(&cx, wish, wait)?;
                 }
                 // The leader must see who waits for whom.
-                (Tried::HeldHere, Some(_)) => {
-                    link.locks.state.lock().contended(ino, now());
-                    link.return_locks(ino)?;
-                }
+                (Tried::HeldHere, Some(wait)) => link.await_return(&cx, ino, wait)?,
             }
         }
     }
@@ -163,18 +160,20 @@ impl Link {
         handle: u64,
         lock: Lock,
     ) -> FsResult<Tried> {
-        let is_valid = self.leases_are_valid();
-        let (epoch, delegated) = {
+        let (epoch, delegated) = loop {
+            let is_valid = self.leases_are_valid();
             let mut state = self.locks.state.lock();
-            while state.file(ino).is_moving(lock.owner) {
+            if state.file(ino).is_moving(lock.owner) {
                 asker.patience.wait(&self.locks.changed, &mut state)?;
+                // That may have been a while.
+                continue;
             }
             // Who may have been replaced asks first.
             if is_valid && state.file(ino).delegated {
                 return state.lock_here(ino, handle, lock);
             }
-            state.file(ino).under_way += 1;
-            (state.epoch, !state.is_contended(ino, now()))
+            state.file(ino).busy.insert(lock.owner);
+            break (state.epoch, !state.is_contended(ino, now()));
         };
         let mutation = Mutation::Lock {
             ino,
@@ -183,37 +182,41 @@ impl Link {
         };
         let reply = self.mutate(asker, ino, &mutation);
         let mut state = self.locks.state.lock();
-        let result = if state.epoch != epoch {
-            reply.map(|_| Tried::Again)
-        } else {
-            match reply {
-                Ok(Reply::Lock(LockAnswer::Done)) => {
-                    state.locked(ino, handle, lock);
-                    Ok(Tried::Done)
+        let result = match reply {
+            Ok(reply) if state.epoch != epoch => {
+                // It may be one of the session that is now, and another attempt may not come to an end.
+                if matches!(reply, Reply::Lock(LockAnswer::Done)) {
+                    state.doubt(ino, handle, lock.owner);
                 }
-                Ok(Reply::Lock(LockAnswer::Delegated)) => {
-                    state.delegated(ino);
-                    state.lock_here(ino, handle, lock)
+                Ok(Tried::Again)
+            }
+            Ok(Reply::Lock(LockAnswer::Done)) => {
+                state.locked(ino, handle, lock);
+                Ok(Tried::Done)
+            }
+            Ok(Reply::Lock(LockAnswer::Delegated)) => {
+                state.delegated(ino);
+                state.lock_here(ino, handle, lock)
+            }
+            Ok(Reply::Lock(LockAnswer::Held(_))) => {
+                state.converted_in_vain(ino, lock);
+                state.contended(ino, now());
+                Ok(Tried::Held)
+            }
+            Ok(Reply::Lock(LockAnswer::DelegatedTo(_))) => {
+                state.contended(ino, now());
+                Ok(Tried::Elsewhere)
+            }
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) => {
+                // Under whichever session: it may have been sent once more under the next one.
+                if is_open(error.code) {
+                    state.doubt(ino, handle, lock.owner);
                 }
-                Ok(Reply::Lock(LockAnswer::Held(_))) => {
-                    state.converted_in_vain(ino, lock);
-                    state.contended(ino, now());
-                    Ok(Tried::Held)
-                }
-                Ok(Reply::Lock(LockAnswer::DelegatedTo(_))) => {
-                    state.contended(ino, now());
-                    Ok(Tried::Elsewhere)
-                }
-                Ok(other) => Err(unexpected(&other)),
-                Err(error) => {
-                    if is_open(error.code) {
-                        state.doubt(ino, handle, lock.owner);
-                    }
-                    Err(error)
-                }
+                Err(error)
             }
         };
-        self.locks.step_over(&mut state, ino);
+        self.locks.step_over(&mut state, ino, lock.owner);
         result
     }
 
@@ -237,7 +240,7 @@ impl Link {
             if state.file(ino).delegated {
                 return state.unlocked(ino, owner, first, last);
             }
-            state.file(ino).under_way += 1;
+            state.file(ino).busy.insert(owner);
             state.epoch
         };
         let mutation = Mutation::Unlock {
@@ -253,7 +256,7 @@ impl Link {
             Ok(_) => Ok(()),
             Err(error) => Err(error),
         };
-        self.locks.step_over(&mut state, ino);
+        self.locks.step_over(&mut state, ino, owner);
         result
     }
 
@@ -274,6 +277,26 @@ impl Link {
             Reply::Lock(answer) => Ok(answer),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Has the locks of an inode given back, and waits for that.
+    fn await_return(
+        &self,
+        cx: &Context<'_>,
+        ino: InodeId,
+        interrupted: Interrupted<'_>,
+    ) -> FsResult<()> {
+        let cx = Context { interrupted, ..*cx };
+        let asker = self.asker(&cx);
+        let mut state = self.locks.state.lock();
+        while state.decides(ino) {
+            // Also if it has failed, or was delegated anew.
+            if state.is_delegated(ino) && state.recall(ino) {
+                self.locks.changed.notify_all();
+            }
+            asker.patience.wait(&self.locks.changed, &mut state)?;
+        }
+        Ok(())
     }
 
     /// Waits until there is a chance for a lock. When this has failed, nothing is left that could grant it.

@@ -4,6 +4,7 @@ use crate::leases::{Answer, Want};
 use crate::link::{Asker, Link};
 use crate::wait::Patience;
 use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId, SessionId, SlotId};
+use lumeofs_meta::locks::LockOwner;
 use lumeofs_meta::op::{Caller, Mutation, Query, Reply};
 use lumeofs_proto::frame::Op;
 use lumeofs_proto::meta::{MetaReply, MetaRequest};
@@ -122,8 +123,8 @@ impl Link {
                 Err(error) => error,
             };
             if sent_count > 0 && matches!(error.code, Code::Interrupted | Code::Unavailable) {
-                if let Some(ino) = locked(mutation) {
-                    self.locks.left(ino);
+                if let Some((ino, owner)) = locked(mutation) {
+                    self.locks.left(ino, owner);
                 }
                 let request = request(asker.caller, ino.slot(), ticket.session, op);
                 self.finish_later(ticket, changing, request);
@@ -198,12 +199,12 @@ fn is_repeatable(mutation: &Mutation) -> bool {
     )
 }
 
-/// The inode whose locks a mutation changes.
-pub(crate) fn locked(mutation: &Mutation) -> Option<InodeId> {
+/// The inode and the owner whose locks a mutation changes. Of all owners they change only at the client's own wish, which
+/// it gives up when it ends.
+pub(crate) fn locked(mutation: &Mutation) -> Option<(InodeId, LockOwner)> {
     match mutation {
-        Mutation::Lock { ino, .. }
-        | Mutation::Unlock { ino, .. }
-        | Mutation::ReturnLocks { ino, .. } => Some(*ino),
+        Mutation::Lock { ino, lock, .. } => Some((*ino, lock.owner)),
+        Mutation::Unlock { ino, owner, .. } => Some((*ino, *owner)),
         _ => None,
     }
 }

@@ -134,8 +134,10 @@ impl Link {
             tracing::warn!(session = %lost, "the session expired; opening a new one");
             self.session.lost.fetch_add(1, Ordering::Relaxed);
             self.restart_leases(None);
+            // Before anything can begin under the next session: what is booked from then on is of that one.
+            let locked = self.locks_were_lost(lost);
             self.open_session(patience)?;
-            self.session_was_lost(lost);
+            self.session_was_lost(lost, locked);
             self.restart_leases(Some(self.window.session()));
             self.session.restate_soon();
         }

@@ -4,6 +4,7 @@
 //! that is not heard any more has got nothing. Waits for each other are found here, since only the leader sees those of all
 //! sessions; and sessions to which the locks of an inode are delegated are asked to give them back.
 
+use crate::GIVE_BACK_MAX;
 use lumeofs_base::limits::{LOCK_WAIT_ANSWER, LOCK_WAITS_MAX};
 use lumeofs_base::{Code, FsError, FsResult, InodeId, SessionId};
 use lumeofs_meta::locks::{self, Lock, LockAnswer, LockOwner, LockSpace};
@@ -60,11 +61,26 @@ struct Wait {
     heard: Duration,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+impl Wait {
+    /// Whether it is for what this waiter, who is the same, wishes for.
+    fn is_for(&self, wish: &LockWish) -> bool {
+        self.wish.ino == wish.ino && self.wish.lock == wish.lock
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
 struct Recall {
     /// When somebody was last in need of it.
     needed: Duration,
+    /// From when on the session has time for it: since it was told first; until then, since it was needed first.
+    since: Duration,
     told: Option<Duration>,
+}
+
+impl Recall {
+    fn is_needed(&self, now: Duration) -> bool {
+        now.saturating_sub(self.needed) < HEARD_WITHIN
+    }
 }
 
 /// All waits.
@@ -92,7 +108,16 @@ impl LockWaits {
         let answer = locks::test(tables, wish.ino, wish.session, wish.lock);
         let verdict = match answer {
             LockAnswer::DelegatedTo(delegate) => {
-                let recall = self.recalls.entry((delegate, wish.ino)).or_default();
+                let new = Recall {
+                    needed: now,
+                    since: now,
+                    told: None,
+                };
+                let recall = self.recalls.entry((delegate, wish.ino)).or_insert(new);
+                // Nobody was in need of it for a while, or was heard here.
+                if !recall.is_needed(now) {
+                    *recall = new;
+                }
                 recall.needed = now;
                 LockVerdict::Recall(delegate)
             }
@@ -110,6 +135,24 @@ impl LockWaits {
             self.remember(wish, now)?;
         }
         Ok(verdict)
+    }
+
+    /// What a waiter is to do that was told to wait by [`LockWaits::judge`]. `None` if it waits no more: it must not be
+    /// entered again, or others would be taken to wait for who waits for nothing.
+    ///
+    /// # Errors
+    /// As of `judge`.
+    pub fn judge_again(
+        &mut self,
+        tables: &dyn Tables,
+        now: Duration,
+        wish: &LockWish,
+    ) -> FsResult<Option<LockVerdict>> {
+        let mut waits = self.waits.get(&wish.owner()).into_iter().flatten();
+        match waits.any(|wait| wait.is_for(wish)) {
+            true => self.judge(tables, now, wish).map(Some),
+            false => Ok(None),
+        }
     }
 
     fn remember(&mut self, wish: &LockWish, now: Duration) -> FsResult<()> {
@@ -132,8 +175,7 @@ impl LockWaits {
         let Some(waits) = self.waits.get_mut(&wish.owner()) else {
             return;
         };
-        let same = |wait: &Wait| wait.wish.ino == wish.ino && wait.wish.lock == wish.lock;
-        if let Some(at) = waits.iter().position(same) {
+        if let Some(at) = waits.iter().position(|wait| wait.is_for(wish)) {
             waits.swap_remove(at);
             self.count -= 1;
         }
@@ -193,11 +235,41 @@ impl LockWaits {
         for ((_, ino), recall) in self.recalls.range_mut(of_session) {
             let told = |told: Duration| now.saturating_sub(told) < RECALL_AGAIN;
             if !recall.told.is_some_and(told) {
+                if recall.told.is_none() {
+                    recall.since = now;
+                }
                 recall.told = Some(now);
                 due.push(*ino);
             }
         }
         due
+    }
+
+    /// Sessions for which others have waited long enough to give locks back: at once for those that are silent, for the
+    /// others as long as for a write lease. How long a caller has waited does not matter: most of that it may have waited
+    /// for a lock, not for the session that has the delegation now.
+    pub fn overdue(
+        &self,
+        tables: &dyn Tables,
+        now: Duration,
+        is_silent: &dyn Fn(SessionId) -> bool,
+    ) -> BTreeSet<SessionId> {
+        let recalls = self.recalls.iter().filter(|((session, ino), recall)| {
+            let is_late = now.saturating_sub(recall.since) >= GIVE_BACK_MAX;
+            recall.is_needed(now)
+                && (is_late || is_silent(*session))
+                && locks::delegate(tables, *ino) == Some(*session)
+        });
+        recalls.map(|((session, _), _)| *session).collect()
+    }
+
+    /// Whether somebody else than this owner waits for locks of an inode. Then these should be delegated to nobody: each
+    /// time the others would have to wait until they are given back.
+    pub fn has_others(&self, now: Duration, ino: InodeId, owner: (SessionId, LockOwner)) -> bool {
+        self.waits.values().flatten().any(|wait| {
+            let is_heard = now.saturating_sub(wait.heard) < HEARD_WITHIN;
+            wait.wish.ino == ino && wait.wish.owner() != owner && is_heard
+        })
     }
 
     /// Takes a command that was applied. Says whether somebody may have to wait no more.
@@ -233,7 +305,7 @@ impl LockWaits {
             !waits.is_empty()
         });
         self.count = self.waits.values().map(Vec::len).sum();
-        self.recalls.retain(|_, recall| recent(recall.needed));
+        self.recalls.retain(|_, recall| recall.is_needed(now));
     }
 }
 
@@ -307,15 +379,28 @@ mod tests {
         }
 
         fn judge(&mut self, session: SessionId, lock: Lock, waited_ms: u64) -> LockVerdict {
-            let wish = LockWish {
-                session,
-                ino: INO,
-                lock,
-                waited: Duration::from_millis(waited_ms),
-                just_to_know: false,
-            };
-            let now = Duration::from_secs(100);
-            self.waits.judge(&self.tables, now, &wish).unwrap()
+            self.judge_at(100, &wish(session, lock, waited_ms))
+        }
+
+        fn judge_at(&mut self, secs: u64, wish: &LockWish) -> LockVerdict {
+            let now = Duration::from_secs(secs);
+            self.waits.judge(&self.tables, now, wish).unwrap()
+        }
+
+        fn overdue(&self, secs: u64, is_silent: bool) -> Vec<SessionId> {
+            let now = Duration::from_secs(secs);
+            let overdue = self.waits.overdue(&self.tables, now, &|_| is_silent);
+            overdue.into_iter().collect()
+        }
+    }
+
+    fn wish(session: SessionId, lock: Lock, waited_ms: u64) -> LockWish {
+        LockWish {
+            session,
+            ino: INO,
+            lock,
+            waited: Duration::from_millis(waited_ms),
+            just_to_know: false,
         }
     }
 
@@ -342,15 +427,29 @@ mod tests {
         // The third one would close the ring.
         assert_eq!(world.judge(a, range(2, 0), 0), LockVerdict::Deadlock);
         // It waits for nobody then, and neither does who gave up.
-        let gone = LockWish {
-            session: b,
-            ino: INO,
-            lock: range(1, 2),
-            waited: Duration::ZERO,
-            just_to_know: false,
-        };
-        world.waits.forget(&gone);
+        world.waits.forget(&wish(b, range(1, 2), 0));
         assert_eq!(world.judge(a, range(2, 0), 0), LockVerdict::Wait);
+    }
+
+    #[test]
+    fn who_has_given_up_is_not_entered_again_by_a_request_that_still_waits() {
+        let mut world = World::default();
+        let (a, b) = (world.session(1), world.session(2));
+        let range = |id, byte| lock(id, LockSpace::Range, byte);
+        assert_eq!(world.lock(a, range(1, 0), false), LockAnswer::Done);
+        assert_eq!(world.lock(b, range(1, 1), false), LockAnswer::Done);
+        let waits = wish(b, range(1, 0), 0);
+        let again = |world: &mut World| {
+            let now = Duration::from_secs(100);
+            world.waits.judge_again(&world.tables, now, &waits)
+        };
+        assert_eq!(again(&mut world), Ok(None));
+        assert_eq!(world.judge_at(100, &waits), LockVerdict::Wait);
+        assert_eq!(again(&mut world), Ok(Some(LockVerdict::Wait)));
+        world.waits.forget(&waits);
+        assert_eq!(again(&mut world), Ok(None));
+        // That would be a deadlock if the other one still waited.
+        assert_eq!(world.judge(a, range(1, 1), 0), LockVerdict::Wait);
     }
 
     #[test]
@@ -407,5 +506,56 @@ mod tests {
         let held = world.lock(b, range(1), true);
         assert!(matches!(held, LockAnswer::Held(held) if held.session == a));
         assert_eq!(namespace::check(&world.tables), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_session_has_time_to_give_locks_back_from_when_it_is_told_on() {
+        let mut world = World::default();
+        let (a, b) = (world.session(1), world.session(2));
+        let range = |id| lock(id, LockSpace::Range, 0);
+        let limit = GIVE_BACK_MAX.as_secs();
+        assert_eq!(world.lock(a, range(1), true), LockAnswer::Delegated);
+        assert_eq!(world.overdue(100, true), []);
+        // However long this caller has waited for others.
+        let waits = wish(b, range(1), 10 * limit * 1000);
+        assert_eq!(world.judge_at(100, &waits), LockVerdict::Recall(a));
+        assert_eq!(world.overdue(100, false), []);
+        assert_eq!(world.overdue(100, true), [a]);
+        let told = 101;
+        assert_eq!(world.waits.recalls(Duration::from_secs(told), a), [INO]);
+        for at in told..told + limit {
+            assert_eq!(world.judge_at(at, &waits), LockVerdict::Recall(a));
+            world.waits.recalls(Duration::from_secs(at), a);
+            assert_eq!(world.overdue(at, false), []);
+        }
+        let late = told + limit;
+        assert_eq!(world.judge_at(late, &waits), LockVerdict::Recall(a));
+        assert_eq!(world.overdue(late, false), [a]);
+        // Who needs it after a time in which nobody did begins anew.
+        let later = late + 2 * HEARD_WITHIN.as_secs();
+        assert_eq!(world.overdue(later, true), []);
+        assert_eq!(world.judge_at(later, &waits), LockVerdict::Recall(a));
+        assert_eq!(world.overdue(later, false), []);
+        let locks = Vec::new();
+        let give_back = Mutation::ReturnLocks { ino: INO, locks };
+        assert_eq!(world.mutate(a, give_back), Ok(Reply::Done));
+        assert_eq!(world.overdue(later, true), []);
+    }
+
+    #[test]
+    fn it_is_known_whether_others_wait_for_locks_of_an_inode() {
+        let mut world = World::default();
+        let (a, b) = (world.session(1), world.session(2));
+        let range = |id| lock(id, LockSpace::Range, 0);
+        let others = |world: &World, secs, session, id| {
+            let (now, owner) = (Duration::from_secs(secs), (session, range(id).owner));
+            world.waits.has_others(now, INO, owner)
+        };
+        assert_eq!(world.lock(a, range(1), false), LockAnswer::Done);
+        assert_eq!(world.judge(b, range(2), 0), LockVerdict::Wait);
+        assert!(others(&world, 100, a, 2) && others(&world, 100, b, 1));
+        assert!(!others(&world, 100, b, 2) && !others(&world, 110, a, 2));
+        world.waits.forget(&wish(b, range(2), 0));
+        assert!(!others(&world, 100, a, 2));
     }
 }

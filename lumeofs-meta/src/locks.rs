@@ -134,8 +134,9 @@ impl LockList {
     /// also if it fails: flock(2).
     ///
     /// # Errors
-    /// `NoLocks`: there would be too many. Nothing has changed.
+    /// `NoLocks`: there would be too many. `Invalid`: it ends before it begins. Nothing has changed.
     pub fn try_lock(&mut self, session: SessionId, lock: Lock) -> FsResult<Option<HeldLock>> {
+        check_range(lock.first, lock.last)?;
         if lock.owner.space == LockSpace::File && self.has_other_kind(session, lock) {
             self.unlock(session, lock.owner, 0, u64::MAX)?;
         }
@@ -151,7 +152,7 @@ impl LockList {
     /// Unlocks a range, which may split a lock.
     ///
     /// # Errors
-    /// `NoLocks`: there would be too many. Nothing has changed.
+    /// `NoLocks`: there would be too many. `Invalid`: the range ends before it begins. Nothing has changed.
     pub fn unlock(
         &mut self,
         session: SessionId,
@@ -159,6 +160,7 @@ impl LockList {
         first: u64,
         last: u64,
     ) -> FsResult<()> {
+        check_range(first, last)?;
         let mut next = self.clone();
         next.cut(session, owner, first, last);
         *self = next.bounded()?;
@@ -231,6 +233,15 @@ impl LockList {
     }
 }
 
+/// What ends before it begins would be cut out of locks as something that overlaps itself.
+fn check_range(first: u64, last: u64) -> FsResult<()> {
+    if first > last {
+        let text = format!("lock from byte {first} to {last}");
+        return Err(FsError::new(Code::Invalid, text));
+    }
+    Ok(())
+}
+
 /// What is stored of an inode's locks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Row {
@@ -284,10 +295,7 @@ pub(crate) fn lock(
     lock: Lock,
     delegated: bool,
 ) -> Outcome {
-    if lock.first > lock.last {
-        let text = format!("lock from byte {} to {}", lock.first, lock.last);
-        return Err(FsError::new(Code::Invalid, text));
-    }
+    check_range(lock.first, lock.last)?;
     tx.inode(ino)?;
     let mut row = row(tx.tables, ino);
     match row.delegate {
@@ -333,6 +341,9 @@ pub(crate) fn give_back(
     let mut row = row(tx.tables, ino);
     if row.delegate != Some(session) {
         return Ok(Reply::Done);
+    }
+    for lock in locks {
+        check_range(lock.first, lock.last)?;
     }
     let held = locks.iter().map(|&lock| HeldLock { session, lock });
     row.list = LockList(held.collect()).bounded()?;

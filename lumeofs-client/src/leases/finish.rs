@@ -137,8 +137,12 @@ impl Link {
         drop(ticket);
         self.is_finished(&late);
         let mutation = postcard::from_bytes(&request.op).ok();
-        if let Some(ino) = mutation.as_ref().and_then(locked) {
-            self.locks.finished(ino);
+        if let Some((ino, owner)) = mutation.as_ref().and_then(locked) {
+            let answer = match answer.as_ref().map(|answer| &answer.outcome) {
+                Ok(Ok(Reply::Lock(answer))) => Some(*answer),
+                _ => None,
+            };
+            self.locks.finished(ino, owner, answer);
         }
         match answer {
             Ok(answer) => {

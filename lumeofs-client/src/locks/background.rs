@@ -52,20 +52,16 @@ impl Link {
     }
 
     /// Gives the account of an inode's locks to the leader's group.
-    pub(super) fn return_locks(&self, ino: InodeId) -> FsResult<()> {
+    fn return_locks(&self, ino: InodeId) -> FsResult<()> {
         let patience = Patience::background(&self.halt, None);
         let (locks, epoch) = {
             let mut state = self.locks.state.lock();
             if state.file(ino).returning {
-                while state.file(ino).returning {
-                    patience.wait(&self.locks.changed, &mut state)?;
-                }
-                state.tidy(ino);
                 return Ok(());
             }
             state.file(ino).returning = true;
-            // What is being granted just now belongs to it.
-            while state.file(ino).under_way > 0 {
+            // What is being granted or let go just now belongs to it, also if its caller has given up.
+            while state.file(ino).has_requests() {
                 if let Err(error) = patience.wait(&self.locks.changed, &mut state) {
                     state.file(ino).returning = false;
                     return Err(error);
@@ -99,8 +95,9 @@ impl Link {
                 }
             }
         }
-        if self.begin_release(ino, owner, false) && self.release_now(asker, ino, owner).is_err() {
-            self.queue_release(ino, owner);
+        if let Some(epoch) = self.begin_release(ino, owner, false) {
+            // If that fails, it is done in the background.
+            self.release_now(asker, ino, owner, epoch).ok();
         }
     }
 
@@ -112,29 +109,35 @@ impl Link {
         }
     }
 
-    /// Begins to release an owner's locks, and does it if that needs nobody else. Says whether it is left to the caller.
-    fn begin_release(&self, ino: InodeId, owner: LockOwner, queue: bool) -> bool {
+    /// Begins to release an owner's locks, and does it if that needs nobody else. If it is left to
+    /// the caller, in which epoch.
+    fn begin_release(&self, ino: InodeId, owner: LockOwner, queue: bool) -> Option<u64> {
         let mut state = self.locks.state.lock();
         if !state.begin_release(ino, owner) {
-            return false;
+            return None;
         }
         if state.is_delegated(ino) {
             state.released(ino, owner);
             self.locks.changed.notify_all();
-            return false;
+            return None;
         }
-        if queue || !state.file(ino).is_releasable() {
+        if queue || !state.file(ino).is_releasable(owner) {
             state.releases.push_back((ino, owner));
             self.locks.changed.notify_all();
-            return false;
+            return None;
         }
-        state.file(ino).under_way += 1;
-        true
+        state.file(ino).busy.insert(owner);
+        Some(state.epoch)
     }
 
-    /// Unlocks everything of an owner, for which a request is counted already.
-    fn release_now(&self, asker: &Asker<'_>, ino: InodeId, owner: LockOwner) -> FsResult<()> {
-        let epoch = self.locks.state.lock().epoch;
+    /// Unlocks everything of an owner, which is entered as busy already. If that fails, it is to be tried again.
+    fn release_now(
+        &self,
+        asker: &Asker<'_>,
+        ino: InodeId,
+        owner: LockOwner,
+        epoch: u64,
+    ) -> FsResult<()> {
         let mutation = Mutation::Unlock {
             ino,
             owner,
@@ -143,44 +146,41 @@ impl Link {
         };
         let done = self.mutate(asker, ino, &mutation);
         let mut state = self.locks.state.lock();
-        if done.is_ok() && state.epoch == epoch {
-            state.released(ino, owner);
+        // What an owner has under the next session is not what was to be released.
+        if state.epoch == epoch {
+            match done {
+                Ok(_) => state.released(ino, owner),
+                Err(_) => state.releases.push_back((ino, owner)),
+            }
         }
-        self.locks.step_over(&mut state, ino);
+        self.locks.step_over(&mut state, ino, owner);
         done.map(drop)
     }
 
-    fn queue_release(&self, ino: InodeId, owner: LockOwner) {
-        self.locks.state.lock().releases.push_back((ino, owner));
-        self.locks.changed.notify_all();
-    }
-
     fn release_late(&self, ino: InodeId, owner: LockOwner) {
-        {
+        let epoch = {
             let mut state = self.locks.state.lock();
-            if !state.has(ino, owner) {
-                // It went with its session.
+            if !state.is_releasing(ino, owner) {
+                // That went with its session; what there is now is of the next one.
+                return;
+            }
+            if !state.has(ino, owner) || state.is_delegated(ino) {
                 state.released(ino, owner);
                 self.locks.changed.notify_all();
                 return;
             }
-            if state.is_delegated(ino) {
-                state.released(ino, owner);
-                self.locks.changed.notify_all();
-                return;
-            }
-            if !state.file(ino).is_releasable() {
+            if !state.file(ino).is_releasable(owner) {
                 state.releases.push_back((ino, owner));
                 self.locks.changed.wait_for(&mut state, SLICE);
                 return;
             }
-            state.file(ino).under_way += 1;
-        }
+            state.file(ino).busy.insert(owner);
+            state.epoch
+        };
         let asker = Asker::background(Patience::background(&self.halt, None));
-        if let Err(error) = self.release_now(&asker, ino, owner) {
+        if let Err(error) = self.release_now(&asker, ino, owner, epoch) {
             tracing::debug!(%ino, %error, "locks of a closed file are not released yet");
             self.halt.sleep(SLICE);
-            self.queue_release(ino, owner);
         }
     }
 }

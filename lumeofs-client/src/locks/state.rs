@@ -3,7 +3,7 @@
 use super::Tried;
 use crate::wait::now;
 use lumeofs_base::{Code, FsResult, InodeId, SessionId};
-use lumeofs_meta::locks::{Lock, LockList, LockOwner, LockSpace};
+use lumeofs_meta::locks::{Lock, LockAnswer, LockList, LockOwner, LockSpace};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -56,10 +56,11 @@ pub(super) struct File {
     pub(super) delegated: bool,
     /// They are being given back: nothing begins meanwhile.
     pub(super) returning: bool,
-    /// Requests about them whose callers wait for the answer.
-    pub(super) under_way: usize,
-    /// Those whose callers do not.
-    late: usize,
+    /// Owners of whom a request is under way whose caller waits for the answer. Each has one at a time, or they could be
+    /// applied in another order than they are booked here: the leader takes them in the order in which they arrive.
+    pub(super) busy: HashSet<LockOwner>,
+    /// Those of whom one is under way whose caller has given up.
+    late: HashSet<LockOwner>,
     /// Owners whose locks are being released: what is new of them waits.
     releasing: HashSet<LockOwner>,
     /// Owners that may have more locks than `list` says.
@@ -74,7 +75,16 @@ pub(super) struct File {
 impl File {
     /// Whether an owner has to wait before it begins anything.
     pub(super) fn is_moving(&self, owner: LockOwner) -> bool {
-        self.returning || self.releasing.contains(&owner)
+        self.returning || self.releasing.contains(&owner) || self.has_request_of(owner)
+    }
+
+    fn has_request_of(&self, owner: LockOwner) -> bool {
+        self.busy.contains(&owner) || self.late.contains(&owner)
+    }
+
+    /// Whether anything is under way that may change who has what.
+    pub(super) fn has_requests(&self) -> bool {
+        !self.busy.is_empty() || !self.late.is_empty()
     }
 
     fn has(&self, owner: LockOwner) -> bool {
@@ -82,12 +92,12 @@ impl File {
     }
 
     /// Whether a release of everything that an owner has would now really be one.
-    pub(super) fn is_releasable(&self) -> bool {
-        !self.returning && self.late == 0
+    pub(super) fn is_releasable(&self, owner: LockOwner) -> bool {
+        !self.returning && !self.has_request_of(owner)
     }
 
     fn is_idle(&self) -> bool {
-        let busy = self.returning || self.under_way > 0 || self.late > 0;
+        let busy = self.returning || self.has_requests();
         !busy && self.releasing.is_empty() && self.doubtful.is_empty() && self.list.is_empty()
     }
 }
@@ -101,6 +111,11 @@ impl State {
     pub(super) fn is_delegated(&self, ino: InodeId) -> bool {
         let file = self.files.get(&ino);
         file.is_some_and(|file| file.delegated && !file.returning)
+    }
+
+    /// Whether the locks of an inode are delegated, even if they are being given back.
+    pub(super) fn decides(&self, ino: InodeId) -> bool {
+        self.files.get(&ino).is_some_and(|file| file.delegated)
     }
 
     /// Whether an owner may have locks.
@@ -130,6 +145,8 @@ impl State {
     /// Locks what this client decides on.
     pub(super) fn lock_here(&mut self, ino: InodeId, handle: u64, lock: Lock) -> FsResult<Tried> {
         if self.file(ino).list.try_lock(OWN, lock)?.is_some() {
+            // What flock would have converted is gone.
+            self.forget_handles(ino, lock.owner);
             return Ok(Tried::HeldHere);
         }
         self.file(ino).used = now();
@@ -150,6 +167,7 @@ impl State {
             if list.has_other_kind(OWN, lock) {
                 // Nothing is split by that.
                 list.unlock(OWN, lock.owner, 0, u64::MAX).ok();
+                self.forget_handles(ino, lock.owner);
             }
         }
     }
@@ -165,6 +183,7 @@ impl State {
         let file = self.file(ino);
         file.used = now();
         let result = file.list.unlock(OWN, owner, first, last);
+        self.forget_handles(ino, owner);
         self.tidy(ino);
         result
     }
@@ -182,17 +201,34 @@ impl State {
         }
     }
 
-    /// Whose locks end with an open file.
+    /// Forgets through which open files an owner has locked, if it has nothing any more: what it locks from now on does not
+    /// end with those.
+    fn forget_handles(&mut self, ino: InodeId, owner: LockOwner) {
+        if self.has(ino, owner) {
+            return;
+        }
+        for handle in self.file(ino).through.remove(&owner).unwrap_or_default() {
+            if let Some(owners) = self.handles.get_mut(&handle) {
+                owners.remove(&(ino, owner));
+                if owners.is_empty() {
+                    self.handles.remove(&handle);
+                }
+            }
+        }
+    }
+
+    /// Whose locks end with an open file: an open file description's own, which is locked through no other one, and those
+    /// that a process left that did not close its last one. A process that lives may share this one with others, and have
+    /// the inode open once more; when it closed this one, that has ended its locks already.
     pub(super) fn take_handle(&mut self, handle: u64) -> Vec<(InodeId, LockOwner)> {
         let owners = self.handles.remove(&handle).unwrap_or_default();
         let mut ended = Vec::new();
         for (ino, owner) in owners {
             let through = &mut self.file(ino).through;
-            if through
-                .get_mut(&owner)
-                .is_some_and(|handles| handles.remove(&handle))
+            if let Some(handles) = through.get_mut(&owner)
+                && handles.remove(&handle)
+                && handles.is_empty()
             {
-                // A process has closed all that it had open here before this is heard; so what is left is the open file's own.
                 through.remove(&owner);
                 ended.push((ino, owner));
             }
@@ -209,6 +245,11 @@ impl State {
         file.has(owner) && file.releasing.insert(owner)
     }
 
+    pub(super) fn is_releasing(&self, ino: InodeId, owner: LockOwner) -> bool {
+        let file = self.files.get(&ino);
+        file.is_some_and(|file| file.releasing.contains(&owner))
+    }
+
     /// An owner's locks are gone.
     pub(super) fn released(&mut self, ino: InodeId, owner: LockOwner) {
         let file = self.file(ino);
@@ -217,14 +258,7 @@ impl State {
         file.doubtful.remove(&owner);
         // Nothing is split by that.
         file.list.unlock(OWN, owner, 0, u64::MAX).ok();
-        for handle in file.through.remove(&owner).unwrap_or_default() {
-            if let Some(owners) = self.handles.get_mut(&handle) {
-                owners.remove(&(ino, owner));
-                if owners.is_empty() {
-                    self.handles.remove(&handle);
-                }
-            }
-        }
+        self.forget_handles(ino, owner);
         self.tidy(ino);
     }
 
@@ -269,6 +303,16 @@ impl State {
         }
     }
 
+    /// The locks of an inode are to be given back, since another client or caller wants some. Says whether that is new.
+    pub(super) fn recall(&mut self, ino: InodeId) -> bool {
+        self.contended(ino, now());
+        let is_new = !self.recalls.contains(&ino);
+        if is_new {
+            self.recalls.push_back(ino);
+        }
+        is_new
+    }
+
     pub(super) fn is_contended(&self, ino: InodeId, now: Duration) -> bool {
         self.contended.get(&ino).is_some_and(|until| *until > now)
     }
@@ -294,8 +338,8 @@ impl State {
             }
             *file = File {
                 returning: file.returning,
-                under_way: file.under_way,
-                late: file.late,
+                busy: std::mem::take(&mut file.busy),
+                late: std::mem::take(&mut file.late),
                 ..File::default()
             };
         }
@@ -305,22 +349,28 @@ impl State {
 }
 
 impl Locks {
-    /// A request about an inode is over.
-    pub(super) fn step_over(&self, state: &mut State, ino: InodeId) {
-        state.file(ino).under_way -= 1;
+    /// A request of an owner is over, or its caller has given up.
+    pub(super) fn step_over(&self, state: &mut State, ino: InodeId, owner: LockOwner) {
+        state.file(ino).busy.remove(&owner);
         state.tidy(ino);
         self.changed.notify_all();
     }
 
-    /// The caller of a request about an inode has given up.
-    pub(crate) fn left(&self, ino: InodeId) {
-        self.state.lock().file(ino).late += 1;
+    /// The caller of an owner's request has given up, and will say so by `step_over`.
+    pub(crate) fn left(&self, ino: InodeId, owner: LockOwner) {
+        self.state.lock().file(ino).late.insert(owner);
     }
 
-    /// A request whose caller had given up is over.
-    pub(crate) fn finished(&self, ino: InodeId) {
+    /// A request whose caller had given up is over; `answer` if it was one to lock. If the locks of the inode were delegated
+    /// by that, nobody here knows: they are given back, or others would have to wait for that some day.
+    pub(crate) fn finished(&self, ino: InodeId, owner: LockOwner, answer: Option<LockAnswer>) {
         let mut state = self.state.lock();
-        state.file(ino).late -= 1;
+        let file = state.file(ino);
+        file.late.remove(&owner);
+        let is_news = answer == Some(LockAnswer::Delegated) && !file.delegated;
+        if is_news && !state.recalls.contains(&ino) {
+            state.recalls.push_back(ino);
+        }
         state.tidy(ino);
         self.changed.notify_all();
     }
@@ -332,10 +382,7 @@ impl Locks {
         }
         let mut state = self.state.lock();
         for ino in inodes.iter().map(|ino| InodeId(*ino)) {
-            state.contended(ino, now());
-            if !state.recalls.contains(&ino) {
-                state.recalls.push_back(ino);
-            }
+            state.recall(ino);
         }
         self.changed.notify_all();
     }
@@ -379,4 +426,81 @@ pub(super) fn is_open(code: Code) -> bool {
         code,
         Code::Interrupted | Code::Unavailable | Code::Timeout | Code::Io
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lumeofs_meta::locks::LockKind;
+
+    const INO: InodeId = InodeId(7);
+
+    fn lock(id: u64, byte: u64) -> Lock {
+        let space = LockSpace::Range;
+        Lock {
+            owner: LockOwner { space, id },
+            pid: 1,
+            kind: LockKind::Exclusive,
+            first: byte,
+            last: byte,
+        }
+    }
+
+    fn lock_here(state: &mut State, handle: u64, lock: Lock) {
+        let tried = state.lock_here(INO, handle, lock);
+        assert!(matches!(tried, Ok(Tried::Done)));
+    }
+
+    #[test]
+    fn locks_of_a_process_do_not_end_with_an_open_file_that_it_left_to_another() {
+        let mut state = State::default();
+        state.delegated(INO);
+        let owner = lock(1, 0).owner;
+        lock_here(&mut state, 10, lock(1, 0));
+        state.unlocked(INO, owner, 0, u64::MAX).unwrap();
+        lock_here(&mut state, 11, lock(1, 1));
+        assert!(state.take_handle(10).is_empty());
+        assert!(state.has(INO, owner));
+        // Nor if it has locked through both.
+        lock_here(&mut state, 12, lock(1, 2));
+        assert!(state.take_handle(11).is_empty());
+        assert_eq!(state.take_handle(12), [(INO, owner)]);
+        state.released(INO, owner);
+        assert!(state.handles.is_empty() && !state.has(INO, owner));
+    }
+
+    #[test]
+    fn an_owner_begins_nothing_before_what_it_gave_up_is_over_and_others_do() {
+        let locks = Locks::default();
+        let (owner, other) = (lock(1, 0).owner, lock(2, 0).owner);
+        let moving = |owner| locks.state.lock().file(INO).is_moving(owner);
+        locks.state.lock().file(INO).busy.insert(owner);
+        assert!(moving(owner) && !moving(other));
+        locks.left(INO, owner);
+        locks.step_over(&mut locks.state.lock(), INO, owner);
+        assert!(moving(owner) && !moving(other));
+        // Nor under another session: that it is not taken there must be heard first.
+        locks.forget_all();
+        assert!(moving(owner) && locks.state.lock().file(INO).has_requests());
+        assert!(!locks.state.lock().file(INO).is_releasable(owner));
+        locks.finished(INO, owner, Some(LockAnswer::Done));
+        assert!(!moving(owner) && !locks.state.lock().file(INO).has_requests());
+        assert!(locks.state.lock().recalls.is_empty());
+        // What was delegated without anybody's knowledge is given back.
+        locks.left(INO, owner);
+        locks.finished(INO, owner, Some(LockAnswer::Delegated));
+        assert_eq!(locks.state.lock().recalls, [INO]);
+    }
+
+    #[test]
+    fn what_may_have_been_locked_ends_with_its_open_file() {
+        let mut state = State::default();
+        let owner = lock(1, 0).owner;
+        state.doubt(INO, 10, owner);
+        state.unlocked(INO, owner, 0, 9).unwrap();
+        assert_eq!(state.take_handle(10), [(INO, owner)]);
+        assert!(state.begin_release(INO, owner) && !state.begin_release(INO, owner));
+        state.released(INO, owner);
+        assert!(state.files.is_empty() && state.handles.is_empty());
+    }
 }

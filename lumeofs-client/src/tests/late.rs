@@ -5,6 +5,7 @@ use super::files::file;
 use super::until;
 use crate::client::{Client, Context, WriteMode};
 use lumeofs_base::{Code, FsResult, InodeId, Timestamp};
+use lumeofs_meta::locks::{Lock, LockKind, LockOwner, LockSpace};
 use lumeofs_meta::op::{Mutation, SetAttr, SetTime};
 use lumeofs_proto::frame::Op;
 use lumeofs_proto::meta::MetaRequest;
@@ -127,4 +128,38 @@ fn a_time_that_is_set_late_is_shown_as_the_leader_has_it() {
     let local = || client.link.local_state(ino).unwrap().0.attr().mtime;
     until("it is what writes go on from", || local() == THEN);
     assert_eq!(cluster.client().getattr(cx(), ino).unwrap().mtime, THEN);
+}
+
+#[test]
+fn a_lock_is_not_overtaken_by_an_unlock_of_its_owner_that_comes_late() {
+    let cluster = Cluster::start(1);
+    let (client, other) = (cluster.client(), cluster.client());
+    let ino = file(&client, "f");
+    let range = |id, first, last| {
+        let space = LockSpace::Range;
+        Lock {
+            owner: LockOwner { space, id },
+            pid: 1,
+            kind: LockKind::Exclusive,
+            first,
+            last,
+        }
+    };
+    let lock = |client: &Client, lock: Lock| client.lock(cx(), ino, lock.owner.id, lock, None);
+    // Nobody decides alone.
+    lock(&other, range(9, 100, 100)).unwrap();
+    lock(&client, range(1, 0, 9)).unwrap();
+    let kept = KeptBack::new(&cluster, |mutation| {
+        matches!(mutation, Mutation::Unlock { .. })
+    });
+    kept.give_up(|cx| client.unlock(cx, ino, range(1, 0, 9).owner, 0, 9));
+    std::thread::scope(|scope| {
+        let locking = scope.spawn(|| lock(&client, range(1, 0, 9)));
+        // Time to overtake it.
+        std::thread::sleep(Duration::from_millis(100));
+        kept.let_go();
+        locking.join().unwrap().unwrap();
+    });
+    let refused = lock(&other, range(2, 5, 5)).unwrap_err();
+    assert_eq!(refused.code, Code::Again);
 }

@@ -13,7 +13,7 @@ mod watch;
 use asked::shown_by_refusal;
 pub(super) use asked::{Shown, directories, named, shown, want};
 pub(super) use wait::Waiting;
-pub(super) use watch::{end, watch_leases};
+pub(super) use watch::watch_leases;
 
 use super::opens::Opens;
 use crate::done::{Consequences, Done};

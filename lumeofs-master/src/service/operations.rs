@@ -113,6 +113,7 @@ impl MetadataService {
             wait.pause(Waiting::Mutation, settled).await?;
         };
         wait.over();
+        let mutation = self.locks.without_waiters(session, mutation);
         let command = Command::Mutate {
             session,
             sequence: request.sequence,

@@ -18,7 +18,7 @@ impl MetadataService {
             id: info.id.get(),
             description: info.description,
             age_ms: age_ms(info.opened, now),
-            silent_ms: millis(self.sessions.silence(info.id, monotonic)),
+            silent_ms: millis(self.sessions.silence(leadership.term, info.id, monotonic)),
             opens: self.opens.held_by(leadership.term, info.id) as u64,
             is_ending: info.ending.is_some(),
         };

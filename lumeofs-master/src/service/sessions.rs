@@ -70,9 +70,13 @@ impl Sessions {
         self.contacts.lock().last.insert(session, now);
     }
 
-    /// How long a session was silent, or this leadership lasts if that is less.
-    pub(crate) fn silence(&self, session: SessionId, now: Duration) -> Duration {
+    /// How long a session was silent, or has been listened to under this leadership if that is less.
+    pub(crate) fn silence(&self, term: Term, session: SessionId, now: Duration) -> Duration {
         let contacts = self.contacts.lock();
+        if contacts.term != term {
+            // Another master was spoken to before, so what was heard here is old.
+            return Duration::ZERO;
+        }
         let last = contacts.last.get(&session).copied().unwrap_or_default();
         now.saturating_sub(last.max(contacts.since))
     }
@@ -154,6 +158,24 @@ mod tests {
         }
         let end = second_of(late + 2 + timeout);
         assert_eq!(sessions.silent(second, &live, end), live);
+    }
+
+    #[test]
+    fn silence_under_another_leadership_does_not_count() {
+        let sessions = Sessions::default();
+        let (first, second) = (Term { number: 1, node: 1 }, Term { number: 2, node: 1 });
+        let (session, at) = (SessionId(1), |at: u64| Duration::from_secs(1000 + at));
+        assert_eq!(sessions.silence(first, session, at(0)), Duration::ZERO);
+        assert_eq!(sessions.silent(first, &[session], at(0)), []);
+        sessions.touch_at(session, at(1));
+        let silence = |term, now| sessions.silence(term, session, at(now)).as_secs();
+        assert_eq!(silence(first, 3), 2);
+        // Not noticed yet, then noticed, then heard.
+        assert_eq!(silence(second, 9), 0);
+        assert_eq!(sessions.silent(second, &[session], at(10)), []);
+        assert_eq!((silence(second, 10), silence(second, 17)), (0, 7));
+        sessions.touch_at(session, at(18));
+        assert_eq!((silence(second, 19), silence(first, 19)), (1, 0));
     }
 
     #[test]

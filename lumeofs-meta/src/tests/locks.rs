@@ -114,6 +114,41 @@ fn locks_of_one_file_are_bounded_and_what_is_too_much_changes_nothing() {
     assert_eq!(list.try_lock(B, shared(1, 0, 0)), Ok(None));
 }
 
+#[test]
+fn ranges_that_end_before_they_begin_are_refused_and_change_nothing() {
+    let mut fixture = Fixture::new();
+    let ino = fixture.file(InodeId::ROOT, "file");
+    let session = fixture.session;
+    assert_eq!(
+        fixture.lock(session, ino, shared(1, 0, 99), false),
+        LockAnswer::Done
+    );
+    let unlock = Mutation::Unlock {
+        ino,
+        owner: owner(1),
+        first: 20,
+        last: 10,
+    };
+    assert_eq!(fixture.refused(unlock), Code::Invalid);
+    let held = conflicts(&fixture.tables, ino, B, exclusive(2, 0, 99));
+    assert_eq!(held.len(), 1);
+    assert_eq!((held[0].lock.first, held[0].lock.last), (0, 99));
+    let mut list = LockList::default();
+    let error = list.try_lock(A, shared(1, 2, 1)).unwrap_err();
+    assert_eq!(error.code, Code::Invalid);
+    let other = fixture.file(InodeId::ROOT, "other");
+    let wish = shared(1, 0, 0);
+    assert_eq!(
+        fixture.lock(session, other, wish, true),
+        LockAnswer::Delegated
+    );
+    let locks = vec![shared(1, 2, 1)];
+    let give_back = Mutation::ReturnLocks { ino: other, locks };
+    assert_eq!(fixture.refused(give_back), Code::Invalid);
+    assert_eq!(delegate(&fixture.tables, other), Some(session));
+    fixture.check();
+}
+
 /// Small numbers in a fixed order that looks like none.
 struct Numbers(u64);
 

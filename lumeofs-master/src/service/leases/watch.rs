@@ -54,11 +54,17 @@ pub(crate) async fn watch_leases(service: Arc<MetadataService>) {
         for session in service.leases.tick(term, now) {
             ends.spawn(end(service.clone(), session));
         }
+        // Each once: those before are seen to first.
+        if ends.is_empty() {
+            for session in service.overdue_delegates(term, now) {
+                ends.spawn(end(service.clone(), session));
+            }
+        }
     }
 }
 
 /// Ends a session that keeps others waiting; its fence is seen to elsewhere.
-pub(crate) async fn end(service: Arc<MetadataService>, session: SessionId) {
+async fn end(service: Arc<MetadataService>, session: SessionId) {
     let is_live = |tables: &_| namespace::has_session(tables, session);
     if !service.group.store().read(is_live) {
         // Its fence is not up everywhere yet.
