@@ -32,7 +32,7 @@ impl Model {
                     .then_some(())
                     .ok_or(Code::NotPermitted)?;
             }
-            if set.mode.is_some() {
+            if set.mode.is_some() || set.clear_sgid {
                 self.owns(caller, ino)?;
             }
             if set.size.is_some() {
@@ -67,6 +67,9 @@ impl Model {
             if !privileged && !member(attr.gid) {
                 attr.mode &= 0o5777;
             }
+        }
+        if set.clear_sgid {
+            attr.mode &= 0o1777;
         }
         let time = |set, old| match set {
             None => old,
