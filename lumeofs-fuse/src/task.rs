@@ -40,7 +40,7 @@ mod tests {
         assert_eq!(groups_in("Name:\ta\nGroups:\t \n"), []);
         assert_eq!(groups(0), []);
         let own = rustix::process::getgroups().unwrap();
-        let own: Vec<u32> = own.into_iter().map(|gid| gid.as_raw()).collect();
+        let own: Vec<u32> = own.into_iter().map(rustix::fs::Gid::as_raw).collect();
         assert_eq!(groups(std::process::id()), own);
     }
 }

@@ -42,7 +42,7 @@ fn explore_all(places: &Places, seeds: u64) {
     let count = number("LUMEOFS_STEPS", 100) as usize;
     let kept = std::env::var("LUMEOFS_KEPT").ok();
     let kept: Option<Vec<usize>> = kept.map(|list| {
-        let numbers = list.split(',').map(|number| number.parse());
+        let numbers = list.split(',').map(str::parse);
         numbers.map(|number| number.expect("a number")).collect()
     });
     let (next, wrong) = (AtomicU64::new(first), Mutex::new(Vec::new()));
