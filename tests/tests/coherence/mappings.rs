@@ -21,6 +21,7 @@ for line in sys.stdin:
             print(mapping[:8].hex())
         case ["send"]:
             os.ftruncate(out, 0)
+            os.lseek(out, 0, os.SEEK_SET)
             os.sendfile(out, fd, 0, 4096)
             print(os.pread(out, 8, 0).hex())
         case ["store", data]:
