@@ -40,7 +40,10 @@ impl Clocks {
     /// Tells times: those that were set as they are, the others by whether they have moved.
     fn tell(&self, stat: &Stat, now: Duration) -> String {
         let times = times(stat);
+        // An mtime does not move without the ctime: then it is another inode, made within the same tick.
+        let is_other = |before: &Times| before[1] != times[1] && before[2] == times[2];
         let before = self.seen.get(&stat.st_ino);
+        let before = before.filter(|(before, _)| !is_other(before));
         let looked = before.map_or(self.begun, |(_, looked)| *looked);
         let mut text = String::new();
         for (at, name) in ["atime", "mtime", "ctime"].into_iter().enumerate() {
@@ -118,7 +121,8 @@ pub(crate) fn look(place: &Place, clocks: &mut Clocks) -> View {
         };
         view.insert(format!("slot {slot}"), text);
     }
-    clocks.seen.extend(all);
+    // A number that has gone may come again, as that of another inode.
+    clocks.seen = all;
     view
 }
 
