@@ -89,12 +89,12 @@ fn compare_mounts(count: usize, seeds: u64) {
 
 #[test]
 fn a_mount_answers_as_ext4_does() {
-    compare_mounts(1, 150);
+    compare_mounts(1, 80);
 }
 
 #[test]
 fn two_mounts_in_turn_answer_as_one_ext4_does() {
-    compare_mounts(2, 150);
+    compare_mounts(2, 80);
 }
 
 /// Two directories for the same, both on ext4.
