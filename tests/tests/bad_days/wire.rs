@@ -6,6 +6,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+/// The version that this build speaks.
+const VERSION: u16 = 2;
+
 /// A frame's fixed header; the checksums in it are wrong.
 fn header(version: u16, header_len: u32, payload_len: u32) -> Vec<u8> {
     let mut bytes = b"LMFR".to_vec();
@@ -41,9 +44,12 @@ fn servers_refuse_malformed_frames_with_a_reason_and_go_on() {
         let to = address(&cluster, node);
         let cases = [
             (header(99, 0, 0), "wire version 99"),
-            (header(1, u32::MAX, 0), "frame header of 4294967295 bytes"),
-            (header(1, 0, u32::MAX), "payload of 4294967295 bytes"),
-            (header(1, 0, 0), "bad checksum"),
+            (
+                header(VERSION, u32::MAX, 0),
+                "frame header of 4294967295 bytes",
+            ),
+            (header(VERSION, 0, u32::MAX), "payload of 4294967295 bytes"),
+            (header(VERSION, 0, 0), "bad checksum"),
         ];
         for (bytes, reason) in cases {
             let said = answer(&to, &bytes);
@@ -53,7 +59,7 @@ fn servers_refuse_malformed_frames_with_a_reason_and_go_on() {
             );
         }
         // Less than a frame ends with the time for the handshake.
-        answer(&to, &header(1, 100, 0));
+        answer(&to, &header(VERSION, 100, 0));
         answer(&to, b"LMFR");
     }
     // A datanode speaks frames only; a master takes other beginnings for gRPC.
@@ -97,8 +103,8 @@ fn clients_say_what_is_wrong_with_a_server_that_is_none_of_theirs() {
         ask(&fake_server(Some(bytes))).says(8, parts);
     };
     says(header(99, 0, 0), &["wire version 99", "this build"]);
-    says(header(1, u32::MAX, 0), &["4294967295 bytes"]);
-    says(header(1, 0, 0), &["bad checksum"]);
+    says(header(VERSION, u32::MAX, 0), &["4294967295 bytes"]);
+    says(header(VERSION, 0, 0), &["bad checksum"]);
     let http = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
     says(http.to_vec(), &["not a LumeoFS frame"]);
     let silent = fake_server(None);
