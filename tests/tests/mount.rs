@@ -74,8 +74,10 @@ except OSError as error:
     assert error.errno == errno.ENOSPC, error
 '
         touch -d @-9223372036854775808 blob2; touch -d @9223372036854775807 blob2; touch blob2
-        # Free space follows what is written.
-        free() { stat -f -c %a .; }; before=$(free); head -c 100M /dev/urandom > filler; sync
+        # Free space follows what is written. What was removed from the disk just before is free by then; and a datanode takes
+        # 256 MiB of its disk at once.
+        sync; sleep 5
+        free() { stat -f -c %a .; }; before=$(free); head -c 300M /dev/urandom > filler; sync
         for i in $(seq 100); do [ $((before - $(free))) -gt 20000 ] && break; sleep 0.2; done
         [ $((before - $(free))) -gt 20000 ]; rm filler
         tar cf - d copy | tar tf - > /dev/null; rm -r d copy blob blob2
