@@ -66,6 +66,8 @@ pub const POOLED_CLASS_BYTES_MAX: usize = 16 << 20;
 // Sessions.
 /// Outcomes kept per session; also the number of mutations a client may have in flight.
 pub const SESSION_WINDOW: u64 = 1024;
+/// Numbers of inodes that a session reserves at once, to make inodes in its memory.
+pub const INODES_RESERVED_MAX: u32 = 4096;
 /// Silence after which a session is expired.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Sessions at a time, those included that have ended and are not shut out everywhere yet. A fence lists them.

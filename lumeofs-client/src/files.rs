@@ -18,6 +18,7 @@ impl Link {
 
     /// Counts an open, known to the leader when this returns.
     pub(crate) fn report_new_open(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
+        self.wait_told(asker, ino)?;
         if self.opens.enter(ino, &asker.patience)? == Entered::MustReport {
             let result = self.report_open(ino, &asker.patience);
             self.opens.reported(ino, result.is_ok());
@@ -100,7 +101,8 @@ impl Client {
     }
 
     /// All acknowledged writes of this client to this inode are on the disks of all in-sync
-    /// replicas, and what is pending of its attributes is published, unless `data_only`.
+    /// replicas, and what is pending of its attributes is published, unless `data_only`. It, and what was made in it, is
+    /// with a quorum of masters.
     ///
     /// # Errors
     /// `Io` once if a replica group lost writes that had been acknowledged but not synced.

@@ -10,6 +10,7 @@ mod answers;
 mod changes;
 mod finish;
 mod give_back;
+mod making;
 mod opens;
 mod polls;
 mod rights;
@@ -24,11 +25,13 @@ pub use stats::{GiveBacks, LeaseStats, Lookups, Polls};
 use crate::link::Link;
 use crate::wait::now;
 use give_back::Due;
+use making::Numbers;
 use lumeofs_base::{InodeId, SessionId};
 use lumeofs_lease::{Act, Holder, HolderLimits};
 use parking_lot::{Condvar, Mutex};
 use stats::Counters;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// The leases and who waits for something about them.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub(crate) struct Leases {
     state: Mutex<State>,
     /// Something is to be said, given back or finished, or a right may have come or ended.
     changed: Condvar,
+    /// Something was made that the leader does not know.
+    made: Condvar,
     /// Held by whoever asks for inodes ahead.
     ahead: Mutex<()>,
     counters: Counters,
@@ -58,6 +63,11 @@ struct State {
     late: Vec<InodeId>,
     /// The leases counted when that was looked at last.
     was_valid: bool,
+    numbers: Numbers,
+    /// Since when something waits that was made.
+    made_since: Duration,
+    /// Somebody waits until the leader knows of it.
+    is_hurried: bool,
 }
 
 impl Leases {
@@ -73,10 +83,14 @@ impl Leases {
             unfinished: VecDeque::new(),
             late: Vec::new(),
             was_valid: false,
+            numbers: Numbers::default(),
+            made_since: Duration::ZERO,
+            is_hurried: false,
         };
         Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
+            made: Condvar::new(),
             ahead: Mutex::new(()),
             counters: Counters::default(),
         }
@@ -86,6 +100,7 @@ impl Leases {
     pub(crate) fn wake(&self) {
         let _state = self.state.lock();
         self.changed.notify_all();
+        self.made.notify_all();
     }
 }
 
@@ -137,6 +152,7 @@ impl Link {
             state.epoch += 1;
             state.give_back.clear();
             state.was_valid = false;
+            self.lose_made(state);
             state.holder.reset();
             // Who replaces the session drops all data, after counting what is lost, and states all opens.
             state.holder.take_acts();

@@ -133,6 +133,7 @@ impl Link {
         link.start("lumeofs-publish", Self::keep_publishing)?;
         link.start("lumeofs-lease", Self::keep_polling)?;
         link.start("lumeofs-ack", Self::keep_acknowledging)?;
+        link.start("lumeofs-make", Self::keep_telling)?;
         for _ in 0..DROPPERS {
             link.start("lumeofs-kernel", Self::keep_dropping_pages)?;
         }

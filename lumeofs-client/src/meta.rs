@@ -59,6 +59,7 @@ impl Link {
         query: &Query,
         want: Want,
     ) -> FsResult<(Reply, u32)> {
+        self.wait_told(asker, ino)?;
         let op = encode(query)?;
         let patience = &asker.patience;
         let mut overtaken = 0;
@@ -96,10 +97,10 @@ impl Link {
     ) -> FsResult<Reply> {
         let op = encode(mutation)?;
         let patience = &asker.patience;
-        let changing = self.begin_change(mutation);
+        let changing = self.begin_change(patience, ino, mutation)?;
         loop {
             let ticket = self.window.begin(patience)?;
-            if is_of_data(mutation) {
+            if is_of_session(mutation) {
                 self.still_bound(asker)?;
             }
             let mut sent_count = 0;
@@ -117,7 +118,10 @@ impl Link {
             {
                 Ok(reply) => {
                     let answer = Answer::of(&reply)?;
-                    changing.did(ticket.session, &answer);
+                    match mutation {
+                        Mutation::Make { objects } => self.made_known(ticket.session, objects, &answer),
+                        _ => changing.did(ticket.session, &answer),
+                    }
                     return answer.outcome;
                 }
                 Err(error) => error,
@@ -171,14 +175,16 @@ impl Link {
     }
 }
 
-/// Mutations that make data part of a file: not under another session than the data.
-fn is_of_data(mutation: &Mutation) -> bool {
+/// Mutations that tell what a session has in memory: not under another one.
+fn is_of_session(mutation: &Mutation) -> bool {
     matches!(
         mutation,
         Mutation::Publish { .. }
             | Mutation::Extend { .. }
             | Mutation::Flush { .. }
             | Mutation::Append { .. }
+            | Mutation::Make { .. }
+            | Mutation::Reserve { .. }
     )
 }
 

@@ -56,6 +56,10 @@ impl Client {
     ) -> FsResult<(Attr, bool)> {
         let link = &self.link;
         let asker = link.asker(&cx);
+        let mode = mode.into();
+        if let Some(attr) = link.make(&asker, parent, name, &node, mode) {
+            return Ok((attr, true));
+        }
         let opens = matches!(node, NewNode::Regular);
         let restatements = if opens {
             link.opens.restatements(&asker.patience)?
@@ -66,7 +70,7 @@ impl Client {
             parent,
             name: name.to_vec(),
             node,
-            mode: mode.into(),
+            mode,
             exclusive,
         };
         let era = link.era();

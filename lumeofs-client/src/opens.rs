@@ -222,21 +222,21 @@ impl Opens {
         self.changed.notify_all();
     }
 
-    /// Begins to restate: all inodes that are open. Then call [`Opens::restated`].
-    pub(crate) fn restate(&self) -> Vec<InodeId> {
+    /// Begins to restate: all inodes that are open and of which the leader can know. Then call [`Opens::restated`].
+    pub(crate) fn restate(&self, can_know: impl Fn(InodeId) -> bool) -> Vec<InodeId> {
         let mut state = self.state.lock();
         state.restating = true;
         state.restatements += 1;
         // The leader forgets those that are not listed, so an open of one must be reported again.
-        for entry in state.entries.values_mut() {
+        for (ino, entry) in &mut state.entries {
             if entry.count == 0 || !entry.busy {
-                entry.reported = entry.count > 0;
+                entry.reported = entry.count > 0 && can_know(*ino);
             }
         }
         state
             .entries
             .iter()
-            .filter(|(_, entry)| entry.count > 0)
+            .filter(|(ino, entry)| entry.count > 0 && can_know(**ino))
             .map(|(ino, _)| *ino)
             .collect()
     }
@@ -304,7 +304,7 @@ mod tests {
         opens.leave(INO);
         assert_eq!(opens.enter(INO, &patience).unwrap(), Entered::Known);
         assert!(opens.take_released().is_empty());
-        assert_eq!(opens.restate(), [INO]);
+        assert_eq!(opens.restate(|_| true), [INO]);
     }
 
     #[test]
@@ -312,7 +312,7 @@ mod tests {
         let (opens, halt) = (Opens::default(), Halt::default());
         let patience = Patience::background(&halt, None);
         let seen = opens.restatements(&patience).unwrap();
-        opens.restate();
+        opens.restate(|_| true);
         opens.restated();
         assert!(!opens.created(INO, seen));
         let seen = opens.restatements(&patience).unwrap();

@@ -211,7 +211,7 @@ impl Link {
 
     fn restate(&self, patience: &Patience<'_>) -> FsResult<()> {
         self.session.restate.store(false, Ordering::SeqCst);
-        let inos = self.opens.restate();
+        let inos = self.opens_to_state();
         let result = self.state_all(&inos, patience);
         self.opens.restated();
         if result.is_err() {

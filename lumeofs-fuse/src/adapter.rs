@@ -372,9 +372,10 @@ impl Filesystem for Adapter {
         self.now(Op::ReleaseDir, request, ino, reply, ());
     }
 
-    /// Every change of a directory is durable when it is acknowledged.
     fn fsyncdir(&self, request: &Request, ino: INodeNo, reply: ReplyEmpty) {
-        self.now(Op::Fsync, request, ino, reply, ());
+        self.run(Op::Fsync, request, ino, reply, move |core, cx, ino| {
+            core.fsync(cx, ino, false)
+        });
     }
 
     fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {

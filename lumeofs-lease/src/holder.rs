@@ -7,12 +7,14 @@
 mod ahead;
 mod busy;
 mod contents;
+mod making;
 mod polls;
 mod rights;
 
 pub use ahead::Ahead;
 pub use busy::Touch;
 pub use contents::{Cached, Learned, Listing};
+pub use making::Told;
 pub use rights::WriteRight;
 
 use crate::wire::{Ack, Generation, Grant, Kind, Release};
@@ -20,6 +22,7 @@ use crate::{ASK_AGAIN, TERM_OF_HOLDER};
 use ahead::Credit;
 use busy::Busy;
 use contents::Contents;
+use making::Making;
 use lumeofs_base::InodeId;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -92,6 +95,7 @@ pub struct Holder {
     /// When the last grant of all came.
     last_granted: Duration,
     items: usize,
+    making: Making,
     credit: Credit,
     acts: Vec<Act>,
 }
@@ -122,6 +126,39 @@ struct Entry {
     used: bool,
     /// It was asked for ahead, and not used yet.
     is_ahead: bool,
+    /// It was made here, and the leader does not know it.
+    is_unborn: bool,
+    /// It is known to be no regular file: there are no writes under its lease.
+    is_no_file: bool,
+    /// Of a directory: how many objects were made in it here that the leader does not know.
+    making: usize,
+}
+
+impl Entry {
+    fn new(kind: Kind, number: u64, granted: Duration, contents: Contents) -> Self {
+        Self {
+            kind,
+            number,
+            since: number,
+            granted,
+            floor: 0,
+            contents,
+            in_use: 0,
+            giving_back: None,
+            open: false,
+            named: false,
+            local: false,
+            used: true,
+            is_ahead: false,
+            is_unborn: false,
+            is_no_file: false,
+            making: 0,
+        }
+    }
+
+    fn is_ahead_of_leader(&self) -> bool {
+        self.is_unborn || self.making > 0
+    }
 }
 
 /// A recall of a write lease.
@@ -177,6 +214,9 @@ impl Holder {
                     self.acts.push(Act::DropData(ino));
                 }
                 entry.kind = grant.kind;
+                if entry.is_no_file && grant.kind == Kind::Exclusive {
+                    self.making.is_used(ino, now);
+                }
             }
             return true;
         }
@@ -188,19 +228,8 @@ impl Holder {
         }
         self.floors.remove(&ino);
         let entry = Entry {
-            kind: grant.kind,
-            number: grant.number,
-            since: grant.number,
-            granted: now,
             floor: floor.max(self.floor_of_all),
-            contents: Contents::default(),
-            in_use: 0,
-            giving_back: None,
-            open: false,
-            named: false,
-            local: false,
-            used: true,
-            is_ahead: false,
+            ..Entry::new(grant.kind, grant.number, now, Contents::default())
         };
         self.entries.insert(ino, Box::new(entry));
         self.hand.push_back(ino);
@@ -221,7 +250,11 @@ impl Holder {
 
     /// Tells the leader, with the next poll, that a right is given up.
     fn release(&mut self, ino: InodeId, number: u64) {
-        self.released.push(Release { ino, number });
+        self.released.push(Release {
+            ino,
+            number,
+            keeps_shared: false,
+        });
     }
 
     /// Forgets a lease. Nothing that was on its way is taken afterwards.
@@ -275,6 +308,7 @@ impl Holder {
                 || entry.giving_back.is_some()
                 || entry.open
                 || entry.local
+                || entry.is_ahead_of_leader()
                 || comes_to_write;
             if is_needed || std::mem::take(&mut entry.used) {
                 self.hand.push_back(ino);

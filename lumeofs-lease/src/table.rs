@@ -11,7 +11,7 @@ mod room;
 mod sessions;
 mod window;
 
-pub use change::Changed;
+pub use change::{Changed, Created};
 pub use recalls::Unheard;
 pub use room::TableLimits;
 pub use sessions::Heard;
@@ -109,7 +109,7 @@ impl Table {
     ) -> Result<Vec<Grant>, Blocked> {
         self.check_window(now, session, shown, want)?;
         let mut blocked = false;
-        for (ino, _) in shown {
+        for (ino, kind) in shown {
             let for_writing = want == Want::Write(*ino);
             blocked |= self.waits_to_hear(now, *ino);
             let leases = self.inodes.get(ino);
@@ -121,6 +121,9 @@ impl Table {
                 };
                 self.recall_once(now, other, *ino, what);
                 blocked = true;
+                if *kind == FileKind::Directory {
+                    self.is_contended(now, *ino);
+                }
             }
         }
         if let Want::Write(ino) = want {
@@ -156,7 +159,7 @@ impl Table {
     }
 
     /// Whether a mutation that names these inodes, and changes names in those directories, may be proposed. If so, nobody
-    /// else begins to write to the former until [`Table::change_over`].
+    /// else gets an exclusive lease on any of them until [`Table::change_over`].
     ///
     /// # Errors
     /// [`Blocked`] while another session has unpublished writes to one of them, in the first time of a leadership, or
@@ -173,17 +176,20 @@ impl Table {
             let leases = self.inodes.get(ino);
             blocked |= leases.is_some_and(|leases| leases.readers_turn(now));
         }
-        for ino in named {
+        for ino in named.iter().chain(directories) {
             let leases = self.inodes.get(ino);
             if let Some(other) = leases.and_then(|leases| leases.exclusive_of_another(session)) {
                 self.recall_once(now, other, *ino, What::Downgrade);
                 blocked = true;
             }
         }
+        for ino in directories {
+            self.changes_names(now, session, *ino);
+        }
         if blocked {
             return Err(Blocked);
         }
-        for ino in named {
+        for ino in named.iter().chain(directories) {
             let leases = self.inodes.entry(*ino).or_default();
             leases.changers.push(session);
         }
@@ -191,8 +197,8 @@ impl Table {
     }
 
     /// A mutation that [`Table::before_change`] let pass was applied, or will not be. Once for each.
-    pub fn change_over(&mut self, session: SessionId, named: &[InodeId]) {
-        for ino in named {
+    pub fn change_over(&mut self, session: SessionId, named: &[InodeId], directories: &[InodeId]) {
+        for ino in named.iter().chain(directories) {
             let Some(leases) = self.inodes.get_mut(ino) else {
                 continue;
             };
@@ -201,6 +207,25 @@ impl Table {
             }
             self.tidy(*ino);
         }
+    }
+
+    /// Somebody else needs what a directory's exclusive lease keeps in memory: for a while nobody gets one.
+    fn is_contended(&mut self, now: Duration, ino: InodeId) {
+        if let Some(leases) = self.inodes.get_mut(&ino) {
+            leases.contended_until = now + WRITER_ACTIVE;
+        }
+    }
+
+    /// A session changes names in a directory.
+    fn changes_names(&mut self, now: Duration, session: SessionId, ino: InodeId) {
+        let leases = self.inodes.entry(ino).or_default();
+        if let Some((writer, asked)) = leases.writer
+            && writer != session
+            && now < asked + CONTENTION
+        {
+            leases.contended_until = now + WRITER_ACTIVE;
+        }
+        leases.writer = Some((session, now));
     }
 
     fn is_changed_by_another(&self, session: SessionId, ino: InodeId) -> bool {

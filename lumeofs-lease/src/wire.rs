@@ -20,7 +20,7 @@ pub struct Generation {
 pub enum Kind {
     /// To cache all that is in it. Any number of sessions, none of them a writer.
     Shared,
-    /// Besides, to keep what is written in memory for a while. Of regular files; nobody else has any right.
+    /// Besides, to keep what is written, or made in a directory, in memory for a while. Nobody else has any right.
     Exclusive,
     /// To read and write at the datanodes and keep nothing of the file. Of regular files; any number of sessions.
     Through,
@@ -65,13 +65,15 @@ pub struct Ack {
     pub open: bool,
 }
 
-/// A right that is given up for want of room.
+/// A right that is given up without being asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Release {
     /// On what.
     pub ino: InodeId,
     /// Number of the last grant that is meant; a later one stays.
     pub number: u64,
+    /// Of an exclusive one a shared one is kept.
+    pub keeps_shared: bool,
 }
 
 /// What a holder says. One is under way at all times.

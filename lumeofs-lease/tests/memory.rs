@@ -5,7 +5,7 @@
 use lumeofs_base::rng::SplitMix64;
 use lumeofs_base::{Attr, FileKind, InodeId, SessionId, Timestamp};
 use lumeofs_lease::{
-    Ack, Cached, Generation, Grant, Holder, HolderLimits, Kind, Learned, Poll, PollAnswer, Table,
+    Ack, Cached, Created, Generation, Grant, Holder, HolderLimits, Kind, Learned, Poll, PollAnswer, Table,
     TableLimits, Want,
 };
 use lumeofs_meta::change::Change;
@@ -224,7 +224,7 @@ fn changes_in_a_directory_that_a_hundred_mounts_cache() {
     for number in 0..CHANGES {
         let changer = SessionId(1 + number % 100);
         let change = Change::Attr(file(dir));
-        let changed = table.changed(Duration::ZERO, changer, &[change], None);
+        let changed = table.changed(Duration::ZERO, changer, &[change], &Created::Nothing);
         unheard.push(changed.unheard);
     }
     let took = begun.elapsed() / CHANGES as u32;

@@ -111,6 +111,8 @@ fn grows(mutation: &Mutation) -> bool {
         | Mutation::Flush { .. }
         | Mutation::TailClean { .. }
         | Mutation::Unlock { .. }
-        | Mutation::ReturnLocks { .. } => false,
+        | Mutation::ReturnLocks { .. }
+        | Mutation::Reserve { .. }
+        | Mutation::Make { .. } => false,
     }
 }

@@ -27,7 +27,7 @@ pub(crate) enum Found {
 }
 
 /// Whether a name may be that of an entry.
-pub(crate) fn check_name(name: &[u8]) -> FsResult<()> {
+pub fn check_name(name: &[u8]) -> FsResult<()> {
     if name.len() > NAME_LEN_BYTES_MAX {
         return Err(FsError::new(
             Code::NameTooLong,

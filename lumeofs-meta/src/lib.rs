@@ -8,6 +8,7 @@ pub mod change;
 pub mod controller;
 pub mod keys;
 pub mod locks;
+pub mod made;
 pub mod namespace;
 pub mod op;
 pub mod restore;
@@ -15,6 +16,7 @@ pub mod tables;
 
 mod access;
 mod acl;
+mod directories;
 mod directory;
 mod ops;
 mod query;

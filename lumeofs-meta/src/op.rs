@@ -54,6 +54,27 @@ pub enum NewNode {
     Special(FileKind, u32),
 }
 
+/// What a mount has made in its memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewObject {
+    /// Its number.
+    pub ino: InodeId,
+    /// The directory.
+    pub parent: InodeId,
+    /// The name there.
+    pub name: Vec<u8>,
+    /// What it is.
+    pub node: NewNode,
+    /// Its mode.
+    pub mode: CreateMode,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// When it was made.
+    pub time: Timestamp,
+}
+
 /// A time stamp to set: now (the log's time) or a given one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SetTime {
@@ -291,11 +312,17 @@ pub enum Mutation {
     },
     /// Ends the delegation of an inode's locks to the session, which has these. -> [`Reply::Done`]
     ReturnLocks { ino: InodeId, locks: Vec<Lock> },
+    /// Reserves numbers for inodes that the session will make, in the slot of `near`. -> [`Reply::Reserved`]
+    Reserve { near: InodeId, count: u32 },
+    /// Makes objects that a mount has shown to its callers already, under an exclusive lease on their directories: in this
+    /// order, each for itself, with numbers in ascending order that the session had reserved. From `trusted` callers only.
+    /// -> [`Reply::Made`]
+    Make { objects: Vec<NewObject> },
 }
 
 impl Mutation {
     /// Their names, for people. The first byte of an encoded one is its place here.
-    pub const NAMES: [&str; 18] = [
+    pub const NAMES: [&str; 20] = [
         "create",
         "link",
         "unlink",
@@ -314,6 +341,8 @@ impl Mutation {
         "lock",
         "unlock",
         "return_locks",
+        "reserve",
+        "make",
     ];
 }
 
@@ -469,6 +498,10 @@ pub enum Reply {
     Usage { inodes: u64, bytes: u64 },
     /// Whether a lock was, or could be, had.
     Lock(LockAnswer),
+    /// Numbers of inodes.
+    Reserved { first: InodeId, count: u32 },
+    /// What became of each object: a regular file comes with its first chunk, if there is room for one.
+    Made(Vec<Result<Option<ChunkRef>, FsError>>),
 }
 
 /// Result of a command, as stored for its session.

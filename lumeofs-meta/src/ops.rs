@@ -14,6 +14,7 @@ pub(crate) use purge::purge;
 pub(crate) use xattr::visible as xattr_visible;
 
 use crate::locks;
+use crate::session;
 use crate::op::{Caller, Mutation, Outcome};
 use crate::transaction::Tx;
 use data::Written;
@@ -22,7 +23,7 @@ use lumeofs_base::SessionId;
 /// Runs a mutation. If it fails, nothing has changed.
 pub(crate) fn run(
     tx: &mut Tx<'_>,
-    session: SessionId,
+    session_id: SessionId,
     caller: &Caller,
     mutation: &Mutation,
 ) -> Outcome {
@@ -112,14 +113,16 @@ pub(crate) fn run(
             ino,
             lock,
             delegated,
-        } => locks::lock(tx, session, *ino, *lock, *delegated),
+        } => locks::lock(tx, session_id, *ino, *lock, *delegated),
         &Mutation::Unlock {
             ino,
             owner,
             first,
             last,
-        } => locks::unlock(tx, session, ino, owner, first, last),
-        Mutation::ReturnLocks { ino, locks } => locks::give_back(tx, session, *ino, locks),
+        } => locks::unlock(tx, session_id, ino, owner, first, last),
+        Mutation::ReturnLocks { ino, locks } => locks::give_back(tx, session_id, *ino, locks),
+        Mutation::Reserve { near, count } => session::reserve(tx, session_id, *near, *count),
+        Mutation::Make { objects } => create::make(tx, session_id, caller, objects),
         Mutation::TailClean { ino, truncations } => {
             data::tail_clean(tx, caller, *ino, *truncations)
         }

@@ -7,6 +7,7 @@ use crate::acl::Acls;
 use lumeofs_base::{Attr, ChunkId, FileKind, GroupId, InodeId, RepairPolicy, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// Version of the stored form of all values.
 pub const FORMAT: u8 = 4;
@@ -113,6 +114,8 @@ pub(crate) struct Session {
     pub(crate) ending: Option<u64>,
     /// Inodes on which it has locks.
     pub(crate) locked: u32,
+    /// Numbers of inodes that it may still make: see [`crate::op::Mutation::Reserve`].
+    pub(crate) reserved: Vec<Range<u64>>,
 }
 
 /// Policies and version of the controller.

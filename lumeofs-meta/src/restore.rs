@@ -162,6 +162,7 @@ impl Metadata {
                 acked_below: 1,
                 ending: Some(state.fence),
                 locked: 0,
+                reserved: Vec::new(),
             };
             let id = SessionId(state.next_session - 1);
             rows.push((keys::session(id).to_vec(), encode(&lost)));

@@ -11,11 +11,13 @@ use crate::op::{Caller, Mutation, Outcome, Reply};
 use crate::ops;
 use crate::record::{Session, decode, encode};
 use crate::transaction::Tx;
-use lumeofs_base::limits::{SESSION_WINDOW, SESSIONS_MAX};
-use lumeofs_base::{Code, FsError, FsResult, SessionId};
+use lumeofs_base::limits::{INODES_RESERVED_MAX, SESSION_WINDOW, SESSIONS_MAX};
+use lumeofs_base::{Code, FsError, FsResult, InodeId, SessionId};
 
 /// Longest description that is kept.
 const DESCRIPTION_LEN_BYTES_MAX: usize = 256;
+/// Ranges of numbers of inodes that a session has besides a new one.
+const RANGES_KEPT: usize = 3;
 
 /// Opens a session, or finds the one that was opened with this nonce.
 pub(crate) fn open(tx: &mut Tx<'_>, nonce: u128, description: &str) -> Outcome {
@@ -39,6 +41,7 @@ pub(crate) fn open(tx: &mut Tx<'_>, nonce: u128, description: &str) -> Outcome {
         acked_below: 1,
         ending: None,
         locked: 0,
+        reserved: Vec::new(),
     };
     tx.tables.put(&keys::nonce(nonce), encode(&id));
     tx.insert_session(id, session);
@@ -97,6 +100,36 @@ pub(crate) fn hold_leases(tx: &mut Tx<'_>, id: SessionId) -> Outcome {
     }
     tx.tables.put(&keys::leaseholder(id), encode(&()));
     Ok(Reply::Done)
+}
+
+/// Takes a number that a session had reserved, and all before it: it makes its inodes in the order of their numbers.
+pub(crate) fn take_reserved(tx: &mut Tx<'_>, id: SessionId, ino: InodeId) -> FsResult<()> {
+    let session = tx.session(id).ok_or_else(|| has_ended(id))?;
+    let reserved = &mut session.reserved;
+    let Some(at) = reserved.iter().position(|range| range.contains(&ino.0)) else {
+        let text = format!("inode {ino}, which session {id} has not reserved");
+        return Err(FsError::new(Code::Invalid, text));
+    };
+    reserved[at].start = ino.0 + 1;
+    reserved.retain(|range| !range.is_empty());
+    Ok(())
+}
+
+/// Reserves numbers of inodes for a session, in the slot of one.
+pub(crate) fn reserve(tx: &mut Tx<'_>, id: SessionId, near: InodeId, count: u32) -> Outcome {
+    if count == 0 || count > INODES_RESERVED_MAX {
+        let text = format!("{count} numbers of inodes, 1 to {INODES_RESERVED_MAX} can be reserved");
+        return Err(FsError::new(Code::Invalid, text));
+    }
+    let session = tx.session(id).ok_or_else(|| has_ended(id))?;
+    // What was reserved longest ago is given up.
+    let kept = session.reserved.len().min(RANGES_KEPT);
+    session.reserved.drain(..session.reserved.len() - kept);
+    let first = tx.new_inos(near.slot(), count)?;
+    let range = first.0..first.0 + u64::from(count);
+    let session = tx.session(id).expect("it was just there");
+    session.reserved.push(range);
+    Ok(Reply::Reserved { first, count })
 }
 
 fn remove(tx: &mut Tx<'_>, id: SessionId) {

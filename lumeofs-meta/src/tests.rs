@@ -6,6 +6,7 @@ mod changes;
 mod exactly_once;
 mod files;
 mod locks;
+mod made;
 mod model;
 mod random;
 mod renames;

@@ -8,12 +8,13 @@ use crate::change::{Applied, Change, Changes};
 use crate::directory;
 use crate::keys;
 use crate::locks;
-use crate::op::{ChunkRef, DirEntry, Outcome};
+use crate::made;
+use crate::op::{ChunkRef, DirEntry, NewNode, Outcome};
 use crate::record::{ChunkRow, Dentry, Inode, Session, State, decode, encode};
 use crate::tables::Tables;
 use lumeofs_base::limits::CHUNK_SIZE_BYTES;
 use lumeofs_base::{
-    Attr, ChunkId, ChunkIndex, Code, FileKind, FsError, FsResult, GroupId, InodeId, SessionId,
+    Attr, ChunkId, ChunkIndex, Code, FsError, FsResult, GroupId, InodeId, SessionId,
     SlotId, Timestamp,
 };
 use std::collections::BTreeMap;
@@ -76,8 +77,8 @@ impl<'a> Tx<'a> {
             .new_ino(InodeId::ROOT.slot())
             .expect("a new slot has free counters");
         assert_eq!(ino, InodeId::ROOT, "the root is the first inode");
-        let mut root = self.new_inode(ino, FileKind::Directory);
-        root.attr.mode = 0o755;
+        let attr = made::attr(ino, &NewNode::Directory, 0o755, (0, 0), self.now());
+        let mut root = self.new_inode(attr);
         root.parent = InodeId::ROOT;
         self.save(&mut root);
     }
@@ -123,28 +124,9 @@ impl<'a> Tx<'a> {
             .unwrap_or_else(|error| panic!("a name leads to no inode: {error}"))
     }
 
-    /// A fresh inode with everything but mode, owner and parent. It counts from now on.
-    pub(crate) fn new_inode(&mut self, ino: InodeId, kind: FileKind) -> Inode {
+    /// A fresh inode with everything but its parent. It counts from now on.
+    pub(crate) fn new_inode(&mut self, attr: Attr) -> Inode {
         self.state.inodes += 1;
-        let now = self.now();
-        let attr = Attr {
-            ino,
-            kind,
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            nlink: if kind == FileKind::Directory { 2 } else { 1 },
-            rdev: 0,
-            size: 0,
-            allocated: 0,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
-            truncations: 0,
-            tail_unclean: false,
-            has_xattrs: false,
-        };
         Inode {
             attr,
             parent: InodeId(0),
@@ -163,20 +145,26 @@ impl<'a> Tx<'a> {
 
     /// The next inode id of a slot.
     pub(crate) fn new_ino(&mut self, slot: SlotId) -> FsResult<InodeId> {
+        self.new_inos(slot, 1)
+    }
+
+    /// The first of the next `count` inode ids of a slot.
+    pub(crate) fn new_inos(&mut self, slot: SlotId, count: u32) -> FsResult<InodeId> {
         let tables = &*self.tables;
         let next = self.counters.entry(slot).or_insert_with(|| {
             tables
                 .get(&keys::counter(slot))
                 .map_or(1, |value| decode::<u64>(&value))
         });
-        if *next >> InodeId::COUNTER_BITS != 0 {
+        let end = *next + u64::from(count);
+        if (end - 1) >> InodeId::COUNTER_BITS != 0 {
             return Err(FsError::new(
                 Code::NoSpace,
                 format!("slot {slot} has no inode ids left"),
             ));
         }
         let ino = InodeId::new(slot, *next);
-        *next += 1;
+        *next = end;
         Ok(ino)
     }
 

@@ -20,11 +20,12 @@ impl Link {
     /// `Io` if anything is lost: it could not be sent, now or earlier, and no call has reported that. The log has each
     /// file and its bytes.
     pub(crate) fn settle_before_close(&self) -> FsResult<()> {
+        let told = self.tell_before_close();
         self.send_before_close();
         self.publish_before_close();
         let (unsent, untold) = (self.pages.unsent(), self.inodes.untold());
         if unsent.is_empty() && untold.is_empty() {
-            return Ok(());
+            return told;
         }
         for (ino, bytes) in unsent.iter().take(NAMED_MAX) {
             tracing::error!(%ino, bytes, "what was written is lost: it could not be sent before the end");

@@ -242,6 +242,7 @@ impl Link {
         ino: InodeId,
         data_only: bool,
     ) -> FsResult<()> {
+        self.wait_told(&self.asker(cx), ino)?;
         if self.pages.find(ino).is_none() {
             return self.fsync(cx, ino, data_only);
         }

@@ -3,8 +3,8 @@
 
 use super::answers::Answer;
 use crate::link::Link;
-use crate::wait::now;
-use lumeofs_base::{InodeId, SessionId};
+use crate::wait::{Patience, now};
+use lumeofs_base::{FsResult, InodeId, SessionId};
 use lumeofs_lease::Touch;
 use lumeofs_meta::op::{Mutation, Outcome, Reply};
 
@@ -15,14 +15,28 @@ pub(crate) struct Changing<'a> {
 }
 
 impl Link {
-    /// Begins a mutation.
-    pub(crate) fn begin_change(&self, mutation: &Mutation) -> Changing<'_> {
+    /// Begins a mutation of an inode, when the leader knows what it is about.
+    pub(crate) fn begin_change(
+        &self,
+        patience: &Patience<'_>,
+        ino: InodeId,
+        mutation: &Mutation,
+    ) -> FsResult<Changing<'_>> {
         let touches = touches(mutation);
-        self.with_leases(|state| state.holder.begin_change(&touches));
-        Changing {
+        let touched = touches.iter().map(|touch| match touch {
+            Touch::Name(ino, _) | Touch::Inode(ino) => *ino,
+        });
+        let inodes = match mutation {
+            // It is what tells the leader.
+            Mutation::Make { .. } => None,
+            _ => Some(ino),
+        };
+        let inodes = inodes.into_iter().chain(touched);
+        self.when_told(patience, inodes, |holder| holder.begin_change(&touches))?;
+        Ok(Changing {
             link: self,
             touches,
-        }
+        })
     }
 }
 
@@ -119,6 +133,8 @@ fn touches(mutation: &Mutation) -> Vec<Touch> {
         Mutation::Lock { .. } | Mutation::Unlock { .. } | Mutation::ReturnLocks { .. } => {
             Vec::new()
         }
+        // Nobody else can know what it is about.
+        Mutation::Make { .. } | Mutation::Reserve { .. } => Vec::new(),
     }
 }
 

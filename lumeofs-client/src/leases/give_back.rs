@@ -90,6 +90,10 @@ impl Link {
     /// tells. False if it is to be tried again.
     fn publish_in_full(&self, due: Due) -> bool {
         let ino = due.ino;
+        let told = Patience::background(&self.halt, Some(WRITERS_LIMIT)).fixed();
+        if self.when_told(&told, [ino], |_| ()).is_err() {
+            return false;
+        }
         let patience = Patience::background(&self.halt, None).with_datanodes(REQUEST_TIMEOUT);
         let flushed = self.flush_data(&Asker::background(patience), ino);
         if let Err(error) = flushed {

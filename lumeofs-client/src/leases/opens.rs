@@ -16,6 +16,11 @@ impl Link {
         is_open
     }
 
+    /// Begins to restate what is open: all that the leader can know.
+    pub(crate) fn opens_to_state(&self) -> Vec<InodeId> {
+        self.with_leases(|state| self.opens.restate(|ino| !state.holder.is_unborn(ino)))
+    }
+
     /// Counts a release. True if the leader is to be told.
     pub(crate) fn leave_open(&self, ino: InodeId) -> bool {
         self.with_leases(|state| {

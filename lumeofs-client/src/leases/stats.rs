@@ -27,6 +27,10 @@ pub struct LeaseStats {
     pub given_back: GiveBacks,
     /// Mutations that went on after their callers had given up.
     pub finished_later: u64,
+    /// What was made in memory and the leader has been told since.
+    pub made: u64,
+    /// How many requests that took.
+    pub made_requests: u64,
 }
 
 /// Questions of one kind.
@@ -89,6 +93,8 @@ pub(super) struct Counters {
     given_back_ns: AtomicU64,
     given_back_ns_max: AtomicU64,
     finished_later: AtomicU64,
+    made: AtomicU64,
+    made_requests: AtomicU64,
 }
 
 fn count(counter: &AtomicU64) {
@@ -162,6 +168,11 @@ impl Counters {
     pub(super) fn finished_later(&self) {
         count(&self.finished_later);
     }
+
+    pub(super) fn made(&self, objects: usize) {
+        self.made.fetch_add(objects as u64, Ordering::Relaxed);
+        count(&self.made_requests);
+    }
 }
 
 impl Leases {
@@ -202,6 +213,8 @@ impl Leases {
                 time_max: Duration::from_nanos(seen(&counters.given_back_ns_max)),
             },
             finished_later: seen(&counters.finished_later),
+            made: seen(&counters.made),
+            made_requests: seen(&counters.made_requests),
         }
     }
 }

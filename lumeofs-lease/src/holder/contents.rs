@@ -87,7 +87,7 @@ pub enum Learned<'a> {
 /// Of one inode.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
-    attr: Option<Attr>,
+    pub(super) attr: Option<Attr>,
     /// Of the answer that it came with.
     attr_number: u64,
     /// It may be shown: nothing was missed since.
@@ -95,9 +95,9 @@ pub(super) struct Contents {
     target: Option<Vec<u8>>,
     xattrs: HashMap<Vec<u8>, Option<Vec<u8>>>,
     xattr_names: Option<Vec<Vec<u8>>>,
-    names: Option<Box<Names>>,
+    pub(super) names: Option<Box<Names>>,
     /// Of a directory: one that it was found in, and by which name.
-    place: Option<Box<(InodeId, Vec<u8>)>>,
+    pub(super) place: Option<Box<(InodeId, Vec<u8>)>>,
 }
 
 impl Contents {
@@ -130,6 +130,18 @@ impl Contents {
 
     pub(super) fn attr_mut(&mut self) -> Option<&mut Attr> {
         self.attr.as_mut()
+    }
+
+    /// Takes attributes of what nobody else knows.
+    pub(super) fn set_made(&mut self, attr: Attr) {
+        self.attr = Some(attr);
+        self.is_current = true;
+    }
+
+    /// Takes the target of a symlink. Returns how many items more there are, modulo 2^64.
+    pub(super) fn set_target(&mut self, target: &[u8]) -> usize {
+        let before = self.target.replace(target.to_vec());
+        weight(target).wrapping_sub(before.map_or(0, |before| weight(&before)))
     }
 
     /// Takes attributes unless newer ones are known. Says whether data that belongs to others may be different.
@@ -239,10 +251,9 @@ impl Holder {
                     let names = contents.names.get_or_insert_default();
                     names.learn_page(grant.number, after, entries, more)
                 }),
-                Learned::Target(of, target) if of == ino => self.with(grant, |contents| {
-                    let before = contents.target.replace(target.to_vec());
-                    weight(target).wrapping_sub(before.map_or(0, |before| weight(&before)))
-                }),
+                Learned::Target(of, target) if of == ino => {
+                    self.with(grant, |contents| contents.set_target(target));
+                }
                 Learned::Xattr(of, name, value) if of == ino => self.with(grant, |contents| {
                     let known = value.map(<[u8]>::to_vec);
                     let before = contents.xattrs.insert(name.to_vec(), known);
@@ -286,7 +297,11 @@ impl Holder {
         let Some(entry) = self.entries.get_mut(&grant.ino) else {
             return;
         };
+        if entry.is_ahead_of_leader() {
+            return;
+        }
         entry.named = attr.nlink > 0;
+        entry.is_no_file = attr.kind != FileKind::Regular;
         if entry.kind == Kind::Through {
             return;
         }
@@ -375,8 +390,12 @@ impl Holder {
                         return 0;
                     }
                     let names = contents.names.get_or_insert_default();
-                    names.learn_page(grant.number, 0, &[], false)
+                    names.is_empty_from(grant.number);
+                    0
                 });
+                if attr.kind == FileKind::Directory && grant.kind == Kind::Exclusive {
+                    self.making.is_used(grant.ino, now);
+                }
             }
         }
         for change in changes {
@@ -501,6 +520,10 @@ impl Holder {
         after: u64,
         count_max: usize,
     ) -> Cached<Listing> {
+        if self.is_ahead_in(ino) {
+            // What is new has no place in it yet.
+            return Cached::Unknown;
+        }
         let names = self.shown(now, ino).and_then(|dir| dir.names.as_ref());
         let listing = names.and_then(|names| names.after(after, count_max));
         listing.map_or(Cached::Unknown, Cached::Is)

@@ -2,7 +2,7 @@
 
 use super::{Act, GivingBack, Holder};
 use crate::wire::{Ack, Held, Kind, Poll, PollAnswer, Recall, What};
-use lumeofs_base::{Attr, InodeId};
+use lumeofs_base::{Attr, FileKind, InodeId};
 use lumeofs_meta::change::Change;
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ impl Holder {
     fn begin(&mut self, generation: crate::Generation) {
         let is_kept = |entry: &super::Entry| match entry.kind {
             Kind::Shared => false,
-            Kind::Exclusive => entry.local || entry.in_use > 0,
+            Kind::Exclusive => entry.local || entry.in_use > 0 || entry.is_ahead_of_leader(),
             Kind::Through => entry.in_use > 0,
         };
         let mut void: Vec<InodeId> = self
@@ -111,8 +111,9 @@ impl Holder {
             entry.floor = 0;
             entry.number = 0;
             entry.since = 0;
-            entry.open = false;
-            entry.named = false;
+            // What the leader does not know it cannot have forgotten.
+            entry.open &= entry.is_unborn;
+            entry.named &= entry.is_unborn;
             self.items -= entry.contents.restamp();
         }
         self.generation = generation;
@@ -212,6 +213,7 @@ impl Holder {
         match change {
             Change::Attr(attr) => {
                 entry.named = attr.nlink > 0;
+                entry.is_no_file = attr.kind != FileKind::Regular;
                 if own && attr.nlink == 0 {
                     self.acts.push(match std::mem::take(&mut entry.open) {
                         true => Act::Reported(ino),
@@ -220,6 +222,9 @@ impl Holder {
                 }
                 if entry.kind == Kind::Through {
                     // Of what others write nothing is heard.
+                    return;
+                }
+                if entry.is_ahead_of_leader() {
                     return;
                 }
                 if makes_forget {

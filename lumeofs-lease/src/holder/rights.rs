@@ -84,7 +84,7 @@ impl Holder {
     /// Whether writes to a file may be in memory only, so that nobody else can answer for it.
     pub fn is_writer(&self, ino: InodeId) -> bool {
         let entry = self.entries.get(&ino);
-        entry.is_some_and(|entry| entry.kind == Kind::Exclusive)
+        entry.is_some_and(|entry| entry.kind == Kind::Exclusive && !entry.is_no_file)
     }
 
     /// Has what was written to a file, and set of it, entered in its attributes: under [`WriteRight::Buffered`].

@@ -3,7 +3,8 @@
 use super::{Table, Unheard};
 use crate::wire::{Grant, Kind, What};
 use lumeofs_base::{Attr, FileKind, InodeId, SessionId};
-use lumeofs_meta::change::Change;
+use lumeofs_meta::change::{Applied, Change};
+use lumeofs_meta::op::{Command, Mutation, Reply};
 use std::time::Duration;
 
 /// What a change led to.
@@ -20,6 +21,43 @@ pub struct Changed {
     pub opened: Vec<InodeId>,
 }
 
+/// What a command has made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Created<'a> {
+    /// Nothing that its session gets a lease on.
+    Nothing,
+    /// This.
+    Now(&'a Attr),
+    /// These, which its session had in its memory.
+    Ahead(Vec<InodeId>),
+}
+
+impl<'a> Created<'a> {
+    /// What this command has made.
+    pub fn by(command: &Command, applied: &'a Applied) -> Self {
+        let Command::Mutate { mutation, .. } = command else {
+            return Self::Nothing;
+        };
+        match (mutation, &applied.outcome) {
+            // It was granted then.
+            _ if applied.repeated => Self::Nothing,
+            (
+                Mutation::Create { .. },
+                Ok(Reply::Created {
+                    attr,
+                    created: true,
+                    ..
+                }),
+            ) => Self::Now(attr),
+            (Mutation::Make { objects }, Ok(Reply::Made(made))) => {
+                let made = objects.iter().zip(made).filter(|(_, made)| made.is_ok());
+                Self::Ahead(made.map(|(object, _)| object.ino).collect())
+            }
+            _ => Self::Nothing,
+        }
+    }
+}
+
 impl Table {
     /// Takes a command of this leadership that is being applied: what it changed, and what it made, if anything.
     pub fn changed(
@@ -27,7 +65,7 @@ impl Table {
         now: Duration,
         session: SessionId,
         changes: &[Change],
-        created: Option<&Attr>,
+        created: &Created<'_>,
     ) -> Changed {
         let mut opened = Vec::new();
         let is_alone = self.is_alone(session, changes);
@@ -42,14 +80,27 @@ impl Table {
         }
         self.last += 1;
         let number = self.last;
-        let grant = created.and_then(|attr| match attr.kind {
-            FileKind::Regular => self.grant_created(now, session, attr.ino),
-            _ => self.grant_shared(now, session, attr.ino),
-        });
+        let mut grants = Vec::new();
+        match created {
+            Created::Nothing => {}
+            Created::Now(attr) => {
+                grants.extend(match attr.kind {
+                    FileKind::Regular | FileKind::Directory => {
+                        self.grant_created(now, session, attr.ino)
+                    }
+                    _ => self.grant_shared(now, session, attr.ino),
+                });
+                grants.extend(self.grant_parent(now, session, attr.ino, changes));
+            }
+            Created::Ahead(inodes) => {
+                let inodes = inodes.iter();
+                grants.extend(inodes.filter_map(|ino| self.grant_made(now, session, *ino)));
+            }
+        }
         Changed {
             unheard: self.unheard_of(changes.iter().map(Change::ino)),
             number,
-            grants: grant.into_iter().collect(),
+            grants,
             opened,
         }
     }
@@ -106,7 +157,41 @@ impl Table {
         }
     }
 
-    /// A right on a file that nobody else can know yet.
+    /// The exclusive right on the directory in which something was made, if its maker is alone there: what comes next it
+    /// makes in its memory.
+    fn grant_parent(
+        &mut self,
+        now: Duration,
+        session: SessionId,
+        made: InodeId,
+        changes: &[Change],
+    ) -> Option<Grant> {
+        let parent = changes.iter().find_map(|change| match change {
+            Change::Name {
+                parent,
+                entry: Some(entry),
+                ..
+            } if entry.ino == made => Some(*parent),
+            _ => None,
+        })?;
+        let leases = self.inodes.get(&parent)?;
+        let is_alone = leases.held.iter().all(|lease| lease.session == session)
+            && leases.changers.iter().all(|changer| *changer == session)
+            && leases.taking.is_empty()
+            && leases.telling.is_empty();
+        let is_free = is_alone && now >= leases.contended_until && self.window.is_none();
+        (is_free && self.has_lease(session, parent) && self.takes_part(session))
+            .then(|| self.enter(now, session, parent, Kind::Exclusive))
+    }
+
+    /// The right on what a session has made in its memory, and has all the while used under it.
+    fn grant_made(&mut self, now: Duration, session: SessionId, ino: InodeId) -> Option<Grant> {
+        self.sessions
+            .contains_key(&session)
+            .then(|| self.enter(now, session, ino, Kind::Exclusive))
+    }
+
+    /// A right on something that nobody else can know yet.
     fn grant_created(&mut self, now: Duration, session: SessionId, ino: InodeId) -> Option<Grant> {
         self.generation(session)?;
         self.has_room(session)

@@ -151,17 +151,21 @@ impl Table {
             }
             // A session that does not take part has no shared leases.
             What::Downgrade if !self.takes_part(session) => self.remove(session, recall.ino),
-            What::Downgrade => {
-                let leases = self.inodes.get_mut(&recall.ino)?;
-                let own = leases.held.iter_mut().find(|own| own.session == session)?;
-                self.tally.take(own.kind);
-                own.kind = Kind::Shared;
-                self.tally.add(own.kind);
-            }
+            What::Downgrade => self.keep_shared(session, recall.ino),
             What::Attr(attr) => return (attr.nlink == 0 && ack.open).then_some(recall.ino),
             What::Name { .. } | What::Xattr => {}
         }
         None
+    }
+
+    /// Leaves a session a shared lease of what it has.
+    pub(super) fn keep_shared(&mut self, session: SessionId, ino: InodeId) {
+        let leases = self.inodes.get_mut(&ino);
+        let own = leases.and_then(|leases| leases.held.iter_mut().find(|own| own.session == session));
+        if let Some(own) = own {
+            self.tally.take(std::mem::replace(&mut own.kind, Kind::Shared));
+            self.tally.add(Kind::Shared);
+        }
     }
 
     /// Forgets a recall.

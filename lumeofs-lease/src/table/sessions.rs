@@ -98,7 +98,10 @@ impl Table {
             let leases = self.inodes.get(&release.ino);
             let own = leases.and_then(|leases| leases.of(session));
             if own.is_some_and(|own| own.number <= release.number) {
-                self.remove(session, release.ino);
+                match release.keeps_shared {
+                    true => self.keep_shared(session, release.ino),
+                    false => self.remove(session, release.ino),
+                }
             }
         }
         let renewed = !self.is_overdue(now, session);
@@ -149,7 +152,14 @@ impl Table {
 
     /// A holder has begun a generation with these write leases and no other.
     fn take_part(&mut self, now: Duration, session: SessionId, asserts: &[Held]) {
-        let inodes: Vec<InodeId> = self.sessions[&session].inodes.iter().copied().collect();
+        let began = self.sessions[&session].generation.number;
+        let is_older = |ino: &InodeId| {
+            // What it made in its memory was granted since.
+            let own = self.inodes.get(ino).and_then(|leases| leases.of(session));
+            own.is_none_or(|own| own.number <= began)
+        };
+        let inodes = self.sessions[&session].inodes.iter().copied();
+        let inodes: Vec<InodeId> = inodes.filter(is_older).collect();
         let asserts = asserts.iter().filter(|held| held.kind.writes());
         let asserted: HashSet<InodeId> = asserts.clone().map(|held| held.ino).collect();
         for ino in inodes.into_iter().filter(|ino| !asserted.contains(ino)) {

@@ -192,8 +192,10 @@ impl Table {
                 Want::Write(_) | Want::Data(_) | Want::Shared | Want::Nothing => Ok(()),
             };
         }
-        let may_differ = |(ino, kind): &(InodeId, FileKind)| {
-            *kind == FileKind::Regular || self.recent.has(*ino, window.since)
+        let may_differ = |(ino, kind): &(InodeId, FileKind)| match kind {
+            // Somebody may have written to it, or made something in it, in its memory.
+            FileKind::Regular | FileKind::Directory => true,
+            _ => self.recent.has(*ino, window.since),
         };
         match matches!(want, Want::Write(_)) || shown.iter().any(may_differ) {
             true => Err(Blocked),

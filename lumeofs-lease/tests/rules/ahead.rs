@@ -114,7 +114,7 @@ fn a_new_leader_tells_of_nothing_before_it_knows_who_writes() {
     world.pass(ms(7_000));
     world.elect();
     world.begin(0);
-    assert_eq!(list(&mut world, 0, &[FILE]), []);
+    world.ask(0, &[DIR], Want::Shared).unwrap_err();
     world.begin(1);
     assert_eq!(list(&mut world, 0, &[FILE]), [FILE]);
 }

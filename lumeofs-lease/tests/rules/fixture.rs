@@ -2,7 +2,7 @@
 
 use lumeofs_base::{Attr, FileKind, InodeId, SessionId, Timestamp};
 use lumeofs_lease::{
-    Act, Blocked, Cached, Changed, Generation, Grant, Held, Holder, HolderLimits, Kind, Learned,
+    Act, Blocked, Cached, Changed, Created, Generation, Grant, Held, Holder, HolderLimits, Kind, Learned,
     Poll, Recall, Table, TableLimits, Want,
 };
 use lumeofs_meta::change::Change;
@@ -12,12 +12,13 @@ use std::time::Duration;
 pub(crate) const FILE: InodeId = InodeId(1000);
 pub(crate) const OTHER: InodeId = InodeId(1001);
 pub(crate) const DIR: InodeId = InodeId(2000);
+pub(crate) const LINK: InodeId = InodeId(2001);
 
 pub(crate) const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// Attributes of a file, or of [`DIR`]; the mode tells versions apart.
+/// Attributes of a file, of [`DIR`] or of [`LINK`]; the mode tells versions apart.
 pub(crate) fn attr(ino: InodeId, mode: u16) -> Attr {
     Attr {
         ino,
@@ -40,9 +41,10 @@ pub(crate) fn attr(ino: InodeId, mode: u16) -> Attr {
 }
 
 pub(crate) fn kind(ino: InodeId) -> FileKind {
-    match ino == DIR {
-        true => FileKind::Directory,
-        false => FileKind::Regular,
+    match ino {
+        DIR => FileKind::Directory,
+        LINK => FileKind::Symlink,
+        _ => FileKind::Regular,
     }
 }
 
@@ -248,7 +250,8 @@ impl World {
     /// A mount's mutation is applied. Its reply is with the caller.
     pub(crate) fn change(&mut self, mount: usize, changes: &[Change]) -> Changed {
         let session = self.mounts[mount].session;
-        self.table.changed(self.now, session, changes, None)
+        self.table
+            .changed(self.now, session, changes, &Created::Nothing)
     }
 
     /// That reply arrives.

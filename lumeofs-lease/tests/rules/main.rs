@@ -5,6 +5,7 @@
 mod ahead;
 mod fixture;
 mod holders;
+mod making;
 mod numbers;
 mod opens;
 mod room;

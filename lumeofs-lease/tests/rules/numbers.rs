@@ -3,7 +3,7 @@
 use crate::fixture::{DIR, FILE, OTHER, World, attr, entry, kind, ms, named, session, touched};
 use lumeofs_base::{Attr, FileKind, InodeId};
 use lumeofs_lease::{
-    Blocked, Cached, Kind, Learned, Release, TERM_OF_HOLDER, Want, What, WriteRight,
+    Blocked, Cached, Created, Kind, Learned, Release, TERM_OF_HOLDER, Want, What, WriteRight,
 };
 
 #[test]
@@ -232,7 +232,11 @@ fn a_release_does_not_take_a_later_grant() {
     for (answer, left) in [(first, 1), (second, 0)] {
         let mut poll = world.say(0);
         let number = answer.grants[0].number;
-        poll.released = vec![Release { ino: FILE, number }];
+        poll.released = vec![Release {
+            ino: FILE,
+            number,
+            keeps_shared: false,
+        }];
         world.deliver(0, &poll);
         assert_eq!(world.table.counts(), [left, 0, 0]);
     }
@@ -339,7 +343,7 @@ fn a_new_directory_is_known_to_be_empty() {
     assert_eq!(kind(DIR), FileKind::Directory);
     let changed = world
         .table
-        .changed(world.now, session(0), &made, Some(&attr));
+        .changed(world.now, session(0), &made, &Created::Now(&attr));
     world.did(0, &changed, &made);
     let now = world.now;
     assert_eq!(world.holder(0).lookup(now, DIR, b"a"), Cached::Absent);

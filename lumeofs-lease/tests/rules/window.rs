@@ -1,6 +1,6 @@
 //! L6: the first time of a leadership.
 
-use crate::fixture::{DIR, FILE, World, ms, session, touched};
+use crate::fixture::{DIR, FILE, LINK, World, ms, session, touched};
 use lumeofs_base::Timestamp;
 use lumeofs_lease::{Blocked, Effect, Kind, TERM, Table, Want};
 
@@ -154,7 +154,7 @@ fn a_reader_waits_for_a_writer_that_the_new_leader_learned_of() {
 }
 
 #[test]
-fn meanwhile_only_what_has_not_changed_lately_and_is_no_file_is_shown() {
+fn meanwhile_only_what_has_not_changed_lately_and_is_neither_file_nor_directory_is_shown() {
     let shows = |world: &mut World, ino, want| world.ask(0, &[ino], want).is_ok();
     // A leader that has been told for long what was applied.
     let mut world = World::new(1);
@@ -162,22 +162,22 @@ fn meanwhile_only_what_has_not_changed_lately_and_is_no_file_is_shown() {
     world.table.note(now, &[]);
     world.pass(ms(60_000));
     let now = world.now;
-    world.table.note(now, &[touched(DIR, 1)]);
+    world.table.note(now, &[touched(LINK, 1)]);
     world.pass(TERM + ms(1000));
     world.elect();
     assert!(
-        !shows(&mut world, DIR, Want::Nothing),
+        !shows(&mut world, LINK, Want::Nothing),
         "it may be otherwise in somebody's memory"
     );
     world.pass(ms(1));
     world.elect();
-    assert!(shows(&mut world, DIR, Want::Nothing));
-    assert!(shows(&mut world, DIR, Want::Shared));
-    assert!(!shows(&mut world, DIR, Want::Write(DIR)));
-    assert!(
-        !shows(&mut world, FILE, Want::Nothing),
-        "it may have a writer"
-    );
+    assert!(shows(&mut world, LINK, Want::Nothing));
+    assert!(shows(&mut world, LINK, Want::Shared));
+    assert!(!shows(&mut world, LINK, Want::Write(LINK)));
+    for ino in [FILE, DIR] {
+        let shown = shows(&mut world, ino, Want::Nothing);
+        assert!(!shown, "something of {ino} may be in somebody's memory only");
+    }
 }
 
 #[test]
@@ -187,10 +187,10 @@ fn a_master_that_does_not_know_what_was_applied_shows_nothing_meanwhile() {
     let now = world.now;
     world.table.note_anything(now);
     world.elect();
-    assert_eq!(world.ask(0, &[DIR], Want::Nothing).unwrap_err(), Blocked);
+    assert_eq!(world.ask(0, &[LINK], Want::Nothing).unwrap_err(), Blocked);
     world.pass(ms(7000));
     world.elect();
-    assert!(world.ask(0, &[DIR], Want::Nothing).is_ok());
+    assert!(world.ask(0, &[LINK], Want::Nothing).is_ok());
 }
 
 #[test]

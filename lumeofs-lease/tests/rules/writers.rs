@@ -236,13 +236,13 @@ fn nobody_begins_to_write_while_a_change_of_the_file_is_under_way() {
     }
     assert_eq!(world.ask(0, &[FILE], WRITE).unwrap_err(), Blocked);
     assert!(world.ask(1, &[FILE], Want::Nothing).is_ok());
-    world.table.change_over(session(1), &[FILE]);
+    world.table.change_over(session(1), &[FILE], &[]);
     assert_eq!(
         world.ask(0, &[FILE], WRITE).unwrap_err(),
         Blocked,
         "another is"
     );
-    world.table.change_over(session(1), &[FILE]);
+    world.table.change_over(session(1), &[FILE], &[]);
     assert!(world.ask(0, &[FILE], WRITE).is_ok());
 }
 

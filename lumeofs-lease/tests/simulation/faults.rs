@@ -1,5 +1,6 @@
 //! What goes wrong, by dice.
 
+use crate::masters::Touched;
 use crate::world::{Event, World, ms};
 use lumeofs_meta::op::{Command, Internal};
 
@@ -38,7 +39,7 @@ impl World {
                 {
                     self.trace(|| format!("an administrator ends {session} of mount {mount}"));
                     let end = Internal::EndSession { session };
-                    self.propose(Command::Internal(end), Vec::new(), None);
+                    self.propose(Command::Internal(end), Touched::default(), None);
                 }
             }
         }

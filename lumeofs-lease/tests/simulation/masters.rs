@@ -9,7 +9,7 @@ use crate::history::caller;
 use crate::queries;
 use crate::world::{Event, World};
 use lumeofs_base::{GroupId, InodeId, SessionId};
-use lumeofs_lease::{Effect, Table, TableLimits, Unheard, Want};
+use lumeofs_lease::{Created, Effect, Table, TableLimits, Unheard, Want};
 use lumeofs_meta::change::Applied;
 use lumeofs_meta::namespace;
 use lumeofs_meta::op::{Batch, Command, Internal, Mutation, Outcome, Query, Reply};
@@ -33,7 +33,7 @@ pub(crate) struct Group {
 pub(crate) struct Proposal {
     id: u64,
     command: Command,
-    named: Vec<InodeId>,
+    touched: Touched,
     from: Option<From>,
 }
 
@@ -69,7 +69,7 @@ pub(crate) enum Waiting {
         from: From,
         session: SessionId,
         command: Command,
-        named: Vec<InodeId>,
+        touched: Touched,
     },
     Reply {
         from: From,
@@ -78,15 +78,25 @@ pub(crate) enum Waiting {
     },
 }
 
-/// The inodes that a mutation names.
-fn named(mutation: &Mutation) -> Vec<InodeId> {
-    match mutation {
-        Mutation::SetAttr { ino, .. }
-        | Mutation::Link { ino, .. }
-        | Mutation::Flush { ino, .. } => {
-            vec![*ino]
-        }
-        _ => Vec::new(),
+/// What a mutation is about.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Touched {
+    /// Inodes that it names.
+    named: Vec<InodeId>,
+    /// Directories in which it changes names.
+    directories: Vec<InodeId>,
+}
+
+impl Touched {
+    fn by(mutation: &Mutation) -> Self {
+        let named = match mutation {
+            Mutation::SetAttr { ino, .. }
+            | Mutation::Link { ino, .. }
+            | Mutation::Flush { ino, .. } => vec![*ino],
+            _ => Vec::new(),
+        };
+        let directories = mutation.directories();
+        Self { named, directories }
     }
 }
 
@@ -110,7 +120,7 @@ impl World {
             Ask::Open { nonce } => {
                 let description = String::new();
                 let open = Internal::OpenSession { nonce, description };
-                self.propose(Command::Internal(open), Vec::new(), Some(from));
+                self.propose(Command::Internal(open), Touched::default(), Some(from));
             }
             Ask::Query {
                 session,
@@ -135,7 +145,7 @@ impl World {
             } => self.masters[at].waiting.push(Waiting::Mutation {
                 from,
                 session,
-                named: named(&mutation),
+                touched: Touched::by(&mutation),
                 command: Command::Mutate {
                     session,
                     sequence,
@@ -263,7 +273,7 @@ impl World {
             Waiting::Mutation {
                 from,
                 session,
-                ref named,
+                ref touched,
                 ref command,
             } => {
                 if !namespace::has_session(&master.tables, session) {
@@ -272,25 +282,25 @@ impl World {
                 }
                 if master
                     .table
-                    .before_change(now, session, named, &[])
+                    .before_change(now, session, &touched.named, &touched.directories)
                     .is_err()
                 {
                     return Some(waiting);
                 }
-                let (command, named) = (command.clone(), named.clone());
-                self.propose(command, named, Some(from));
+                let (command, touched) = (command.clone(), touched.clone());
+                self.propose(command, touched, Some(from));
                 None
             }
         }
     }
 
-    pub(crate) fn propose(&mut self, command: Command, named: Vec<InodeId>, from: Option<From>) {
+    pub(crate) fn propose(&mut self, command: Command, touched: Touched, from: Option<From>) {
         self.group.next_proposal += 1;
         let id = self.group.next_proposal;
         self.group.pending.push_back(Proposal {
             id,
             command,
-            named,
+            touched,
             from,
         });
         let late = if self.rng.percent(3) { 300_000 } else { 6_000 };
@@ -368,18 +378,12 @@ impl World {
         let table = &mut self.masters[at].table;
         match &proposal.command {
             Command::Mutate { session, .. } => {
-                let created = match &applied.outcome {
-                    Ok(Reply::Created {
-                        attr,
-                        created: true,
-                        ..
-                    }) if !applied.repeated => Some(attr),
-                    _ => None,
-                };
+                let created = Created::by(&proposal.command, &applied);
                 let before = table.unacknowledged();
-                let changed = table.changed(now, *session, &applied.changes, created);
+                let changed = table.changed(now, *session, &applied.changes, &created);
                 self.counts.recalls += table.unacknowledged() - before;
-                table.change_over(*session, &proposal.named);
+                let touched = &proposal.touched;
+                table.change_over(*session, &touched.named, &touched.directories);
                 let unheard = match applied.repeated {
                     true => table.unheard(),
                     false => changed.unheard,
@@ -438,7 +442,7 @@ impl World {
             let may_be = self.masters[leader].table.may_be_closed(now, session);
             if may_be || self.bug == Some(Bug::TermOfEndedNotAwaited) {
                 let close = Internal::CloseEnded { session };
-                self.propose(Command::Internal(close), Vec::new(), None);
+                self.propose(Command::Internal(close), Touched::default(), None);
             }
         }
         // Its term may not be over, and the leader may change before it is closed.
@@ -454,7 +458,7 @@ impl World {
                 self.trace(|| format!("master {at}: {effect:?}"));
                 if let Effect::End(session) = effect {
                     let end = Internal::EndSession { session };
-                    self.propose(Command::Internal(end), Vec::new(), None);
+                    self.propose(Command::Internal(end), Touched::default(), None);
                 }
             }
             for (session, _) in namespace::ending_sessions(&self.masters[at].tables) {

@@ -11,7 +11,7 @@ mod wait;
 mod watch;
 
 use asked::shown_by_refusal;
-pub(super) use asked::{Shown, directories, named, shown, want};
+pub(super) use asked::{Shown, named, shown, want};
 pub(super) use wait::Waiting;
 pub(super) use watch::watch_leases;
 
@@ -21,10 +21,10 @@ use crate::raft::{Overlay, Term};
 use counts::Counts;
 use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::{Code, FsResult, InodeId, SessionId};
-use lumeofs_lease::{Generation, Grant, Table, Unheard, Want};
+use lumeofs_lease::{Created, Generation, Grant, Table, Unheard, Want};
 use lumeofs_meta::change::Applied;
 use lumeofs_meta::namespace;
-use lumeofs_meta::op::{Command, Internal, Listed, Mutation, Reply};
+use lumeofs_meta::op::{Command, Internal, Listed, Mutation};
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 use std::time::Duration;
@@ -155,7 +155,7 @@ impl Leases {
                 {
                     self.opens.presume(term, *session, &opened);
                     // Only here: a request that is given up before leaves its command in the log.
-                    table.change_over(*session, named(mutation).as_slice());
+                    table.change_over(*session, named(mutation).as_slice(), &mutation.directories());
                 }
                 Done { applied, leases }
             })
@@ -237,9 +237,15 @@ impl Leases {
     }
 
     /// A mutation that [`Leases::may_change`] let pass will not be applied.
-    pub(super) fn not_changed(&self, term: Term, session: SessionId, named: &[InodeId]) {
+    pub(super) fn not_changed(
+        &self,
+        term: Term,
+        session: SessionId,
+        named: &[InodeId],
+        directories: &[InodeId],
+    ) {
         if let Ok(mut table) = self.still_of(term.to_wire(), self.table.lock()) {
-            table.change_over(session, named);
+            table.change_over(session, named, directories);
         }
         self.settled.notify_waiters();
     }
@@ -276,15 +282,8 @@ fn consequences(
         // Of nobody who would know of it otherwise.
         Command::Internal(_) => SessionId(0),
     };
-    let created = match &applied.outcome {
-        Ok(Reply::Created {
-            attr,
-            created: true,
-            ..
-        }) if !applied.repeated => Some(attr),
-        _ => None,
-    };
-    let changed = table.changed(now, session, &applied.changes, created);
+    let created = Created::by(command, applied);
+    let changed = table.changed(now, session, &applied.changes, &created);
     if let Command::Internal(Internal::CloseSession { session } | Internal::CloseEnded { session }) =
         command
         && applied.outcome.is_ok()

@@ -1,6 +1,6 @@
 //! Queries and mutations of clients, in order with leases: what is shown, all have heard of or can't have otherwise.
 
-use super::leases::{Granted, Shown, Waiting, directories, named, shown, want};
+use super::leases::{Granted, Shown, Waiting, named, shown, want};
 use super::metadata::{
     COMMAND_OVERHEAD_BYTES, MetadataService, decode, encode, too_many_open, unexpected,
 };
@@ -93,7 +93,7 @@ impl MetadataService {
         self.sessions.touch(session);
         let mut wait = self.leases.wait(session);
         let named: Vec<InodeId> = named(&mutation).into_iter().collect();
-        let directories = directories(&mutation);
+        let directories = mutation.directories();
         let term = loop {
             let leadership = self.group.check_leads()?;
             if !self.leases.is_of(leadership.term) {
@@ -130,7 +130,7 @@ impl MetadataService {
             if let Err(error) = &done
                 && matches!(error.code, Code::NotLeader(_) | Code::Again)
             {
-                leases.not_changed(term, session, &named);
+                leases.not_changed(term, session, &named, &directories);
             }
             done
         });

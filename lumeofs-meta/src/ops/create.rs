@@ -2,11 +2,13 @@
 
 use crate::access::{self, GROUP_EXEC, SEARCH, SGID, WRITE};
 use crate::directory::{self, Found};
-use crate::op::{Caller, CreateMode, NewNode, Outcome, Reply};
+use crate::made;
+use crate::op::{Caller, ChunkRef, CreateMode, NewNode, NewObject, Outcome, Reply};
 use crate::record::{Dentry, Inode};
+use crate::session;
 use crate::transaction::{Tx, chunks};
 use lumeofs_base::limits::{LINK_COUNT_MAX, SYMLINK_LEN_BYTES_MAX};
-use lumeofs_base::{Code, FileKind, FsError, FsResult, InodeId};
+use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId, SessionId, Timestamp};
 
 pub(super) fn create(
     tx: &mut Tx<'_>,
@@ -17,24 +19,88 @@ pub(super) fn create(
     exclusive: bool,
 ) -> Outcome {
     directory::check_name(name)?;
-    let mut dir = tx.directory(parent)?;
+    let dir = tx.directory(parent)?;
     access::require(caller, &dir, SEARCH)?;
     let position = match directory::find(tx.tables, parent, name) {
         Found::At(_, dentry) => return existing(tx, &dentry, node, exclusive),
         Found::Free(position) => position,
     };
     access::require(caller, &dir, WRITE | SEARCH)?;
-    check_node(caller, node)?;
-    if matches!(node, NewNode::Directory) {
-        if dir.attr.nlink >= LINK_COUNT_MAX {
-            return Err(FsError::new(
-                Code::TooManyLinks,
-                format!("subdirectories of {parent}"),
-            ));
-        }
-        dir.attr.nlink += 1;
+    check_new(caller, &dir, node)?;
+    let born = (tx.new_ino(parent.slot())?, tx.now());
+    let (attr, first_chunk) = put_new(tx, caller, dir, (position, name), node, mode, born);
+    Ok(Reply::Created {
+        attr,
+        first_chunk,
+        created: true,
+    })
+}
+
+/// What a mount has made in its memory.
+pub(super) fn make(
+    tx: &mut Tx<'_>,
+    session: SessionId,
+    caller: &Caller,
+    objects: &[NewObject],
+) -> Outcome {
+    if !caller.trusted {
+        return Err(FsError::new(Code::NotPermitted, "only mounts choose numbers of inodes"));
     }
-    let mut inode = new_inode(tx, caller, &dir, node, mode)?;
+    let made = objects.iter().map(|object| make_one(tx, session, object));
+    Ok(Reply::Made(made.collect()))
+}
+
+fn make_one(
+    tx: &mut Tx<'_>,
+    session: SessionId,
+    object: &NewObject,
+) -> FsResult<Option<ChunkRef>> {
+    let NewObject {
+        ino,
+        parent,
+        name,
+        node,
+        mode,
+        time,
+        ..
+    } = object;
+    session::take_reserved(tx, session, *ino)?;
+    directory::check_name(name)?;
+    let dir = tx.directory(*parent)?;
+    let Found::Free(position) = directory::find(tx.tables, *parent, name) else {
+        let name = String::from_utf8_lossy(name);
+        return Err(FsError::new(Code::Exists, format!("{name:?}")));
+    };
+    let owner = Caller {
+        uid: object.uid,
+        gid: object.gid,
+        groups: Vec::new(),
+        trusted: true,
+    };
+    check_new(&owner, &dir, node)?;
+    let (_, first_chunk) = put_new(
+        tx,
+        &owner,
+        dir,
+        (position, name),
+        node,
+        *mode,
+        (*ino, *time),
+    );
+    Ok(first_chunk)
+}
+
+/// Puts something new into a directory, with this number and time. Returns its attributes and first chunk.
+fn put_new(
+    tx: &mut Tx<'_>,
+    caller: &Caller,
+    mut dir: Inode,
+    (position, name): (u64, &[u8]),
+    node: &NewNode,
+    mode: CreateMode,
+    (ino, time): (InodeId, Timestamp),
+) -> (Attr, Option<ChunkRef>) {
+    let mut inode = new_inode(tx, caller, &dir, node, mode, (ino, time));
     let first_chunk = match node {
         // Without a group there is no space for data, but an empty file needs none.
         NewNode::Regular => tx
@@ -45,19 +111,14 @@ pub(super) fn create(
     };
     let dentry = Dentry {
         name: name.to_vec(),
-        ino: inode.attr.ino,
+        ino,
         kind: inode.attr.kind,
     };
-    tx.put_name(parent, position, dentry);
-    dir.attr.size += 1;
-    tx.touch(&mut dir);
+    tx.put_name(dir.attr.ino, position, dentry);
+    made::enter(&mut dir.attr, inode.attr.kind, time);
     tx.save(&mut dir);
     tx.save(&mut inode);
-    Ok(Reply::Created {
-        attr: inode.attr,
-        first_chunk,
-        created: true,
-    })
+    (inode.attr, first_chunk)
 }
 
 /// `open` with O_CREAT and without O_EXCL takes the file that is there.
@@ -80,9 +141,14 @@ fn existing(tx: &Tx<'_>, dentry: &Dentry, node: &NewNode, exclusive: bool) -> Ou
     }
 }
 
-fn check_node(caller: &Caller, node: &NewNode) -> FsResult<()> {
+fn check_new(caller: &Caller, dir: &Inode, node: &NewNode) -> FsResult<()> {
     match node {
-        NewNode::Regular | NewNode::Directory => Ok(()),
+        NewNode::Regular => Ok(()),
+        NewNode::Directory if dir.attr.nlink >= LINK_COUNT_MAX => Err(FsError::new(
+            Code::TooManyLinks,
+            format!("subdirectories of {}", dir.attr.ino),
+        )),
+        NewNode::Directory => Ok(()),
         NewNode::Symlink(target) => match target.len() {
             0 => Err(FsError::new(Code::NotFound, "an empty symlink target")),
             len if len > SYMLINK_LEN_BYTES_MAX => Err(FsError::new(
@@ -108,30 +174,19 @@ fn check_node(caller: &Caller, node: &NewNode) -> FsResult<()> {
     }
 }
 
-/// A new inode that belongs to the caller, in its directory's slot. The caller saves it.
+/// A new inode that belongs to the caller. The caller saves it.
 fn new_inode(
     tx: &mut Tx<'_>,
     caller: &Caller,
     dir: &Inode,
     node: &NewNode,
     mode: CreateMode,
-) -> FsResult<Inode> {
-    let kind = match node {
-        NewNode::Regular => FileKind::Regular,
-        NewNode::Directory => FileKind::Directory,
-        NewNode::Symlink(_) => FileKind::Symlink,
-        NewNode::Special(kind, _) => *kind,
-    };
-    let ino = tx.new_ino(dir.attr.ino.slot())?;
-    let mut inode = tx.new_inode(ino, kind);
+    (ino, time): (InodeId, Timestamp),
+) -> Inode {
+    let kind = node.kind();
+    let owner = (caller.uid, caller.gid);
+    let mut inode = tx.new_inode(made::attr(ino, node, mode.mode, owner, time));
     let attr = &mut inode.attr;
-    attr.uid = caller.uid;
-    attr.gid = caller.gid;
-    attr.mode = match kind {
-        FileKind::Symlink => 0o777,
-        FileKind::Directory => mode.mode & 0o1777,
-        _ => mode.mode & 0o7777,
-    };
     if dir.attr.mode & SGID != 0 {
         attr.gid = dir.attr.gid;
         if kind == FileKind::Directory {
@@ -148,27 +203,22 @@ fn new_inode(
     match dir.acls.inherited(inode.attr.mode, is_directory) {
         _ if kind == FileKind::Symlink => {}
         Some((acls, mode)) => (inode.acls, inode.attr.mode) = (acls, mode),
-        None => inode.attr.mode &= !(mode.umask & 0o777),
+        None => made::mask(&mut inode.attr, mode),
     }
     match node {
         NewNode::Directory => inode.parent = dir.attr.ino,
-        NewNode::Symlink(target) => {
-            inode.attr.size = target.len() as u64;
-            inode.target.clone_from(target);
-        }
-        NewNode::Special(FileKind::CharDevice | FileKind::BlockDevice, rdev) => {
-            inode.attr.rdev = *rdev;
-        }
+        NewNode::Symlink(target) => inode.target.clone_from(target),
         NewNode::Special(..) | NewNode::Regular => {}
     }
-    Ok(inode)
+    inode
 }
 
 /// A character device 0:0 with mode 0, which a rename leaves behind for an overlay filesystem. Anybody
 /// may make one, as it opens no device. Saves it.
 pub(super) fn whiteout(tx: &mut Tx<'_>, caller: &Caller, dir: &Inode) -> FsResult<Inode> {
     let node = NewNode::Special(FileKind::CharDevice, 0);
-    let mut inode = new_inode(tx, caller, dir, &node, CreateMode::from(0))?;
+    let born = (tx.new_ino(dir.attr.ino.slot())?, tx.now());
+    let mut inode = new_inode(tx, caller, dir, &node, CreateMode::from(0), born);
     tx.save(&mut inode);
     Ok(inode)
 }

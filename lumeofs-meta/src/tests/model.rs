@@ -369,6 +369,9 @@ impl Model {
             Mutation::Lock { .. } | Mutation::Unlock { .. } | Mutation::ReturnLocks { .. } => {
                 unreachable!("locks are compared with a model of bytes, in locks.rs")
             }
+            Mutation::Make { .. } | Mutation::Reserve { .. } => {
+                unreachable!("what mounts have made is compared in made.rs")
+            }
             Mutation::TailClean { ino, truncations } => {
                 self.writable(caller, *ino)?;
                 if self.nodes[ino].attr.truncations != *truncations {

@@ -3,7 +3,7 @@
 use super::{Answer, GROUP, State, World, cx};
 use crate::wait::now;
 use lumeofs_base::{Code, FileKind, FsError, FsResult, InodeId, SessionId, Timestamp};
-use lumeofs_lease::{Changed, Effect, Generation, Poll, PollAnswer, Table, Want};
+use lumeofs_lease::{Changed, Created, Effect, Generation, Poll, PollAnswer, Table, Want};
 use lumeofs_meta::change::Applied;
 use lumeofs_meta::namespace;
 use lumeofs_meta::op::{Batch, Command, Internal, Mutation, Outcome, Query, Reply};
@@ -86,13 +86,10 @@ impl State {
         };
         let applied = namespace::apply(&mut self.tables, self.index, &batch);
         let applied = applied.into_iter().next().unwrap();
-        let created = match &applied.outcome {
-            Ok(Reply::Created { attr, created, .. }) if *created && !applied.repeated => Some(attr),
-            _ => None,
-        };
+        let created = Created::by(&batch.commands[0], &applied);
         let changed = self
             .table
-            .changed(now(), session, &applied.changes, created);
+            .changed(now(), session, &applied.changes, &created);
         self.found_open.extend(&changed.opened);
         (applied, changed)
     }
@@ -191,10 +188,13 @@ impl World {
     pub(in crate::tests) fn mutate_for(&self, asked: &MetaRequest) -> FsResult<MetaReply> {
         let mutation: Mutation = postcard::from_bytes(&asked.op).unwrap();
         let session = SessionId(asked.session);
-        let named = named(&mutation);
+        let (named, directories) = (named(&mutation), mutation.directories());
         let noted = (asked.sequence, mutation.clone());
         self.state.lock().mutations.push(noted);
-        self.until(|state| state.table.before_change(now(), session, &named, &[]).ok());
+        self.until(|state| {
+            let table = &mut state.table;
+            table.before_change(now(), session, &named, &directories).ok()
+        });
         let (applied, changed, generation) = {
             let mut state = self.state.lock();
             let (applied, changed) = state.apply(Command::Mutate {
@@ -204,7 +204,7 @@ impl World {
                 caller: cx().caller.clone(),
                 mutation,
             });
-            state.table.change_over(session, &named);
+            state.table.change_over(session, &named, &directories);
             (applied, changed, state.generation(session))
         };
         self.until_settled(&changed);

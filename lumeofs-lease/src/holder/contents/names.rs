@@ -51,7 +51,7 @@ impl Names {
         }
     }
 
-    pub(super) fn get(&self, name: &[u8]) -> Cached<InodeId> {
+    pub(in crate::holder) fn get(&self, name: &[u8]) -> Cached<InodeId> {
         match self.names.get(name) {
             Some(Name { to: Some(ino), .. }) => Cached::Is(*ino),
             Some(Name { to: None, .. }) => Cached::Absent,
@@ -69,6 +69,38 @@ impl Names {
         self.misses = self.misses.saturating_add(1);
         let is_walk = self.misses >= misses_min && !self.is_complete();
         is_walk.then(|| self.pages.last().map_or(0, |(end, _)| *end))
+    }
+
+    /// The directory was made just now: there is nothing in it.
+    pub(in crate::holder) fn is_empty_from(&mut self, number: u64) {
+        self.pages = vec![(u64::MAX, number)];
+    }
+
+    /// Something was made here that the leader does not know: no answer of it says otherwise. Returns how many names more
+    /// there are.
+    pub(in crate::holder) fn make(&mut self, name: &[u8], ino: InodeId) -> usize {
+        let name_of = Name {
+            number: u64::MAX,
+            to: Some(ino),
+            cookie: None,
+        };
+        usize::from(self.names.insert(name.to_vec(), name_of).is_none())
+    }
+
+    /// The leader knows it now, and its place in the listing comes as a change with the same number if `is_listed`.
+    pub(in crate::holder) fn born(&mut self, name: &[u8], number: u64, is_listed: bool) {
+        if let Some(known) = self.names.get_mut(name) {
+            known.number = if is_listed { 0 } else { number };
+        }
+        if !is_listed {
+            self.pages.clear();
+        }
+    }
+
+    /// It was not taken. Returns how many names less there are.
+    pub(in crate::holder) fn unmake(&mut self, name: &[u8]) -> usize {
+        self.pages.clear();
+        usize::from(self.names.remove(name).is_some())
     }
 
     /// Takes the answer to a lookup. Returns how many names more there are.

@@ -106,33 +106,9 @@ pub(crate) fn named(mutation: &Mutation) -> Option<InodeId> {
         Mutation::Create { .. }
         | Mutation::Unlink { .. }
         | Mutation::Rmdir { .. }
-        | Mutation::Rename { .. } => None,
-    }
-}
-
-/// Directories in which a mutation changes names.
-pub(crate) fn directories(mutation: &Mutation) -> Vec<InodeId> {
-    match mutation {
-        Mutation::Create { parent, .. }
-        | Mutation::Link { parent, .. }
-        | Mutation::Unlink { parent, .. }
-        | Mutation::Rmdir { parent, .. } => vec![*parent],
-        Mutation::Rename {
-            parent, new_parent, ..
-        } => vec![*parent, *new_parent],
-        Mutation::SetAttr { .. }
-        | Mutation::SetXattr { .. }
-        | Mutation::RemoveXattr { .. }
-        | Mutation::Allocate { .. }
-        | Mutation::Publish { .. }
-        | Mutation::Append { .. }
-        | Mutation::TailClean { .. }
-        | Mutation::Extend { .. }
-        | Mutation::CutTail { .. }
-        | Mutation::Flush { .. }
-        | Mutation::Lock { .. }
-        | Mutation::Unlock { .. }
-        | Mutation::ReturnLocks { .. } => Vec::new(),
+        | Mutation::Rename { .. }
+        | Mutation::Make { .. }
+        | Mutation::Reserve { .. } => None,
     }
 }
 
@@ -156,6 +132,7 @@ pub(crate) fn shown_by_refusal(tables: &Overlay, mutation: &Mutation) -> Vec<Ino
         Mutation::SetXattr { ino, .. } | Mutation::RemoveXattr { ino, .. } => {
             (vec![*ino], Vec::new())
         }
+        Mutation::Make { .. } => (mutation.directories(), Vec::new()),
         _ => (named(mutation).into_iter().collect(), Vec::new()),
     };
     let meant = names.into_iter().filter_map(|(parent, name)| {

@@ -1,0 +1,345 @@
+//! What is made in memory, under the exclusive lease of its directory: the leader is told soon after, of many objects at once.
+//!
+//! The numbers of new inodes are reserved ahead. Whoever asks the leader about an inode that it does not know yet, or about a
+//! directory in which something was made since, waits until it was told.
+
+use super::answers::Answer;
+use super::{Leases, State};
+use crate::link::{Asker, Link};
+use crate::meta::unexpected;
+use crate::wait::{Patience, SLICE, now};
+use lumeofs_base::clock::{Clock as _, SystemClock};
+use lumeofs_base::limits::{INODES_RESERVED_MAX, LEAVE_PATIENCE, SYMLINK_LEN_BYTES_MAX};
+use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId, SessionId, SlotId};
+use lumeofs_lease::{Holder, Told};
+use lumeofs_meta::change::Change;
+use lumeofs_meta::made;
+use lumeofs_meta::op::{CreateMode, Mutation, NewNode, NewObject, Reply};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::time::Duration;
+
+/// How long objects are gathered.
+const GATHER: Duration = Duration::from_millis(10);
+/// Objects that are told at once.
+const TOLD_MAX: usize = 128;
+/// Bytes of their names and targets.
+const TOLD_BYTES_MAX: usize = 64 << 10;
+/// With fewer numbers left others are reserved.
+const NUMBERS_LOW: u64 = 2048;
+/// Objects that are named in the log when they are lost.
+const NAMED_MAX: usize = 100;
+/// Pause after the leader refused to reserve numbers.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Numbers that are reserved for inodes of this client.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    free: BTreeMap<SlotId, VecDeque<Range<u64>>>,
+    /// In whose slots others are to be reserved.
+    wanted: VecDeque<InodeId>,
+}
+
+impl Numbers {
+    /// The next one in the slot of an inode.
+    fn take(&mut self, near: InodeId) -> Option<InodeId> {
+        let free = self.free.entry(near.slot()).or_default();
+        let left: u64 = free.iter().map(|range| range.end - range.start).sum();
+        let is_wanted = |other: &InodeId| other.slot() == near.slot();
+        if left < NUMBERS_LOW && !self.wanted.iter().any(is_wanted) {
+            self.wanted.push_back(near);
+        }
+        let range = free.front_mut()?;
+        let number = range.start;
+        range.start += 1;
+        if range.is_empty() {
+            free.pop_front();
+        }
+        Some(InodeId(number))
+    }
+
+    fn give(&mut self, first: InodeId, count: u32) {
+        let range = first.0..first.0 + u64::from(count);
+        self.free.entry(first.slot()).or_default().push_back(range);
+    }
+}
+
+/// What is to be done for those who make something.
+enum Task {
+    Reserve(InodeId),
+    Tell(SessionId, Vec<NewObject>),
+}
+
+impl Leases {
+    /// Somebody waits until the leader was told.
+    fn hurry(&self, state: &mut State) {
+        if !std::mem::replace(&mut state.is_hurried, true) {
+            self.made.notify_one();
+        }
+    }
+}
+
+impl Link {
+    /// Makes something in memory, if the directory's lease allows it.
+    pub(crate) fn make(
+        &self,
+        asker: &Asker<'_>,
+        parent: InodeId,
+        name: &[u8],
+        node: &NewNode,
+        mode: CreateMode,
+    ) -> Option<Attr> {
+        let is_plain = match node {
+            NewNode::Regular | NewNode::Directory => true,
+            NewNode::Symlink(target) => {
+                !target.is_empty() && target.len() <= SYMLINK_LEN_BYTES_MAX && !target.contains(&0)
+            }
+            NewNode::Special(..) => false,
+        };
+        if !asker.caller.trusted || !is_plain || made::check_name(name).is_err() {
+            return None;
+        }
+        let now = now();
+        self.with_leases(|state| {
+            let State {
+                holder, numbers, ..
+            } = &mut *state;
+            let give = |earliest| {
+                Some(NewObject {
+                    ino: numbers.take(parent)?,
+                    parent,
+                    name: name.to_vec(),
+                    node: node.clone(),
+                    mode,
+                    uid: asker.caller.uid,
+                    gid: asker.caller.gid,
+                    time: SystemClock.wall().max(earliest),
+                })
+            };
+            let made = holder.make(now, (parent, name), give);
+            if let Some(attr) = &made
+                && attr.kind == FileKind::Regular
+            {
+                let is_open = (self.opens).enter_silently(attr.ino, || holder.open(now, attr.ino));
+                debug_assert!(is_open, "the lease on a new file stands for its open");
+            }
+            let count = holder.made_count();
+            if count == 1 && made.is_some() {
+                state.made_since = now;
+            }
+            if count == 1 || count >= TOLD_MAX || !state.numbers.wanted.is_empty() {
+                self.leases.made.notify_one();
+            }
+            made
+        })
+    }
+
+    /// Waits until the leader knows an inode, and what was made in it.
+    pub(crate) fn wait_told(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
+        self.when_told(&asker.patience, [ino], |_| ())
+    }
+
+    /// Does something at a moment when the leader knows these inodes, and what was made in them.
+    pub(super) fn when_told<T>(
+        &self,
+        patience: &Patience<'_>,
+        inodes: impl IntoIterator<Item = InodeId> + Clone,
+        run: impl FnOnce(&mut Holder) -> T,
+    ) -> FsResult<T> {
+        let mut state = self.leases.state.lock();
+        while (inodes.clone().into_iter()).any(|ino| state.holder.is_ahead_in(ino)) {
+            self.leases.hurry(&mut state);
+            patience.wait(&self.leases.changed, &mut state)?;
+        }
+        Ok(run(&mut state.holder))
+    }
+
+    /// At the end of the client: whether the leader knows everything, or nothing moves any more.
+    pub(crate) fn tell_before_close(&self) -> FsResult<()> {
+        let patience = Patience::background(&self.halt, Some(LEAVE_PATIENCE)).fixed();
+        let mut state = self.leases.state.lock();
+        while state.holder.has_made() {
+            self.leases.hurry(&mut state);
+            if patience.wait(&self.leases.changed, &mut state).is_err() {
+                let lost = state.holder.give_up_made();
+                drop(state);
+                self.note_lost(&lost);
+                let what = format!("{} new objects could not be told to a master", lost.len());
+                return Err(FsError::new(Code::Io, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// The background thread that tells the leader.
+    pub(crate) fn keep_telling(&self) {
+        while let Some(task) = self.next_task() {
+            match task {
+                Task::Reserve(near) => self.reserve(near),
+                Task::Tell(session, objects) => self.tell(session, objects),
+            }
+        }
+    }
+
+    fn next_task(&self) -> Option<Task> {
+        let mut state = self.leases.state.lock();
+        loop {
+            if self.halt.is_halted() {
+                return None;
+            }
+            if let Some(near) = state.numbers.wanted.front() {
+                return Some(Task::Reserve(*near));
+            }
+            let (now, count) = (now(), state.holder.made_count());
+            let due = state.made_since + GATHER;
+            if count >= TOLD_MAX || (count > 0 && (state.is_hurried || now >= due)) {
+                state.is_hurried = false;
+                let objects = state.holder.take_made(TOLD_MAX, TOLD_BYTES_MAX);
+                // The rest has waited as long.
+                return Some(Task::Tell(state.session, objects));
+            }
+            let wait = match count {
+                0 => SLICE * 10,
+                _ => due.saturating_sub(now),
+            };
+            self.leases.made.wait_for(&mut state, wait);
+            if state.holder.has_made_lately() {
+                state.holder.relax(self::now());
+            }
+        }
+    }
+
+    fn reserve(&self, near: InodeId) {
+        let asker = Asker::background(Patience::background(&self.halt, None));
+        let mutation = Mutation::Reserve {
+            near,
+            count: INODES_RESERVED_MAX,
+        };
+        let session = self.window.session();
+        asker.bound.set(Some(session));
+        let reserved = match self.mutate(&asker, near, &mutation) {
+            Ok(Reply::Reserved { first, count }) => Ok((first, count)),
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &reserved {
+            tracing::debug!(%error, "numbers of inodes are not reserved");
+            self.halt.sleep(REFUSED_PAUSE);
+        }
+        let state = &mut *self.leases.state.lock();
+        state.numbers.wanted.pop_front();
+        if let Ok((first, count)) = reserved
+            && state.session == session
+        {
+            state.numbers.give(first, count);
+        }
+    }
+
+    fn tell(&self, session: SessionId, objects: Vec<NewObject>) {
+        let asker = Asker::background(Patience::background(&self.halt, None));
+        asker.bound.set(Some(session));
+        let mutation = Mutation::Make { objects };
+        let told = self.mutate(&asker, InodeId::ROOT, &mutation);
+        let Mutation::Make { objects } = mutation else {
+            unreachable!("it was made just above");
+        };
+        if let Err(error) = told
+            && !self.halt.is_halted()
+        {
+            // Nothing of it was done, and it would be refused again.
+            let is_current = self.with_leases(|state| {
+                if state.session != session {
+                    return false;
+                }
+                let told = Told {
+                    generation: state.holder.generation(),
+                    number: 0,
+                    is_there: &vec![false; objects.len()],
+                    changes: None,
+                    grants: &[],
+                };
+                state.holder.told(now(), &told);
+                true
+            });
+            if is_current {
+                self.refused(&objects, &error);
+            }
+        }
+        self.leases.changed.notify_all();
+    }
+
+    /// Takes what the leader said to objects that were made here under a session.
+    pub(crate) fn made_known(&self, session: SessionId, objects: &[NewObject], answer: &Answer) {
+        let Ok(Reply::Made(outcomes)) = &answer.outcome else {
+            return;
+        };
+        self.leases.counters.made(objects.len());
+        let is_there: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
+        let era = self.era();
+        let is_current = self.with_leases(|state| {
+            if state.session != session {
+                return false;
+            }
+            let told = Told {
+                generation: answer.generation,
+                number: answer.number,
+                is_there: &is_there,
+                changes: answer.changes.as_deref(),
+                grants: &answer.grants,
+            };
+            state.holder.told(now(), &told);
+            for (object, outcome) in objects.iter().zip(outcomes) {
+                let made = answer.changes.iter().flatten().find_map(|change| match change {
+                    Change::Attr(attr) if attr.ino == object.ino => Some(attr),
+                    _ => None,
+                });
+                if let (Ok(Some(chunk)), Some(attr)) = (outcome, made) {
+                    self.inodes.get(object.ino).learn_chunks(attr, &[*chunk], era);
+                }
+            }
+            true
+        });
+        if !is_current {
+            return;
+        }
+        for (object, outcome) in objects.iter().zip(outcomes) {
+            if let Err(error) = outcome {
+                self.refused(std::slice::from_ref(object), error);
+            }
+        }
+    }
+
+    /// What callers believe to be there is not.
+    fn refused(&self, objects: &[NewObject], error: &FsError) {
+        self.note_lost(objects);
+        for object in objects {
+            if let Some(file) = self.pages.find(object.ino) {
+                file.drop_all();
+            }
+            self.inodes.get(object.ino).fail(error.clone());
+        }
+    }
+
+    fn note_lost(&self, objects: &[NewObject]) {
+        for NewObject {
+            ino, parent, name, ..
+        } in objects.iter().take(NAMED_MAX)
+        {
+            let name = String::from_utf8_lossy(name);
+            tracing::error!(%ino, %parent, %name, "what was made here is lost: no master knows it");
+        }
+    }
+
+    /// The session has ended: what was made under it and no master knows is lost.
+    pub(super) fn lose_made(&self, state: &mut State) {
+        state.numbers = Numbers::default();
+        let lost = state.holder.give_up_made();
+        self.note_lost(&lost);
+        for object in lost {
+            let what = format!("{} was made under a session that has ended", object.ino);
+            if matches!(object.node, NewNode::Regular) {
+                (self.inodes.get(object.ino)).fail(FsError::new(Code::Io, what));
+            }
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! What this session makes in a directory on which it has the exclusive lease: known here at once, to the leader a little later.
+//!
+//! Until the leader knows an inode nobody else can, so its maker uses it as under an exclusive lease. What names it, or lists
+//! its directory, must wait until the leader knows it: see [`Holder::is_ahead_in`].
+
+use super::{Cached, Contents, Entry, Holder};
+use crate::wire::{Generation, Grant, Kind, Release};
+use lumeofs_base::limits::LINK_COUNT_MAX;
+use lumeofs_base::{Attr, FileKind, InodeId, Timestamp};
+use lumeofs_meta::change::Change;
+use lumeofs_meta::made;
+use lumeofs_meta::op::{NewNode, NewObject};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// Objects that the leader does not know.
+const MADE_MAX: usize = 2048;
+/// How long a directory keeps the exclusive lease after something was made in it.
+const IDLE: Duration = Duration::from_secs(1);
+/// Of a directory's mode: what is made in it belongs to its group.
+const SGID: u16 = 0o2000;
+
+/// What the leader does not know, in the order in which it was made.
+#[derive(Debug, Default)]
+pub(super) struct Making {
+    queue: VecDeque<NewObject>,
+    /// How many of the first ones are on their way.
+    sent: usize,
+    /// Directories with the exclusive lease, and when they were used by it last.
+    used: BTreeMap<InodeId, Duration>,
+}
+
+impl Making {
+    pub(super) fn is_used(&mut self, dir: InodeId, now: Duration) {
+        self.used.insert(dir, now);
+    }
+}
+
+/// What the leader said to objects that it was told.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// Under which it was said.
+    pub generation: Generation,
+    /// Its place among grants and recalls.
+    pub number: u64,
+    /// Whether each one is there now.
+    pub is_there: &'a [bool],
+    /// What has changed, if that is known.
+    pub changes: Option<&'a [Change]>,
+    /// What is granted.
+    pub grants: &'a [Grant],
+}
+
+impl Holder {
+    /// Makes something in memory, if nobody else can know of the directory's contents and there is nothing of that name. What
+    /// it is says `give`, with a number of its own, as of a time that is not before the given one.
+    pub fn make(
+        &mut self,
+        now: Duration,
+        (parent, name): (InodeId, &[u8]),
+        give: impl FnOnce(Timestamp) -> Option<NewObject>,
+    ) -> Option<Attr> {
+        let is_busy = self.busy.has_name(parent, name) || self.busy.has_inode(parent);
+        if !self.is_valid(now) || is_busy || self.making.queue.len() >= MADE_MAX {
+            return None;
+        }
+        let dir = self.entries.get_mut(&parent)?;
+        if dir.kind != Kind::Exclusive || dir.giving_back.is_some() || !dir.contents.has_attr() {
+            return None;
+        }
+        let names = dir.contents.names.as_mut()?;
+        let in_dir = dir.contents.attr.as_mut()?;
+        // With an ACL, or a group to inherit, the leader decides what becomes of the mode.
+        if names.get(name) != Cached::Absent
+            || in_dir.has_xattrs
+            || in_dir.mode & SGID != 0
+            || in_dir.nlink >= LINK_COUNT_MAX
+        {
+            return None;
+        }
+        let object = give(in_dir.mtime.max(in_dir.ctime))?;
+        debug_assert!(object.parent == parent && object.name == name);
+        let owner = (object.uid, object.gid);
+        let mut attr = made::attr(
+            object.ino,
+            &object.node,
+            object.mode.mode,
+            owner,
+            object.time,
+        );
+        made::mask(&mut attr, object.mode);
+        made::enter(in_dir, attr.kind, object.time);
+        let more = names.make(name, object.ino);
+        self.items += more;
+        dir.making += 1;
+        dir.used = true;
+        self.making.is_used(parent, now);
+        self.enter_made(now, &object, &attr);
+        self.making.queue.push_back(object);
+        Some(attr)
+    }
+
+    fn enter_made(&mut self, now: Duration, object: &NewObject, attr: &Attr) {
+        let mut contents = Contents::default();
+        contents.set_made(attr.clone());
+        match &object.node {
+            NewNode::Directory => {
+                contents.names.get_or_insert_default().is_empty_from(0);
+                contents.place = Some(Box::new((object.parent, object.name.clone())));
+                self.making.is_used(object.ino, now);
+            }
+            NewNode::Symlink(target) => self.items += contents.set_target(target),
+            NewNode::Regular | NewNode::Special(..) => {}
+        }
+        let entry = Entry {
+            is_unborn: true,
+            is_no_file: attr.kind != FileKind::Regular,
+            named: true,
+            ..Entry::new(Kind::Exclusive, 0, now, contents)
+        };
+        self.entries.insert(object.ino, Box::new(entry));
+        self.hand.push_back(object.ino);
+    }
+
+    /// How many objects the leader was not told.
+    pub fn made_count(&self) -> usize {
+        self.making.queue.len() - self.making.sent
+    }
+
+    /// Whether there is something that the leader does not know.
+    pub fn has_made(&self) -> bool {
+        !self.making.queue.is_empty()
+    }
+
+    /// The next ones to tell it, at most so many and, but for one, so many bytes of names and targets. [`Holder::told`], or
+    /// [`Holder::untold`], must follow before the next call.
+    pub fn take_made(&mut self, count_max: usize, bytes_max: usize) -> Vec<NewObject> {
+        assert_eq!(self.making.sent, 0, "objects are on their way");
+        let mut bytes = 0;
+        let objects = self.making.queue.iter().take(count_max);
+        let objects = objects.enumerate().take_while(|(at, object)| {
+            bytes += object.name.len();
+            if let NewNode::Symlink(target) = &object.node {
+                bytes += target.len();
+            }
+            *at == 0 || bytes <= bytes_max
+        });
+        let objects: Vec<NewObject> = objects.map(|(_, object)| object.clone()).collect();
+        self.making.sent = objects.len();
+        objects
+    }
+
+    /// The leader was not told, for now.
+    pub fn untold(&mut self) {
+        self.making.sent = 0;
+    }
+
+    /// The leader was told.
+    pub fn told(&mut self, now: Duration, told: &Told<'_>) {
+        let sent = std::mem::take(&mut self.making.sent);
+        let objects: Vec<NewObject> = self.making.queue.drain(..sent).collect();
+        let is_current = told.generation == self.generation;
+        let is_listed = is_current && told.changes.is_some();
+        for (object, is_there) in objects.iter().zip(told.is_there) {
+            self.born(object, *is_there, is_listed, told.number);
+        }
+        if !is_current {
+            return;
+        }
+        for object in &objects {
+            // What was answered before lacks it.
+            self.raise_floor(object.parent, told.number);
+        }
+        for grant in told.grants {
+            self.admit(now, grant);
+        }
+        let is_made = |ino| objects.iter().any(|object| object.ino == ino);
+        for change in told.changes.unwrap_or_default() {
+            // Of what is new its maker knows more.
+            if !matches!(change, Change::Attr(attr) if is_made(attr.ino) && attr.kind != FileKind::Directory)
+            {
+                self.changed(told.number, change, true, true);
+            }
+        }
+        self.make_room();
+    }
+
+    fn born(&mut self, object: &NewObject, is_there: bool, is_listed: bool, number: u64) {
+        if let Some(dir) = self.entries.get_mut(&object.parent) {
+            dir.making = dir.making.saturating_sub(1);
+            if let Some(names) = &mut dir.contents.names {
+                match is_there {
+                    true => names.born(&object.name, number, is_listed),
+                    false => self.items -= names.unmake(&object.name),
+                }
+            }
+        }
+        if is_there {
+            if let Some(entry) = self.entries.get_mut(&object.ino) {
+                entry.is_unborn = false;
+            }
+            return;
+        }
+        self.remove(object.ino);
+        self.released.push(Release {
+            ino: object.ino,
+            number: u64::MAX,
+            keeps_shared: false,
+        });
+    }
+
+    /// What was made and the leader was not told is given up: whose session has ended.
+    pub fn give_up_made(&mut self) -> Vec<NewObject> {
+        self.making.sent = 0;
+        self.making.used.clear();
+        self.making.queue.drain(..).collect()
+    }
+
+    /// Keeps only a shared lease of directories in which nothing was made lately: if this session falls silent then, nobody has
+    /// to wait for its end.
+    pub fn relax(&mut self, now: Duration) {
+        let used = std::mem::take(&mut self.making.used);
+        let (idle, used) = used
+            .into_iter()
+            .partition(|(_, at)| now >= *at + IDLE && self.takes_part);
+        self.making.used = used;
+        for (ino, _) in idle {
+            let Some(entry) = self.entries.get_mut(&ino) else {
+                continue;
+            };
+            if entry.kind != Kind::Exclusive || entry.giving_back.is_some() {
+                continue;
+            }
+            if entry.is_ahead_of_leader() {
+                self.making.is_used(ino, now);
+                continue;
+            }
+            entry.kind = Kind::Shared;
+            let number = entry.number;
+            self.released.push(Release {
+                ino,
+                number,
+                keeps_shared: true,
+            });
+        }
+    }
+
+    /// Whether there are directories for [`Holder::relax`].
+    pub fn has_made_lately(&self) -> bool {
+        !self.making.used.is_empty()
+    }
+
+    /// Whether there is something of an inode that the leader must be told before it is asked about it: the inode itself, or
+    /// what was made in it.
+    pub fn is_ahead_in(&self, ino: InodeId) -> bool {
+        let entry = self.entries.get(&ino);
+        entry.is_some_and(|entry| entry.is_ahead_of_leader())
+    }
+
+    /// Whether the leader does not know an inode.
+    pub fn is_unborn(&self, ino: InodeId) -> bool {
+        self.entries.get(&ino).is_some_and(|entry| entry.is_unborn)
+    }
+}

@@ -1,0 +1,142 @@
+//! What mounts make in their memory and tell later.
+
+use super::Fixture;
+use crate::change::Change;
+use crate::made;
+use crate::op::{CreateMode, Mutation, NewNode, NewObject, Reply};
+use lumeofs_base::{Code, FileKind, InodeId, Timestamp};
+
+const TIME: Timestamp = Timestamp {
+    secs: 1000,
+    nanos: 5,
+};
+
+fn object(ino: u64, parent: InodeId, name: &str, node: NewNode) -> NewObject {
+    NewObject {
+        ino: InodeId(ino),
+        parent,
+        name: name.into(),
+        node,
+        mode: CreateMode {
+            mode: 0o666,
+            umask: 0o022,
+        },
+        uid: 7,
+        gid: 8,
+        time: TIME,
+    }
+}
+
+impl Fixture {
+    fn reserve(&mut self, count: u32) -> u64 {
+        let near = InodeId::ROOT;
+        match self.mutate(Mutation::Reserve { near, count }) {
+            Ok(Reply::Reserved { first, count: given }) if given == count => first.0,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The codes of what could not be made.
+    fn make_ahead(&mut self, objects: Vec<NewObject>) -> Vec<Option<Code>> {
+        match self.mutate(Mutation::Make { objects }) {
+            Ok(Reply::Made(made)) => made
+                .into_iter()
+                .map(|made| made.err().map(|error| error.code))
+                .collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_was_made_is_as_its_maker_has_shown_it() {
+    let mut fixture = Fixture::new();
+    let mut root = fixture.attr(InodeId::ROOT);
+    let first = fixture.reserve(3);
+    let dir = InodeId(first);
+    let objects = vec![
+        object(first, InodeId::ROOT, "d", NewNode::Directory),
+        object(first + 1, dir, "f", NewNode::Regular),
+        object(first + 2, dir, "l", NewNode::Symlink(b"to".to_vec())),
+    ];
+    assert_eq!(fixture.make_ahead(objects.clone()), [None, None, None]);
+    let mut expected: Vec<_> = objects
+        .iter()
+        .map(|object| {
+            let owner = (object.uid, object.gid);
+            let mode = object.mode;
+            let mut attr = made::attr(object.ino, &object.node, mode.mode, owner, object.time);
+            made::mask(&mut attr, mode);
+            attr
+        })
+        .collect();
+    made::enter(&mut root, FileKind::Directory, TIME);
+    made::enter(&mut expected[0], FileKind::Regular, TIME);
+    made::enter(&mut expected[0], FileKind::Symlink, TIME);
+    let is_of = |ino| expected.iter().find(|attr| attr.ino == ino);
+    for object in &objects {
+        let shown = fixture.attr(object.ino);
+        let expected = is_of(object.ino).unwrap();
+        // What is allocated follows from the first chunk and the size, which is none.
+        assert_eq!(&shown, expected, "{object:?}");
+    }
+    assert_eq!(fixture.attr(InodeId::ROOT), root);
+    let changes = &fixture.applied.last().unwrap()[0].changes;
+    let names = changes.iter().filter(|change| matches!(change, Change::Name { .. }));
+    assert_eq!(names.count(), 3);
+}
+
+#[test]
+fn only_numbers_that_the_session_reserved_are_taken_each_once_and_in_order() {
+    let mut fixture = Fixture::new();
+    let first = fixture.reserve(4);
+    let mut make = |ino, name: &str| {
+        fixture.make_ahead(vec![object(ino, InodeId::ROOT, name, NewNode::Regular)])[0].clone()
+    };
+    assert_eq!(make(first + 1, "a"), None);
+    assert_eq!(make(first + 1, "b"), Some(Code::Invalid));
+    assert_eq!(make(first, "c"), Some(Code::Invalid));
+    assert_eq!(make(first + 4, "d"), Some(Code::Invalid));
+    assert_eq!(make(1, "e"), Some(Code::Invalid));
+    assert_eq!(make(first + 3, "f"), None);
+    assert_eq!(make(first + 3, "g"), Some(Code::Invalid));
+}
+
+#[test]
+fn a_number_that_is_reserved_is_given_to_nobody_else() {
+    let mut fixture = Fixture::new();
+    let first = fixture.reserve(10);
+    let other = fixture.create(InodeId::ROOT, "other", NewNode::Regular, 0o644);
+    assert!(other.ino.0 >= first + 10, "{other:?}");
+}
+
+#[test]
+fn what_cannot_be_made_keeps_the_rest_from_nothing() {
+    let mut fixture = Fixture::new();
+    let there = fixture.create(InodeId::ROOT, "there", NewNode::Regular, 0o644).ino;
+    let first = fixture.reserve(5);
+    let objects = vec![
+        object(first, InodeId::ROOT, "there", NewNode::Regular),
+        object(first + 1, there, "x", NewNode::Regular),
+        object(first + 2, InodeId(first), "x", NewNode::Regular),
+        object(first + 3, InodeId::ROOT, "new", NewNode::Regular),
+    ];
+    let codes = fixture.make_ahead(objects);
+    let expected = [
+        Some(Code::Exists),
+        Some(Code::NotDirectory),
+        Some(Code::NotFound),
+        None,
+    ];
+    assert_eq!(codes, expected);
+}
+
+#[test]
+fn callers_without_trust_choose_no_numbers_and_no_owners() {
+    let mut fixture = Fixture::new();
+    let first = fixture.reserve(1);
+    fixture.caller.trusted = false;
+    let objects = vec![object(first, InodeId::ROOT, "x", NewNode::Regular)];
+    let code = fixture.refused(Mutation::Make { objects });
+    assert_eq!(code, Code::NotPermitted);
+}
