@@ -372,8 +372,15 @@ impl Holder {
         }
         for grant in grants {
             let is_new = !self.entries.contains_key(&grant.ino);
+            // Not the directory that it was made in, which may be granted too.
+            let is_made = changes.iter().any(|change| match change {
+                Change::Name { entry, .. } => {
+                    entry.as_ref().is_some_and(|entry| entry.ino == grant.ino)
+                }
+                _ => false,
+            });
             let made = changes.iter().find_map(|change| match change {
-                Change::Attr(attr) if attr.ino == grant.ino => Some(attr),
+                Change::Attr(attr) if is_made && attr.ino == grant.ino => Some(attr),
                 _ => None,
             });
             let is_admitted = self.admit(now, grant);
