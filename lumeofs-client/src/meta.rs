@@ -119,7 +119,9 @@ impl Link {
                 Ok(reply) => {
                     let answer = Answer::of(&reply)?;
                     match mutation {
-                        Mutation::Make { objects } => self.made_known(ticket.session, objects, &answer),
+                        Mutation::Make { objects } => {
+                            self.made_known(ticket.session, objects, &answer)
+                        }
                         _ => changing.did(ticket.session, &answer),
                     }
                     return answer.outcome;

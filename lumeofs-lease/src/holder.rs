@@ -22,8 +22,8 @@ use crate::{ASK_AGAIN, TERM_OF_HOLDER};
 use ahead::Credit;
 use busy::Busy;
 use contents::Contents;
-use making::Making;
 use lumeofs_base::InodeId;
+use making::Making;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 

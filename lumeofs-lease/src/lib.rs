@@ -9,7 +9,9 @@ mod locks;
 mod table;
 mod wire;
 
-pub use holder::{Act, Ahead, Cached, Holder, HolderLimits, Learned, Listing, Told, Touch, WriteRight};
+pub use holder::{
+    Act, Ahead, Cached, Holder, HolderLimits, Learned, Listing, Told, Touch, WriteRight,
+};
 pub use locks::{LockVerdict, LockWaits, LockWish};
 pub use table::{Blocked, Changed, Created, Effect, Heard, Table, TableLimits, Unheard, Want};
 pub use wire::{Ack, Generation, Grant, Held, Kind, Poll, PollAnswer, Recall, Release, What};

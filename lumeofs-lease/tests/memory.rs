@@ -5,8 +5,8 @@
 use lumeofs_base::rng::SplitMix64;
 use lumeofs_base::{Attr, FileKind, InodeId, SessionId, Timestamp};
 use lumeofs_lease::{
-    Ack, Cached, Created, Generation, Grant, Holder, HolderLimits, Kind, Learned, Poll, PollAnswer, Table,
-    TableLimits, Want,
+    Ack, Cached, Created, Generation, Grant, Holder, HolderLimits, Kind, Learned, Poll, PollAnswer,
+    Table, TableLimits, Want,
 };
 use lumeofs_meta::change::Change;
 use lumeofs_meta::op::DirEntry;

@@ -8,31 +8,32 @@ impl Mutation {
     /// Directories in which it changes names.
     pub fn directories(&self) -> Vec<InodeId> {
         match self {
-        Self::Create { parent, .. }
-        | Self::Link { parent, .. }
-        | Self::Unlink { parent, .. }
-        | Self::Rmdir { parent, .. } => vec![*parent],
-        Self::Rename {
-            parent, new_parent, ..
-        } => vec![*parent, *new_parent],
-        Self::Make { objects } => {
-            let parents: BTreeSet<InodeId> = objects.iter().map(|object| object.parent).collect();
-            parents.into_iter().collect()
+            Self::Create { parent, .. }
+            | Self::Link { parent, .. }
+            | Self::Unlink { parent, .. }
+            | Self::Rmdir { parent, .. } => vec![*parent],
+            Self::Rename {
+                parent, new_parent, ..
+            } => vec![*parent, *new_parent],
+            Self::Make { objects } => {
+                let parents: BTreeSet<InodeId> =
+                    objects.iter().map(|object| object.parent).collect();
+                parents.into_iter().collect()
+            }
+            Self::Reserve { .. }
+            | Self::SetAttr { .. }
+            | Self::SetXattr { .. }
+            | Self::RemoveXattr { .. }
+            | Self::Allocate { .. }
+            | Self::Publish { .. }
+            | Self::Append { .. }
+            | Self::TailClean { .. }
+            | Self::Extend { .. }
+            | Self::CutTail { .. }
+            | Self::Flush { .. }
+            | Self::Lock { .. }
+            | Self::Unlock { .. }
+            | Self::ReturnLocks { .. } => Vec::new(),
         }
-        Self::Reserve { .. }
-        | Self::SetAttr { .. }
-        | Self::SetXattr { .. }
-        | Self::RemoveXattr { .. }
-        | Self::Allocate { .. }
-        | Self::Publish { .. }
-        | Self::Append { .. }
-        | Self::TailClean { .. }
-        | Self::Extend { .. }
-        | Self::CutTail { .. }
-        | Self::Flush { .. }
-        | Self::Lock { .. }
-        | Self::Unlock { .. }
-        | Self::ReturnLocks { .. } => Vec::new(),
     }
-}
 }

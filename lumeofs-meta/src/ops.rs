@@ -14,8 +14,8 @@ pub(crate) use purge::purge;
 pub(crate) use xattr::visible as xattr_visible;
 
 use crate::locks;
-use crate::session;
 use crate::op::{Caller, Mutation, Outcome};
+use crate::session;
 use crate::transaction::Tx;
 use data::Written;
 use lumeofs_base::SessionId;

@@ -14,8 +14,8 @@ use crate::record::{ChunkRow, Dentry, Inode, Session, State, decode, encode};
 use crate::tables::Tables;
 use lumeofs_base::limits::CHUNK_SIZE_BYTES;
 use lumeofs_base::{
-    Attr, ChunkId, ChunkIndex, Code, FsError, FsResult, GroupId, InodeId, SessionId,
-    SlotId, Timestamp,
+    Attr, ChunkId, ChunkIndex, Code, FsError, FsResult, GroupId, InodeId, SessionId, SlotId,
+    Timestamp,
 };
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -9,7 +9,7 @@ use std::time::Duration;
 fn counter(mount: &Path, name: &str) -> u64 {
     let text = run(binary(), &["stats", "--json", mount.to_str().unwrap()]);
     let counters: serde_json::Value = serde_json::from_str(&text).unwrap();
-    counters[name].as_f64().expect("such a counter") as u64
+    counters["counters"][name].as_f64().expect("such a counter") as u64
 }
 
 fn names(dir: &Path) -> BTreeSet<String> {
@@ -24,7 +24,10 @@ fn a_tree_that_is_unpacked_costs_few_requests_and_is_whole_elsewhere_at_every_mo
     let mut cluster = Cluster::start();
     let (a, b) = (cluster.mount(), cluster.second_mount());
     std::fs::create_dir(a.join("first")).unwrap();
-    let (objects, requests) = (counter(&a, "made_total"), counter(&a, "made_requests_total"));
+    let (objects, requests) = (
+        counter(&a, "made_total"),
+        counter(&a, "made_requests_total"),
+    );
     for dir in 0..10 {
         let dir = a.join(format!("first/d{dir}"));
         std::fs::create_dir(&dir).unwrap();
@@ -33,12 +36,17 @@ fn a_tree_that_is_unpacked_costs_few_requests_and_is_whole_elsewhere_at_every_mo
         }
         std::os::unix::fs::symlink("f7", dir.join("link")).unwrap();
     }
-    eventually("the leader knows everything", Duration::from_secs(20), || {
-        counter(&a, "made_total") - objects >= 500
-    });
+    eventually(
+        "the leader knows everything",
+        Duration::from_secs(20),
+        || counter(&a, "made_total") - objects >= 500,
+    );
     let requests = counter(&a, "made_requests_total") - requests;
     assert!(requests < 150, "{requests} requests for 520 objects");
-    shell(a.parent().unwrap(), &format!("diff -r {}/first {}/first", a.display(), b.display()));
+    shell(
+        a.parent().unwrap(),
+        &format!("diff -r {}/first {}/first", a.display(), b.display()),
+    );
 
     // One by one, looked at from the other side each time.
     std::fs::create_dir(a.join("second")).unwrap();
@@ -49,7 +57,10 @@ fn a_tree_that_is_unpacked_costs_few_requests_and_is_whole_elsewhere_at_every_mo
         expected.insert(name.clone());
         match at % 3 {
             0 => assert_eq!(names(&b.join("second")), expected),
-            1 => assert_eq!(std::fs::read_to_string(b.join("second").join(&name)).unwrap(), name),
+            1 => assert_eq!(
+                std::fs::read_to_string(b.join("second").join(&name)).unwrap(),
+                name
+            ),
             _ => assert_eq!(names(&a.join("second")), expected),
         }
     }
@@ -65,7 +76,10 @@ fn what_was_synced_outlives_the_mount_and_what_was_not_is_lost_from_the_end_only
     let cluster = Cluster::start();
     let a = cluster.mount();
     std::fs::create_dir_all(a.join("dir/sub")).unwrap();
-    File::create(a.join("dir/sub/file")).unwrap().sync_all().unwrap();
+    File::create(a.join("dir/sub/file"))
+        .unwrap()
+        .sync_all()
+        .unwrap();
     std::fs::create_dir(a.join("dir/other")).unwrap();
     File::open(a.join("dir")).unwrap().sync_all().unwrap();
     std::fs::create_dir(a.join("many")).unwrap();
@@ -74,7 +88,10 @@ fn what_was_synced_outlives_the_mount_and_what_was_not_is_lost_from_the_end_only
     }
     cluster.kill("mount");
     cluster.restart("mount");
-    assert_eq!(names(&a.join("dir/sub")), BTreeSet::from(["file".to_owned()]));
+    assert_eq!(
+        names(&a.join("dir/sub")),
+        BTreeSet::from(["file".to_owned()])
+    );
     assert!(a.join("dir/other").is_dir());
     let many = match a.join("many").exists() {
         true => names(&a.join("many")),

@@ -289,12 +289,18 @@ impl Link {
             };
             state.holder.told(now(), &told);
             for (object, outcome) in objects.iter().zip(outcomes) {
-                let made = answer.changes.iter().flatten().find_map(|change| match change {
-                    Change::Attr(attr) if attr.ino == object.ino => Some(attr),
-                    _ => None,
-                });
+                let made = answer
+                    .changes
+                    .iter()
+                    .flatten()
+                    .find_map(|change| match change {
+                        Change::Attr(attr) if attr.ino == object.ino => Some(attr),
+                        _ => None,
+                    });
                 if let (Ok(Some(chunk)), Some(attr)) = (outcome, made) {
-                    self.inodes.get(object.ino).learn_chunks(attr, &[*chunk], era);
+                    self.inodes
+                        .get(object.ino)
+                        .learn_chunks(attr, &[*chunk], era);
                 }
             }
             true

@@ -60,7 +60,8 @@ pub(super) fn collect_leases(page: &mut Page, stats: &LeaseStats, late_page_drop
     let help = "Changes that went on after their callers had given up";
     page.value(Kind::Counter, name, help, stats.finished_later);
     let name = "lumeofs_mount_made_total";
-    let help = "Files, directories and symlinks that were made in memory and told to the leader since";
+    let help =
+        "Files, directories and symlinks that were made in memory and told to the leader since";
     page.value(Kind::Counter, name, help, stats.made);
     let name = "lumeofs_mount_made_requests_total";
     let help = "Requests by which the leader was told of them";

@@ -161,9 +161,11 @@ impl Table {
     /// Leaves a session a shared lease of what it has.
     pub(super) fn keep_shared(&mut self, session: SessionId, ino: InodeId) {
         let leases = self.inodes.get_mut(&ino);
-        let own = leases.and_then(|leases| leases.held.iter_mut().find(|own| own.session == session));
+        let own =
+            leases.and_then(|leases| leases.held.iter_mut().find(|own| own.session == session));
         if let Some(own) = own {
-            self.tally.take(std::mem::replace(&mut own.kind, Kind::Shared));
+            self.tally
+                .take(std::mem::replace(&mut own.kind, Kind::Shared));
             self.tally.add(Kind::Shared);
         }
     }

@@ -2,8 +2,8 @@
 
 use lumeofs_base::{Attr, FileKind, InodeId, SessionId, Timestamp};
 use lumeofs_lease::{
-    Act, Blocked, Cached, Changed, Created, Generation, Grant, Held, Holder, HolderLimits, Kind, Learned,
-    Poll, Recall, Table, TableLimits, Want,
+    Act, Blocked, Cached, Changed, Created, Generation, Grant, Held, Holder, HolderLimits, Kind,
+    Learned, Poll, Recall, Table, TableLimits, Want,
 };
 use lumeofs_meta::change::Change;
 use lumeofs_meta::op::DirEntry;

@@ -130,7 +130,11 @@ fn what_was_made_is_seen_at_once_by_its_maker_and_listed_when_the_leader_knows_i
     let Cached::Is(listing) = world.holder(0).listing(now, DIR, 0, 10) else {
         panic!("all of it is known");
     };
-    let names: Vec<_> = listing.entries.iter().map(|entry| &entry.name[..]).collect();
+    let names: Vec<_> = listing
+        .entries
+        .iter()
+        .map(|entry| &entry.name[..])
+        .collect();
     assert_eq!(names, [&b"first"[..], b"new"]);
     // Under the lease that it was used under all the while.
     assert!(world.holder(0).is_writer(NEW));
@@ -147,7 +151,10 @@ fn nothing_is_made_of_a_name_that_is_there_or_not_known_or_about_to_change() {
     world.holder(0).end_change(&touch);
     assert!(world.make(0, b"busy", NEW).is_some());
     world.pass(lumeofs_lease::TERM_OF_HOLDER);
-    assert!(world.make(0, b"late", NEW).is_none(), "the lease may be over");
+    assert!(
+        world.make(0, b"late", NEW).is_none(),
+        "the lease may be over"
+    );
 }
 
 #[test]
@@ -158,14 +165,19 @@ fn others_wait_until_the_leader_knows_what_was_made() {
     assert_eq!(world.ask(1, &[DIR], Want::Shared).unwrap_err(), Blocked);
     world.poll(0);
     assert!(world.holder(0).take_acts().contains(&Act::GiveBack(DIR)));
-    assert!(world.make(0, b"more", InodeId(3001)).is_none(), "it is given back");
+    assert!(
+        world.make(0, b"more", InodeId(3001)).is_none(),
+        "it is given back"
+    );
     let (changes, changed) = world.tell(0);
     assert_eq!(world.ask(1, &[DIR], Want::Shared).unwrap_err(), Blocked);
     world.told(0, &changes, &changed);
     let holder = world.holder(0);
     holder.gave_back(holder.generation(), DIR);
     world.poll(0);
-    world.ask(1, &[DIR], Want::Shared).expect("it was given back");
+    world
+        .ask(1, &[DIR], Want::Shared)
+        .expect("it was given back");
     // Both use it now: nobody gets it for a while.
     world.hear(1);
     assert!(world.make(0, b"more", InodeId(3001)).is_none());
@@ -175,7 +187,9 @@ fn others_wait_until_the_leader_knows_what_was_made() {
 fn a_change_of_another_in_the_directory_waits_too() {
     let mut world = World::new(2);
     world.alone_in_dir(0);
-    let blocked = world.table.before_change(world.now, session(1), &[], &[DIR]);
+    let blocked = world
+        .table
+        .before_change(world.now, session(1), &[], &[DIR]);
     assert_eq!(blocked.unwrap_err(), Blocked);
 }
 
@@ -183,13 +197,24 @@ fn a_change_of_another_in_the_directory_waits_too() {
 fn two_who_make_things_in_one_directory_do_not_hand_it_to_and_fro() {
     let mut world = World::new(2);
     world.alone_in_dir(0);
-    world.table.before_change(world.now, session(1), &[], &[DIR]).unwrap_err();
+    world
+        .table
+        .before_change(world.now, session(1), &[], &[DIR])
+        .unwrap_err();
     world.give_back(0, DIR);
     world.get(1, DIR, Want::Shared);
-    assert_eq!(world.create(1, b"second", 60, InodeId(2998)), [Kind::Exclusive], "of the file");
+    assert_eq!(
+        world.create(1, b"second", 60, InodeId(2998)),
+        [Kind::Exclusive],
+        "of the file"
+    );
     world.hear(0);
     world.hear(1);
-    assert_eq!(world.create(0, b"third", 70, InodeId(2997)), [Kind::Exclusive], "of the file");
+    assert_eq!(
+        world.create(0, b"third", 70, InodeId(2997)),
+        [Kind::Exclusive],
+        "of the file"
+    );
 }
 
 #[test]
@@ -225,7 +250,10 @@ fn a_directory_in_which_nothing_is_made_any_more_is_kept_shared_only() {
     world.poll(0);
     // At once, without a recall.
     world.ask(1, &[DIR], Want::Shared).expect("nobody is ahead");
-    assert!(matches!(world.holder(0).listing(now, DIR, 0, 10), Cached::Is(_)));
+    assert!(matches!(
+        world.holder(0).listing(now, DIR, 0, 10),
+        Cached::Is(_)
+    ));
 }
 
 #[test]

@@ -176,7 +176,10 @@ fn meanwhile_only_what_has_not_changed_lately_and_is_neither_file_nor_directory_
     assert!(!shows(&mut world, LINK, Want::Write(LINK)));
     for ino in [FILE, DIR] {
         let shown = shows(&mut world, ino, Want::Nothing);
-        assert!(!shown, "something of {ino} may be in somebody's memory only");
+        assert!(
+            !shown,
+            "something of {ino} may be in somebody's memory only"
+        );
     }
 }
 

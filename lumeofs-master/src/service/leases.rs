@@ -155,7 +155,11 @@ impl Leases {
                 {
                     self.opens.presume(term, *session, &opened);
                     // Only here: a request that is given up before leaves its command in the log.
-                    table.change_over(*session, named(mutation).as_slice(), &mutation.directories());
+                    table.change_over(
+                        *session,
+                        named(mutation).as_slice(),
+                        &mutation.directories(),
+                    );
                 }
                 Done { applied, leases }
             })

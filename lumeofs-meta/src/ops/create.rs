@@ -44,17 +44,16 @@ pub(super) fn make(
     objects: &[NewObject],
 ) -> Outcome {
     if !caller.trusted {
-        return Err(FsError::new(Code::NotPermitted, "only mounts choose numbers of inodes"));
+        return Err(FsError::new(
+            Code::NotPermitted,
+            "only mounts choose numbers of inodes",
+        ));
     }
     let made = objects.iter().map(|object| make_one(tx, session, object));
     Ok(Reply::Made(made.collect()))
 }
 
-fn make_one(
-    tx: &mut Tx<'_>,
-    session: SessionId,
-    object: &NewObject,
-) -> FsResult<Option<ChunkRef>> {
+fn make_one(tx: &mut Tx<'_>, session: SessionId, object: &NewObject) -> FsResult<Option<ChunkRef>> {
     let NewObject {
         ino,
         parent,

@@ -31,7 +31,10 @@ impl Fixture {
     fn reserve(&mut self, count: u32) -> u64 {
         let near = InodeId::ROOT;
         match self.mutate(Mutation::Reserve { near, count }) {
-            Ok(Reply::Reserved { first, count: given }) if given == count => first.0,
+            Ok(Reply::Reserved {
+                first,
+                count: given,
+            }) if given == count => first.0,
             other => panic!("{other:?}"),
         }
     }
@@ -82,7 +85,9 @@ fn what_was_made_is_as_its_maker_has_shown_it() {
     }
     assert_eq!(fixture.attr(InodeId::ROOT), root);
     let changes = &fixture.applied.last().unwrap()[0].changes;
-    let names = changes.iter().filter(|change| matches!(change, Change::Name { .. }));
+    let names = changes
+        .iter()
+        .filter(|change| matches!(change, Change::Name { .. }));
     assert_eq!(names.count(), 3);
 }
 
@@ -113,7 +118,9 @@ fn a_number_that_is_reserved_is_given_to_nobody_else() {
 #[test]
 fn what_cannot_be_made_keeps_the_rest_from_nothing() {
     let mut fixture = Fixture::new();
-    let there = fixture.create(InodeId::ROOT, "there", NewNode::Regular, 0o644).ino;
+    let there = fixture
+        .create(InodeId::ROOT, "there", NewNode::Regular, 0o644)
+        .ino;
     let first = fixture.reserve(5);
     let objects = vec![
         object(first, InodeId::ROOT, "there", NewNode::Regular),

@@ -193,7 +193,9 @@ impl World {
         self.state.lock().mutations.push(noted);
         self.until(|state| {
             let table = &mut state.table;
-            table.before_change(now(), session, &named, &directories).ok()
+            table
+                .before_change(now(), session, &named, &directories)
+                .ok()
         });
         let (applied, changed, generation) = {
             let mut state = self.state.lock();
