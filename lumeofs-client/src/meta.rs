@@ -119,9 +119,7 @@ impl Link {
                 Ok(reply) => {
                     let answer = Answer::of(&reply)?;
                     match mutation {
-                        Mutation::Make { objects } => {
-                            self.made_known(ticket.session, objects, &answer)
-                        }
+                        Mutation::Make { steps } => self.made_known(ticket.session, steps, &answer),
                         _ => changing.did(ticket.session, &answer),
                     }
                     return answer.outcome;

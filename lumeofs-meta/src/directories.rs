@@ -1,11 +1,11 @@
 //! Where mutations change names.
 
-use crate::op::Mutation;
+use crate::op::{Mutation, Step};
 use lumeofs_base::InodeId;
 use std::collections::BTreeSet;
 
 impl Mutation {
-    /// Directories in which it changes names.
+    /// Directories in which it changes names, or on which it relies on its session's exclusive lease.
     pub fn directories(&self) -> Vec<InodeId> {
         match self {
             Self::Create { parent, .. }
@@ -15,9 +15,8 @@ impl Mutation {
             Self::Rename {
                 parent, new_parent, ..
             } => vec![*parent, *new_parent],
-            Self::Make { objects } => {
-                let parents: BTreeSet<InodeId> =
-                    objects.iter().map(|object| object.parent).collect();
+            Self::Make { steps } => {
+                let parents: BTreeSet<InodeId> = steps.iter().map(Step::ino).collect();
                 parents.into_iter().collect()
             }
             Self::Reserve { .. }

@@ -75,6 +75,30 @@ pub struct NewObject {
     pub time: Timestamp,
 }
 
+/// What a mount has done in its memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// It has made something.
+    Make(NewObject),
+    /// It has set attributes of something that is no regular file, to these values.
+    Set {
+        /// What.
+        ino: InodeId,
+        /// The values, ctime among them.
+        set: SetAttr,
+    },
+}
+
+impl Step {
+    /// The inode of which it says more than the leader knows, apart from what it makes.
+    pub fn ino(&self) -> InodeId {
+        match self {
+            Self::Make(object) => object.parent,
+            Self::Set { ino, .. } => *ino,
+        }
+    }
+}
+
 /// A time stamp to set: now (the log's time) or a given one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SetTime {
@@ -314,10 +338,10 @@ pub enum Mutation {
     ReturnLocks { ino: InodeId, locks: Vec<Lock> },
     /// Reserves numbers for inodes that the session will make, in the slot of `near`. -> [`Reply::Reserved`]
     Reserve { near: InodeId, count: u32 },
-    /// Makes objects that a mount has shown to its callers already, under an exclusive lease on their directories: in this
-    /// order, each for itself, with numbers in ascending order that the session had reserved. From `trusted` callers only.
-    /// -> [`Reply::Made`]
-    Make { objects: Vec<NewObject> },
+    /// Makes objects, and sets attributes, as a mount has shown to its callers already under exclusive leases on directories: in
+    /// this order, each for itself, with numbers in ascending order that the session had reserved. From `trusted` callers
+    /// only. -> [`Reply::Made`]
+    Make { steps: Vec<Step> },
 }
 
 impl Mutation {
@@ -500,7 +524,7 @@ pub enum Reply {
     Lock(LockAnswer),
     /// Numbers of inodes.
     Reserved { first: InodeId, count: u32 },
-    /// What became of each object: a regular file comes with its first chunk, if there is room for one.
+    /// What became of each step: a new regular file comes with its first chunk, if there is room for one.
     Made(Vec<Result<Option<ChunkRef>, FsError>>),
 }
 

@@ -122,7 +122,7 @@ pub(crate) fn run(
         } => locks::unlock(tx, session_id, ino, owner, first, last),
         Mutation::ReturnLocks { ino, locks } => locks::give_back(tx, session_id, *ino, locks),
         Mutation::Reserve { near, count } => session::reserve(tx, session_id, *near, *count),
-        Mutation::Make { objects } => create::make(tx, session_id, caller, objects),
+        Mutation::Make { steps } => create::make(tx, session_id, caller, steps),
         Mutation::TailClean { ino, truncations } => {
             data::tail_clean(tx, caller, *ino, *truncations)
         }

@@ -132,6 +132,9 @@ impl Link {
         ino: InodeId,
         set: SetAttr,
     ) -> FsResult<Attr> {
+        if let Some(attr) = self.set_ahead(asker, ino, &set) {
+            return Ok(attr);
+        }
         // What memory may be ahead in.
         let is_local = set.mode.is_some()
             || set.clear_sgid

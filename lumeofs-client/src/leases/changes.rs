@@ -27,8 +27,8 @@ impl Link {
             Touch::Name(ino, _) | Touch::Inode(ino) => *ino,
         });
         let inodes = match mutation {
-            // It is what tells the leader.
-            Mutation::Make { .. } => None,
+            // By who tells the leader.
+            Mutation::Make { .. } | Mutation::Reserve { .. } => None,
             _ => Some(ino),
         };
         let inodes = inodes.into_iter().chain(touched);

@@ -1,14 +1,23 @@
 //! `create`, `mkdir`, `symlink`, `mknod`.
 
+use super::set_attr;
 use crate::access::{self, GROUP_EXEC, SEARCH, SGID, WRITE};
 use crate::directory::{self, Found};
 use crate::made;
-use crate::op::{Caller, ChunkRef, CreateMode, NewNode, NewObject, Outcome, Reply};
+use crate::op::{Caller, ChunkRef, CreateMode, NewNode, NewObject, Outcome, Reply, Step};
 use crate::record::{Dentry, Inode};
 use crate::session;
 use crate::transaction::{Tx, chunks};
 use lumeofs_base::limits::{LINK_COUNT_MAX, SYMLINK_LEN_BYTES_MAX};
 use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId, SessionId, Timestamp};
+
+/// Whose steps were checked by the kernel, and have come to their values.
+const MOUNT: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    groups: Vec::new(),
+    trusted: true,
+};
 
 pub(super) fn create(
     tx: &mut Tx<'_>,
@@ -36,12 +45,12 @@ pub(super) fn create(
     })
 }
 
-/// What a mount has made in its memory.
+/// What a mount has done in its memory.
 pub(super) fn make(
     tx: &mut Tx<'_>,
     session: SessionId,
     caller: &Caller,
-    objects: &[NewObject],
+    steps: &[Step],
 ) -> Outcome {
     if !caller.trusted {
         return Err(FsError::new(
@@ -49,7 +58,16 @@ pub(super) fn make(
             "only mounts choose numbers of inodes",
         ));
     }
-    let made = objects.iter().map(|object| make_one(tx, session, object));
+    let made = steps.iter().map(|step| match step {
+        Step::Make(object) => make_one(tx, session, object),
+        Step::Set { ino, set } => match tx.inode(*ino)?.attr.kind {
+            FileKind::Regular => Err(FsError::new(
+                Code::Invalid,
+                format!("attributes of file {ino}"),
+            )),
+            _ => set_attr::set_attr(tx, &MOUNT, *ino, set).map(|_| None),
+        },
+    });
     Ok(Reply::Made(made.collect()))
 }
 
