@@ -57,6 +57,18 @@ impl Nodes {
         salvage(&mut self.stopped(nodes), &self.out(), &mut |_| ())
     }
 
+    /// Damages the block full of `byte` on a node's disk.
+    fn damage(&self, node: u64, byte: u8) {
+        let path = self.path(node).join("chunks/extents/00000000.dat");
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let mut found = vec![0; file.metadata().unwrap().len() as usize];
+        file.read_exact_at(&mut found, 0).unwrap();
+        let mut blocks = found.chunks(BLOCK_SIZE);
+        let block = blocks.position(|block| block == [byte; BLOCK_SIZE]);
+        let at = block.expect("it is there") * BLOCK_SIZE;
+        file.write_all_at(&[!byte], at as u64 + 100).unwrap();
+    }
+
     fn found(&self, inode: u64) -> Option<Vec<u8>> {
         std::fs::read(self.out().join(format!("inode-{inode}"))).ok()
     }
@@ -71,10 +83,22 @@ fn version(sequence: u64) -> Version {
 
 /// Writes a block full of `byte` at the start of a chunk: part `index` of `inode`, if it is told.
 fn write(store: &ChunkStore, sequence: u64, chunk: u64, part: Option<(u64, u32)>, byte: u8) {
+    write_at(store, sequence, chunk, 0, part, byte);
+}
+
+/// The same, in another block of it.
+fn write_at(
+    store: &ChunkStore,
+    sequence: u64,
+    chunk: u64,
+    block: u64,
+    part: Option<(u64, u32)>,
+    byte: u8,
+) {
     let data = AlignedBuf::copy_of(&[byte; BLOCK_SIZE]);
     let op = ChunkOp::Write {
         chunk: ChunkId(chunk),
-        offset: 0,
+        offset: block * BLOCK_SIZE as u64,
         truncations: 0,
         era: 0,
         checksums: block_checksums(0, &data),
@@ -113,6 +137,10 @@ fn the_newest_copy_counts_in_whichever_directory_it_is() {
     let done = nodes.salvage(&[1, 2]).unwrap();
     assert_eq!((done.files, done.chunks, done.chunks_all), (1, 2, 2));
     assert_eq!((done.damaged_blocks, done.unknown_chunks), (0, 0));
+    let (first, last) = (1, 1);
+    let inode = InodeId(7);
+    assert_eq!(done.missing, [Gap { inode, first, last }]);
+    assert_eq!((done.gaps, done.conflicts), (1, 0));
     let file = nodes.found(7).unwrap();
     let second = 2 * CHUNK_BYTES as usize;
     assert_eq!(file.len(), second + BLOCK_SIZE);
@@ -133,7 +161,48 @@ fn of_two_chunks_for_one_place_the_later_one_counts_and_one_for_no_place_is_told
     });
     let done = nodes.salvage(&[1]).unwrap();
     assert_eq!(nodes.found(7), Some(vec![2; BLOCK_SIZE]));
-    assert_eq!(done.unknown_chunks, 1);
+    assert_eq!((done.unknown_chunks, done.conflicts), (1, 1));
+    let conflict = Conflict {
+        inode: InodeId(7),
+        index: 0,
+        used: ChunkId(21),
+        left_out: ChunkId(20),
+    };
+    assert_eq!(done.conflicting, [conflict]);
+}
+
+#[test]
+fn what_no_newest_copy_has_undamaged_is_taken_from_an_older_one_that_has_it() {
+    let nodes = Nodes::new();
+    nodes.run(1, 1, |store| {
+        write(store, 1, 10, Some((7, 0)), 1);
+        write(store, 2, 11, Some((7, 1)), 2);
+    });
+    for node in [2, 3] {
+        nodes.run(1, node, |store| {
+            write(store, 5, 10, Some((7, 0)), 5);
+            write_at(store, 6, 11, 1, Some((7, 1)), 6);
+        });
+    }
+    nodes.damage(2, 5);
+    let done = nodes.salvage(&[1, 2, 3]).unwrap();
+    assert_eq!(done.damaged_blocks, 0, "the other copy has it");
+    assert_eq!(nodes.found(7).unwrap()[..BLOCK_SIZE], [5; BLOCK_SIZE]);
+
+    nodes.damage(3, 5);
+    nodes.damage(2, 6);
+    nodes.damage(3, 6);
+    std::fs::remove_dir_all(nodes.out()).unwrap();
+    let done = nodes.salvage(&[1, 2, 3]).unwrap();
+    assert_eq!((done.damaged_blocks, done.older_blocks), (2, 1));
+    let told = done.damaged.iter();
+    let told: Vec<_> = told.map(|damage| (damage.offset, damage.older)).collect();
+    // The older copy of chunk 11 has a hole there, which is not what was written.
+    let second = u64::from(CHUNK_BYTES) + BLOCK_SIZE as u64;
+    assert_eq!(told, [(0, Some(version(1))), (second, None)]);
+    let file = nodes.found(7).unwrap();
+    assert_eq!(file[..BLOCK_SIZE], [1; BLOCK_SIZE]);
+    assert_eq!(file[second as usize..], [0; BLOCK_SIZE]);
 }
 
 #[test]
