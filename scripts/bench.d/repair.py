@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """repair.py LUMEOFS CLUSTER-DIR ROUNDS SECONDS FILL-MIB: foreground work without and with a drain under way.
 
-Each round drains another datanode, so that the same amount is moved each time. Ends with 1 if a drain was over before
-what was measured beside it.
+Each figure has a drain of its own, of another datanode each time, so that the same amount is moved. Ends with 1 if one
+was over before what was measured beside it.
 """
 import json
 import statistics
@@ -55,14 +55,14 @@ def wait(what, done):
         time.sleep(0.5)
 
 
-def beside_a_drain(node):
-    """The figures while a datanode is drained; whether the drain outlasted them."""
+def beside_a_drain(name, node):
+    """The figure while a datanode is drained; whether the drain outlasted it."""
+    begun = time.monotonic()
     admin("node", "drain", str(node), "--no-wait")
-    before = time.monotonic()
-    found = {name: measure(name) for name in FIGURES}
+    found = measure(name)
     lasted = replicas(node) > 0
     wait(f"datanode {node} is empty", lambda: replicas(node) == 0 and is_whole())
-    print(f"# datanode {node} was empty after {time.monotonic() - before:.0f} s", flush=True)
+    print(f"# {name}: datanode {node} was empty after {time.monotonic() - begun:.0f} s", flush=True)
     admin("node", "undrain", str(node))
     return found, lasted
 
@@ -70,21 +70,24 @@ def beside_a_drain(node):
 wait("all groups are in sync", is_whole)
 fio("--rw=write", "--bs=1m", f"--size={fill}m", "--name=filled", "--end_fsync=1")
 nodes = [row["id"] for row in admin("node", "list")]
-alone, beside, cut_short = [], [], 0
+alone, beside = ({name: [] for name in FIGURES} for _ in range(2))
+drains, cut_short = 0, 0
 for number in range(rounds):
-    # In turn first and second, so that what the machine does meanwhile meets both alike.
-    for with_drain in (number % 2 == 1, number % 2 == 0):
-        if with_drain:
-            # The one that was drained last has nothing: it takes what the next one has.
-            found, lasted = beside_a_drain(nodes[number % len(nodes)])
-            beside.append(found)
+    for name in FIGURES:
+        # In turn first and second, so that what the machine does meanwhile meets both alike.
+        for with_drain in (number % 2 == 1, number % 2 == 0):
+            if not with_drain:
+                alone[name].append(measure(name))
+                continue
+            # The one that was drained last has nothing: it takes what this one has.
+            found, lasted = beside_a_drain(name, nodes[drains % len(nodes)])
+            beside[name].append(found)
+            drains += 1
             cut_short += not lasted
-        else:
-            alone.append({name: measure(name) for name in FIGURES})
 
 print(f"{'':14}{'unit':8}{'alone':>10}{'drain':>10}{'ratio':>8}")
 for name, (unit, _, _) in FIGURES.items():
-    quiet, busy = (statistics.median(found[name] for found in all_of) for all_of in (alone, beside))
+    quiet, busy = statistics.median(alone[name]), statistics.median(beside[name])
     print(f"{name:14}{unit:8}{quiet:>10.1f}{busy:>10.1f}{busy / quiet:>8.2f}")
 if cut_short:
-    sys.exit(f"{cut_short} of {rounds} drains were over too early: give a larger --fill or fewer --seconds")
+    sys.exit(f"{cut_short} of {drains} drains were over too early: give a larger --fill or fewer --seconds")
