@@ -4,6 +4,7 @@ use super::*;
 use crate::store::{ChunkStore, StoreConfig, StoreIdentity};
 use lumeofs_base::checksum::block_checksums;
 use lumeofs_base::disk::os::OsDisk;
+use lumeofs_base::limits::WAL_INLINE_BYTES_MAX;
 use lumeofs_base::{ChunkIndex, ChunkOp, ClusterId, Epoch, GroupId, NodeId, Sequence};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -57,7 +58,7 @@ impl Nodes {
         salvage(&mut self.stopped(nodes), &self.out(), &mut |_| ())
     }
 
-    /// Damages the block full of `byte` on a node's disk.
+    /// Damages the first block full of `byte` on a node's disk.
     fn damage(&self, node: u64, byte: u8) {
         let path = self.path(node).join("chunks/extents/00000000.dat");
         let file = File::options().read(true).write(true).open(path).unwrap();
@@ -83,22 +84,21 @@ fn version(sequence: u64) -> Version {
 
 /// Writes a block full of `byte` at the start of a chunk: part `index` of `inode`, if it is told.
 fn write(store: &ChunkStore, sequence: u64, chunk: u64, part: Option<(u64, u32)>, byte: u8) {
-    write_at(store, sequence, chunk, 0, part, byte);
+    put(store, sequence, chunk, part, (0, &[byte; BLOCK_SIZE]));
 }
 
-/// The same, in another block of it.
-fn write_at(
+/// Writes data at an offset of a chunk.
+fn put(
     store: &ChunkStore,
     sequence: u64,
     chunk: u64,
-    block: u64,
     part: Option<(u64, u32)>,
-    byte: u8,
+    (offset, data): (u64, &[u8]),
 ) {
-    let data = AlignedBuf::copy_of(&[byte; BLOCK_SIZE]);
+    let data = AlignedBuf::copy_of(data);
     let op = ChunkOp::Write {
         chunk: ChunkId(chunk),
-        offset: block * BLOCK_SIZE as u64,
+        offset,
         truncations: 0,
         era: 0,
         checksums: block_checksums(0, &data),
@@ -180,8 +180,10 @@ fn what_no_newest_copy_has_undamaged_is_taken_from_an_older_one_that_has_it() {
     });
     for node in [2, 3] {
         nodes.run(1, node, |store| {
-            write(store, 5, 10, Some((7, 0)), 5);
-            write_at(store, 6, 11, 1, Some((7, 1)), 6);
+            // So much that it does not lie in the log.
+            put(store, 5, 10, Some((7, 0)), (0, &[5; WAL_INLINE_BYTES_MAX]));
+            let at = BLOCK_SIZE as u64;
+            put(store, 6, 11, Some((7, 1)), (at, &[6; WAL_INLINE_BYTES_MAX]));
         });
     }
     nodes.damage(2, 5);
@@ -201,8 +203,11 @@ fn what_no_newest_copy_has_undamaged_is_taken_from_an_older_one_that_has_it() {
     let second = u64::from(CHUNK_BYTES) + BLOCK_SIZE as u64;
     assert_eq!(told, [(0, Some(version(1))), (second, None)]);
     let file = nodes.found(7).unwrap();
-    assert_eq!(file[..BLOCK_SIZE], [1; BLOCK_SIZE]);
-    assert_eq!(file[second as usize..], [0; BLOCK_SIZE]);
+    let block = |at: u64| file[at as usize..][..BLOCK_SIZE].to_vec();
+    assert_eq!(block(0), [1; BLOCK_SIZE]);
+    assert_eq!(block(BLOCK_SIZE as u64), [5; BLOCK_SIZE]);
+    assert_eq!(block(second), [0; BLOCK_SIZE]);
+    assert_eq!(block(second + BLOCK_SIZE as u64), [6; BLOCK_SIZE]);
 }
 
 #[test]
