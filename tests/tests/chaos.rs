@@ -1,11 +1,14 @@
 //! Each fault of `scripts/chaos` once, on a cluster of its own: no error at the application while a majority lives,
-//! every acknowledged byte afterwards, everything whole, nothing leaked. `--ignored` runs those that take long.
+//! every acknowledged byte afterwards, everything whole, nothing leaked. One of them also looks what is left at the end of
+//! the cluster, as `scripts/chaos` does. `--ignored` runs those that take long.
 
 use lumeofs_tests::chaos::{KINDS, Outcome, Plan, Yard, run_round};
 use std::collections::BTreeSet;
 
 /// The machine of the tests may be slow: bounds of time are so many times as long as in `scripts/chaos`.
 const SLOW: u32 = 2;
+/// After this fault the cluster is ended in order. It has sessions, locks and chunks to clean up after.
+const LOOKED_AT: &str = "restart-storm";
 
 fn survives(fault: &str) {
     let seed = std::env::var("LUMEOFS_SEED").map_or(1, |text| text.parse().expect("a number"));
@@ -21,6 +24,9 @@ fn survives(fault: &str) {
     let outcome: Outcome = run_round(&mut yard, &plan);
     println!("{outcome}");
     assert!(outcome.problems.is_empty(), "{outcome}");
+    if fault == LOOKED_AT {
+        assert_eq!(yard.end(plan.number), [""; 0]);
+    }
 }
 
 macro_rules! each_fault {
