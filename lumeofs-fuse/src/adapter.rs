@@ -256,6 +256,23 @@ impl Filesystem for Adapter {
         );
     }
 
+    fn tmpfile(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        mode: u32,
+        umask: u32,
+        reply: ReplyCreate,
+    ) {
+        self.run(
+            Op::TmpFile,
+            request,
+            parent,
+            reply,
+            move |core, cx, parent| core.create_unnamed(cx, parent, (mode, umask)),
+        );
+    }
+
     fn read(
         &self,
         request: &Request,

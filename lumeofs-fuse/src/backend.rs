@@ -24,6 +24,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
         node: NewNode,
         mode: CreateMode,
     ) -> FsResult<Attr>;
+    fn create_unnamed(&self, cx: Context<'_>, parent: InodeId, mode: CreateMode) -> FsResult<Attr>;
     fn link(&self, cx: Context<'_>, ino: InodeId, parent: InodeId, name: &[u8]) -> FsResult<Attr>;
     fn unlink(&self, cx: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<()>;
     fn rmdir(&self, cx: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<()>;
@@ -143,6 +144,9 @@ impl Backend for Client {
     ) -> FsResult<Attr> {
         // Always exclusive: see `Core::create` for what happens to a name that appeared meanwhile.
         Client::create(self, cx, parent, name, node, mode, true).map(|(attr, _)| attr)
+    }
+    fn create_unnamed(&self, cx: Context<'_>, parent: InodeId, mode: CreateMode) -> FsResult<Attr> {
+        Client::create_unnamed(self, cx, parent, mode)
     }
     fn link(&self, cx: Context<'_>, ino: InodeId, parent: InodeId, name: &[u8]) -> FsResult<Attr> {
         Client::link(self, cx, ino, parent, name)

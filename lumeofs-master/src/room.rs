@@ -95,6 +95,7 @@ impl Room {
 fn grows(mutation: &Mutation) -> bool {
     match mutation {
         Mutation::Create { .. }
+        | Mutation::CreateUnnamed { .. }
         | Mutation::Link { .. }
         | Mutation::SetXattr { .. }
         | Mutation::Allocate { .. }

@@ -291,11 +291,14 @@ pub enum Mutation {
     },
     /// Ends the delegation of an inode's locks to the session, which has these. -> [`Reply::Done`]
     ReturnLocks { ino: InodeId, locks: Vec<Lock> },
+    /// Makes a regular file without a name (O_TMPFILE), with what it inherits from `parent`. It counts as open in the
+    /// session, and a [`Mutation::Link`] can give it its first name. -> [`Reply::Created`]
+    CreateUnnamed { parent: InodeId, mode: CreateMode },
 }
 
 impl Mutation {
     /// Their names, for people. The first byte of an encoded one is its place here.
-    pub const NAMES: [&str; 18] = [
+    pub const NAMES: [&str; 19] = [
         "create",
         "link",
         "unlink",
@@ -314,6 +317,7 @@ impl Mutation {
         "lock",
         "unlock",
         "return_locks",
+        "create_unnamed",
     ];
 }
 

@@ -34,6 +34,9 @@ pub(crate) fn run(
             mode,
             exclusive,
         } => create::create(tx, caller, (*parent, name), node, *mode, *exclusive),
+        Mutation::CreateUnnamed { parent, mode } => {
+            create::create_unnamed(tx, caller, *parent, *mode)
+        }
         Mutation::Link { ino, parent, name } => link::link(tx, caller, *ino, (*parent, name)),
         Mutation::Unlink { parent, name } => unlink::unlink(tx, caller, *parent, name),
         Mutation::Rmdir { parent, name } => unlink::rmdir(tx, caller, *parent, name),

@@ -1,8 +1,10 @@
 //! Ordinary tools on one and on two mounts.
 
-use lumeofs_tests::{Cluster, binary, run, shell};
-use std::io::{Read, Seek, SeekFrom, Write};
+use lumeofs_tests::{Cluster, binary, eventually, run, shell};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 #[test]
 fn shell_tools_work_and_a_second_mount_sees_each_change_at_once() {
@@ -179,10 +181,7 @@ fn commands_work_without_a_mount_and_say_what_is_wrong() {
     let fs = |arguments: &[&str]| {
         let mut all = vec!["fs", "--dir", dir];
         all.extend(arguments);
-        std::process::Command::new(binary())
-            .args(all)
-            .output()
-            .unwrap()
+        Command::new(binary()).args(all).output().unwrap()
     };
     let scratch = cluster.scratch();
     let data: Vec<u8> = (0..3_333_333u32).map(|i| (i ^ (i >> 9)) as u8).collect();
@@ -223,7 +222,7 @@ fn commands_work_without_a_mount_and_say_what_is_wrong() {
     let other = scratch.join("secret");
     run(binary(), &["keygen", other.to_str().unwrap()]);
     let masters = cluster.masters();
-    let refused = std::process::Command::new(binary())
+    let refused = Command::new(binary())
         .args([
             "fs",
             "--masters",
@@ -241,7 +240,7 @@ fn commands_work_without_a_mount_and_say_what_is_wrong() {
         "{}",
         String::from_utf8_lossy(&refused.stderr)
     );
-    let nobody = std::process::Command::new(binary())
+    let nobody = Command::new(binary())
         .args([
             "fs",
             "--masters",
@@ -260,7 +259,7 @@ fn commands_work_without_a_mount_and_say_what_is_wrong() {
         String::from_utf8_lossy(&nobody.stderr)
     );
     let data = scratch.join("dn");
-    let taken = std::process::Command::new(binary())
+    let taken = Command::new(binary())
         .args([
             "datanode",
             "--id",
@@ -281,4 +280,79 @@ fn commands_work_without_a_mount_and_say_what_is_wrong() {
     assert!(!taken.status.success());
     let said = String::from_utf8_lossy(&taken.stderr).into_owned();
     assert!(said.contains("in use"), "{said}");
+}
+
+/// Makes files without a name, tells so, does what it is told, and says what came of it.
+const UNNAMED: &str = r#"
+import os, sys
+os.umask(0o027)
+def make(flags=0):
+    fd = os.open("d", os.O_TMPFILE | os.O_RDWR | flags, 0o666)
+    os.write(fd, b"hidden" * 100000)
+    return fd
+def link(fd, name):
+    # With a directory it is linkat(2), which can follow the link.
+    os.link(f"/proc/self/fd/{fd}", name, src_dir_fd=os.open("d", os.O_PATH), follow_symlinks=True)
+named, held, alone = make(), make(), make(os.O_EXCL)
+for fd in named, held, alone:
+    stat = os.fstat(fd)
+    assert (stat.st_nlink, stat.st_gid, stat.st_size) == (0, 77, 600000), stat
+assert os.listdir("d") == []
+print("made", flush=True)
+sys.stdin.readline()
+try:
+    link(alone, "d/alone")
+    raise SystemExit("O_EXCL was linked")
+except FileNotFoundError:
+    pass
+link(named, "d/named")
+for fd in named, held, alone:
+    assert os.pread(fd, 700000, 0) == b"hidden" * 100000
+print("linked", flush=True)
+sys.stdin.readline()
+"#;
+
+#[test]
+fn a_file_without_a_name_outlives_the_leading_master_and_goes_with_its_process() {
+    let mut cluster = Cluster::start();
+    let (a, b) = (cluster.mount(), cluster.second_mount());
+    shell(
+        &a,
+        "mkdir d; chgrp 77 d; chmod 2777 d; setfacl -d -m u:4001:rw d",
+    );
+    let inodes = || {
+        let used = run("stat", &["-f", "-c", "%c %d", a.to_str().unwrap()]);
+        let (all, free) = used.trim().split_once(' ').unwrap();
+        all.parse::<u64>().unwrap() - free.parse::<u64>().unwrap()
+    };
+    let mut process = Command::new("python3")
+        .args(["-c", UNNAMED])
+        .current_dir(&a)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(process.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "made");
+    // The root, the directory, and these; more where something that was deleted before is not gone yet.
+    assert!(inodes() >= 5);
+    let leader = cluster.leader("metadata");
+    cluster.kill(&leader);
+    writeln!(process.stdin.as_mut().unwrap()).unwrap();
+    assert_eq!(said.next().unwrap().unwrap(), "linked");
+    cluster.restart(&leader);
+    assert_eq!(
+        std::fs::read(b.join("d/named")).unwrap(),
+        b"hidden".repeat(100_000)
+    );
+    let acl = shell(&b, "getfacl -cn d/named; stat -c '%a %g %h' d/named; ls d");
+    assert!(acl.contains("user:4001:rw-"), "{acl}");
+    assert!(acl.contains("666 77 1"), "{acl}");
+    run("kill", &["-KILL", &process.id().to_string()]);
+    process.wait().unwrap();
+    eventually(
+        "what nobody has open is gone",
+        Duration::from_secs(20),
+        || inodes() == 3,
+    );
 }

@@ -53,6 +53,14 @@ impl<'a> Changing<'a> {
                 // It was done by an attempt whose reply was lost.
                 None => holder.doubt(generation, number, &self.inodes(&answer.outcome)),
             }
+            if let Ok(Reply::Created {
+                attr,
+                created: true,
+                ..
+            }) = &answer.outcome
+            {
+                holder.made(attr.ino);
+            }
         });
     }
 
@@ -115,10 +123,11 @@ fn touches(mutation: &Mutation) -> Vec<Touch> {
         | Mutation::Extend { ino, .. }
         | Mutation::Flush { ino, .. }
         | Mutation::CutTail { ino } => vec![Touch::Inode(*ino)],
-        // Nothing that is in memory depends on locks.
-        Mutation::Lock { .. } | Mutation::Unlock { .. } | Mutation::ReturnLocks { .. } => {
-            Vec::new()
-        }
+        // Nothing that is in memory depends on locks, nor on what nobody knows yet.
+        Mutation::CreateUnnamed { .. }
+        | Mutation::Lock { .. }
+        | Mutation::Unlock { .. }
+        | Mutation::ReturnLocks { .. } => Vec::new(),
     }
 }
 

@@ -123,6 +123,18 @@ impl Core {
         ))
     }
 
+    /// Makes and opens a file without a name. The kernel lets it be linked unless O_EXCL forbids that.
+    pub(crate) fn create_unnamed(
+        &self,
+        cx: Context<'_>,
+        parent: InodeId,
+        (mode, umask): (u32, u32),
+    ) -> FsResult<(FileAttr, u64)> {
+        let mode = create_mode(mode, umask);
+        let attr = self.backend.create_unnamed(cx, parent, mode)?;
+        Ok((self.referenced(&attr), self.new_handle()))
+    }
+
     /// Opens a file in place of making it. `Stale` if it is gone by now.
     fn open_existing(
         &self,

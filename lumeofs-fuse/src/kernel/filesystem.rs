@@ -53,6 +53,7 @@ mod opcode {
     pub(super) const FALLOCATE: u32 = 43;
     pub(super) const RENAME2: u32 = 45;
     pub(super) const LSEEK: u32 = 46;
+    pub(super) const TMPFILE: u32 = 51;
 }
 
 /// `FUSE_FSYNC_FDATASYNC`.
@@ -168,6 +169,15 @@ pub(crate) trait Filesystem: Send + Sync + 'static {
         mode: u32,
         umask: u32,
         flags: i32,
+        reply: ReplyCreate,
+    );
+    /// Makes and opens a file without a name.
+    fn tmpfile(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        mode: u32,
+        umask: u32,
         reply: ReplyCreate,
     );
     /// With `for_cache` what is read goes into the kernel's page cache.
@@ -353,6 +363,11 @@ fn serve_one<F: Filesystem>(
             let (flags, mode, umask, _) = (body.i32()?, body.u32()?, body.u32()?, body.u32()?);
             let name = body.name()?;
             fs.create(request, ino, name, mode, umask, flags, ReplyCreate(take()));
+        }
+        opcode::TMPFILE => {
+            // What follows is no name.
+            let (_flags, mode, umask) = (body.u32()?, body.u32()?, body.u32()?);
+            fs.tmpfile(request, ino, mode, umask, ReplyCreate(take()));
         }
         opcode::READ => {
             let (_handle, offset, size) = (body.u64()?, body.u64()?, body.u32()?);

@@ -2,6 +2,7 @@
 //! `LUMEOFS_SKIP_MOUNT_TESTS=1` has them pass without.
 
 mod locks;
+mod unnamed;
 mod waiting;
 
 use super::*;

@@ -78,6 +78,13 @@ impl Draw {
         ])
     }
 
+    fn create_mode(&mut self) -> CreateMode {
+        CreateMode {
+            mode: self.mode(),
+            umask: self.pick(&[0, 0o022, 0o077]),
+        }
+    }
+
     /// What a mount sets besides what it wrote.
     fn shown(&mut self) -> SetAttr {
         SetAttr {
@@ -120,6 +127,10 @@ impl Draw {
         };
         let roll = if self.1 && self.0.percent(90) { 68 } else { 0 };
         match roll + self.0.below(100 - roll) {
+            24 => Mutation::CreateUnnamed {
+                parent,
+                mode: self.create_mode(),
+            },
             0..25 => {
                 let node = match self.0.below(10) {
                     0..4 => NewNode::Regular,
@@ -132,10 +143,7 @@ impl Draw {
                     parent,
                     name,
                     node,
-                    mode: CreateMode {
-                        mode: self.mode(),
-                        umask: self.pick(&[0, 0o022, 0o077]),
-                    },
+                    mode: self.create_mode(),
                     exclusive,
                 }
             }

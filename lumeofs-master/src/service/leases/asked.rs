@@ -104,6 +104,7 @@ pub(crate) fn named(mutation: &Mutation) -> Option<InodeId> {
         // Locks are no part of what mounts have in memory.
         Mutation::Lock { .. } | Mutation::Unlock { .. } | Mutation::ReturnLocks { .. } => None,
         Mutation::Create { .. }
+        | Mutation::CreateUnnamed { .. }
         | Mutation::Unlink { .. }
         | Mutation::Rmdir { .. }
         | Mutation::Rename { .. } => None,
@@ -120,7 +121,8 @@ pub(crate) fn directories(mutation: &Mutation) -> Vec<InodeId> {
         Mutation::Rename {
             parent, new_parent, ..
         } => vec![*parent, *new_parent],
-        Mutation::SetAttr { .. }
+        Mutation::CreateUnnamed { .. }
+        | Mutation::SetAttr { .. }
         | Mutation::SetXattr { .. }
         | Mutation::RemoveXattr { .. }
         | Mutation::Allocate { .. }
@@ -136,12 +138,13 @@ pub(crate) fn directories(mutation: &Mutation) -> Vec<InodeId> {
     }
 }
 
-/// Inodes of which the refusal of a mutation, or one that changed nothing, may show something.
+/// Inodes of which the refusal of a mutation, or one that changed nothing there, may show something.
 pub(crate) fn shown_by_refusal(tables: &Overlay, mutation: &Mutation) -> Vec<InodeId> {
     let (inodes, names) = match mutation {
         Mutation::Create { parent, name, .. }
         | Mutation::Unlink { parent, name }
         | Mutation::Rmdir { parent, name } => (vec![*parent], vec![(*parent, name)]),
+        Mutation::CreateUnnamed { parent, .. } => (vec![*parent], Vec::new()),
         Mutation::Link { ino, parent, name } => (vec![*ino, *parent], vec![(*parent, name)]),
         Mutation::Rename {
             parent,
