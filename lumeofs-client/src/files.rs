@@ -99,6 +99,12 @@ impl Client {
             .read_leased(&self.link.asker(&cx), ino, offset, buf)
     }
 
+    /// A file, directory or symlink was read by a caller whose mount keeps access times as `strictatime` does, or else as
+    /// `relatime`. Never waits: the leader is told in the background, within seconds.
+    pub fn accessed(&self, ino: InodeId, is_strict: bool) {
+        self.link.accessed(ino, is_strict);
+    }
+
     /// Writes all of `data` at `offset`, or at the end.
     pub fn write(
         &self,

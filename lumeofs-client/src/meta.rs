@@ -198,6 +198,7 @@ fn is_repeatable(mutation: &Mutation) -> bool {
             | Mutation::ReturnLocks { .. }
             // What the lost session made is gone with it.
             | Mutation::CreateUnnamed { .. }
+            | Mutation::Access { .. }
     )
 }
 

@@ -86,6 +86,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn page_request(&self, ino: InodeId) -> Option<PageRequest<'_>>;
     fn late_page_drops(&self) -> u64;
     fn read(&self, cx: Context<'_>, ino: InodeId, offset: u64, buf: &mut [u8]) -> FsResult<usize>;
+    /// Never waits.
+    fn accessed(&self, ino: InodeId, is_strict: bool);
     fn write(
         &self,
         cx: Context<'_>,
@@ -243,6 +245,9 @@ impl Backend for Client {
     }
     fn read(&self, cx: Context<'_>, ino: InodeId, offset: u64, buf: &mut [u8]) -> FsResult<usize> {
         Client::read(self, cx, ino, offset, buf)
+    }
+    fn accessed(&self, ino: InodeId, is_strict: bool) {
+        Client::accessed(self, ino, is_strict);
     }
     fn write(
         &self,

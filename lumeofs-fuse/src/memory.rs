@@ -479,6 +479,13 @@ impl Backend for Memory {
         buf[..len].copy_from_slice(&rest[..len]);
         Ok(len)
     }
+    fn accessed(&self, ino: InodeId, _: bool) {
+        let mut state = self.state.lock();
+        let now = state.now();
+        if let Ok(node) = state.node(ino) {
+            node.attr.atime = now;
+        }
+    }
     fn write(
         &self,
         _: Context<'_>,

@@ -105,6 +105,7 @@ fn grows(mutation: &Mutation) -> bool {
         | Mutation::Rmdir { .. }
         | Mutation::Rename { .. }
         | Mutation::SetAttr { .. }
+        | Mutation::Access { .. }
         | Mutation::RemoveXattr { .. }
         | Mutation::Publish { .. }
         | Mutation::Extend { .. }

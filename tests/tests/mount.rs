@@ -3,6 +3,7 @@
 use lumeofs_tests::{Cluster, binary, eventually, run, shell};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -355,4 +356,51 @@ fn a_file_without_a_name_outlives_the_leading_master_and_goes_with_its_process()
         Duration::from_secs(20),
         || inodes() == 3,
     );
+}
+
+#[test]
+fn reads_set_access_times_which_other_mounts_see_a_little_later() {
+    let mut cluster = Cluster::start();
+    let (a, b) = (cluster.mount(), cluster.second_mount());
+    shell(&a, "mkdir d; for i in $(seq 300); do echo $i > d/$i; done");
+    let atime = |path: &Path| {
+        let found = std::fs::metadata(path).unwrap();
+        (found.atime(), found.atime_nsec())
+    };
+    let (file, there) = (a.join("d/7"), b.join("d/7"));
+    let before = std::fs::metadata(&file).unwrap();
+    assert_eq!(atime(&there), atime(&file));
+    std::fs::read(&file).unwrap();
+    let read = std::fs::metadata(&file).unwrap();
+    assert!(atime(&file) > (before.atime(), before.atime_nsec()));
+    assert_eq!(
+        (read.ctime(), read.ctime_nsec(), read.mtime_nsec()),
+        (before.ctime(), before.ctime_nsec(), before.mtime_nsec())
+    );
+    let once = atime(&file);
+    shell(&a, "cat d/* > /dev/null; ls d > /dev/null");
+    assert_eq!(atime(&file), once, "relatime");
+    // What is set wins, also if that is the time that there was.
+    let times = cluster.scratch().join("times");
+    let script = "touch -a -d '2001-02-03 UTC' d/8; echo new > d/new; touch -r d/new TIMES; cat d/new; touch -a -r TIMES d/new";
+    shell(&a, &script.replace("TIMES", times.to_str().unwrap()));
+    let set = ["d/8", "d/new"].map(|name| atime(&a.join(name)));
+    assert_eq!((set[0].0, set[1]), (981_158_400, atime(&times)));
+    let all = || {
+        let names = (1..=300).map(|number| format!("d/{number}"));
+        names.chain(["d".to_owned(), "d/new".to_owned()])
+    };
+    eventually("the others see it", Duration::from_secs(20), || {
+        all().all(|name| atime(&a.join(&name)) == atime(&b.join(&name)))
+    });
+    assert_eq!(atime(&there), once);
+    for (name, set) in ["d/8", "d/new"].into_iter().zip(set) {
+        assert_eq!((atime(&a.join(name)), atime(&b.join(name))), (set, set));
+    }
+    // An unmount tells what is left.
+    std::fs::read(a.join("d/new")).unwrap();
+    let last = atime(&a.join("d/new"));
+    assert!(last > set[1]);
+    cluster.remount();
+    assert_eq!(atime(&a.join("d/new")), last);
 }

@@ -22,6 +22,7 @@ impl Link {
     pub(crate) fn settle_before_close(&self) -> FsResult<()> {
         self.send_before_close();
         self.publish_before_close();
+        self.tell_accesses_before_close();
         let (unsent, untold) = (self.pages.unsent(), self.inodes.untold());
         if unsent.is_empty() && untold.is_empty() {
             return Ok(());

@@ -125,6 +125,8 @@ fn touches(mutation: &Mutation) -> Vec<Touch> {
         | Mutation::CutTail { ino } => vec![Touch::Inode(*ino)],
         // Nothing that is in memory depends on locks, nor on what nobody knows yet.
         Mutation::CreateUnnamed { .. }
+        // This client shows these times already.
+        | Mutation::Access { .. }
         | Mutation::Lock { .. }
         | Mutation::Unlock { .. }
         | Mutation::ReturnLocks { .. } => Vec::new(),

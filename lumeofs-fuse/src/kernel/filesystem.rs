@@ -188,6 +188,7 @@ pub(crate) trait Filesystem: Send + Sync + 'static {
         offset: u64,
         size: u32,
         for_cache: bool,
+        flags: OpenFlags,
         reply: ReplyData,
     );
     fn write(
@@ -221,6 +222,7 @@ pub(crate) trait Filesystem: Send + Sync + 'static {
         ino: INodeNo,
         handle: FileHandle,
         cookie: u64,
+        flags: OpenFlags,
         reply: ReplyDirectory,
     );
     fn releasedir(&self, request: &Request, ino: INodeNo, handle: FileHandle, reply: ReplyEmpty);
@@ -373,7 +375,9 @@ fn serve_one<F: Filesystem>(
             let (_handle, offset, size) = (body.u64()?, body.u64()?, body.u32()?);
             // Who reads directly says on whose behalf.
             let for_cache = body.u32()? & READ_LOCKOWNER == 0;
-            fs.read(request, ino, offset, size, for_cache, ReplyData(take()));
+            let (_owner, flags) = (body.u64()?, OpenFlags(body.i32()?));
+            let reply = ReplyData(take());
+            fs.read(request, ino, offset, size, for_cache, flags, reply);
         }
         opcode::WRITE => {
             let (_handle, offset, size) = (body.u64()?, body.u64()?, body.u32()?);
@@ -409,8 +413,10 @@ fn serve_one<F: Filesystem>(
         opcode::OPENDIR => fs.opendir(request, ino, ReplyOpen(take())),
         opcode::READDIR => {
             let (handle, cookie) = (FileHandle(body.u64()?), body.u64()?);
-            let reply = ReplyDirectory::new(take(), body.u32()?);
-            fs.readdir(request, ino, handle, cookie, reply);
+            let (size, _) = (body.u32()?, body.u32()?);
+            let (_owner, flags) = (body.u64()?, OpenFlags(body.i32()?));
+            let reply = ReplyDirectory::new(take(), size);
+            fs.readdir(request, ino, handle, cookie, flags, reply);
         }
         opcode::RELEASEDIR => {
             let handle = FileHandle(body.u64()?);

@@ -249,6 +249,18 @@ impl Model {
                 mode,
                 exclusive,
             } => self.create(caller, *parent, name, node, *mode, *exclusive),
+            Mutation::Access { accesses } => {
+                if !caller.trusted {
+                    return Err(Code::NotPermitted);
+                }
+                for access in accesses {
+                    let node = self.nodes.get_mut(&access.ino);
+                    if let Some(node) = node.filter(|node| node.attr.atime == access.from) {
+                        node.attr.atime = access.to;
+                    }
+                }
+                Ok(Reply::Done)
+            }
             Mutation::CreateUnnamed { parent, mode } => self.create_unnamed(caller, *parent, *mode),
             Mutation::Link { ino, parent, name } => self.link(caller, *ino, *parent, name),
             Mutation::Unlink { parent, name } => self.remove(caller, *parent, name, false),

@@ -4,7 +4,7 @@ use super::changes::Cache;
 use super::model::{CAPABILITIES, Model};
 use super::*;
 use crate::directory::narrow::HASH_COUNT;
-use crate::op::{CreateMode, SetAttr, SetTime, XattrMode};
+use crate::op::{Access, CreateMode, SetAttr, SetTime, XattrMode};
 use lumeofs_base::rng::SplitMix64;
 use lumeofs_base::{ChunkIndex, FileKind};
 use std::collections::BTreeMap;
@@ -242,6 +242,20 @@ impl Draw {
                     ino,
                     len,
                     clear_suid,
+                }
+            }
+            97 if self.0.percent(50) => {
+                let accesses = [ino, parent].map(|ino| {
+                    let node = model.nodes.get(&ino);
+                    let atime = node.map(|node| node.attr.atime).unwrap_or_default();
+                    Access {
+                        ino,
+                        from: self.pick(&[atime, atime, seconds(5)]),
+                        to: seconds(self.0.below(99)),
+                    }
+                });
+                Mutation::Access {
+                    accesses: accesses.to_vec(),
                 }
             }
             97 => Mutation::CutTail { ino },

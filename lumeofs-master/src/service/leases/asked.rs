@@ -101,6 +101,8 @@ pub(crate) fn named(mutation: &Mutation) -> Option<InodeId> {
         | Mutation::SetXattr { ino, .. }
         | Mutation::RemoveXattr { ino, .. }
         | Mutation::Flush { ino, .. } => Some(*ino),
+        // Times of reads have nothing to do with what others have written.
+        Mutation::Access { .. } => None,
         // Locks are no part of what mounts have in memory.
         Mutation::Lock { .. } | Mutation::Unlock { .. } | Mutation::ReturnLocks { .. } => None,
         Mutation::Create { .. }
@@ -122,6 +124,7 @@ pub(crate) fn directories(mutation: &Mutation) -> Vec<InodeId> {
             parent, new_parent, ..
         } => vec![*parent, *new_parent],
         Mutation::CreateUnnamed { .. }
+        | Mutation::Access { .. }
         | Mutation::SetAttr { .. }
         | Mutation::SetXattr { .. }
         | Mutation::RemoveXattr { .. }
