@@ -404,3 +404,77 @@ fn reads_set_access_times_which_other_mounts_see_a_little_later() {
     cluster.remount();
     assert_eq!(atime(&a.join("d/new")), last);
 }
+
+/// Keeps handles of files, or opens what was kept.
+const HANDLES: &str = r#"
+import ctypes, errno, os, pickle, sys
+libc = ctypes.CDLL(None, use_errno=True)
+class Handle(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_uint), ("type", ctypes.c_int), ("data", ctypes.c_ubyte * 128)]
+def keep(path):
+    handle, mount = Handle(128), ctypes.c_int()
+    if libc.name_to_handle_at(-100, path.encode(), ctypes.byref(handle), ctypes.byref(mount), 0):
+        raise OSError(ctypes.get_errno(), path)
+    return bytes(handle)
+def open_kept(kept, flags):
+    root = os.open(".", os.O_RDONLY)
+    fd = libc.open_by_handle_at(root, ctypes.byref(Handle.from_buffer_copy(kept)), flags)
+    os.close(root)
+    return fd if fd >= 0 else -ctypes.get_errno()
+store, action, *paths = sys.argv[1:]
+if action == "keep":
+    pickle.dump({path: keep(path) for path in paths}, open(store, "wb"))
+    sys.exit()
+kept = pickle.load(open(store, "rb"))
+for path in paths:
+    if action == "stale":
+        assert open_kept(kept[path], os.O_RDONLY) == -errno.ESTALE, path
+    elif os.path.isdir(path):
+        fd = open_kept(kept[path], os.O_RDONLY | os.O_DIRECTORY)
+        assert fd >= 0 and os.listdir(fd) == os.listdir(path), (path, fd)
+        assert os.path.realpath(f"/proc/self/fd/{fd}") == os.path.realpath(path)
+    else:
+        fd = open_kept(kept[path], os.O_RDWR)
+        assert fd >= 0 and os.pread(fd, 100, 0) == open(path, "rb").read(), (path, fd)
+        os.pwrite(fd, b"W", 0)
+"#;
+
+#[test]
+fn handles_outlive_what_the_kernel_knows_but_not_the_file() {
+    let mut cluster = Cluster::start();
+    let (a, b) = (cluster.mount(), cluster.second_mount());
+    shell(
+        &a,
+        "mkdir -p d/e/f; echo one > d/e/file; echo two > gone; echo three > gone-elsewhere; mkdir d/empty",
+    );
+    let script = cluster.scratch().join("handles.py");
+    std::fs::write(&script, HANDLES).unwrap();
+    let store = cluster.scratch().join("store");
+    let python = |at: &Path, rest: &str| {
+        let (script, store) = (script.display(), store.display());
+        shell(
+            at,
+            &format!("sync; echo 2 > /proc/sys/vm/drop_caches; python3 {script} {store} {rest}"),
+        );
+    };
+    python(
+        &a,
+        "keep . d d/e d/e/f d/e/file d/empty gone gone-elsewhere",
+    );
+    let there = "open d/e/file d/e/f d/e d .";
+    python(&a, there);
+    assert_eq!(std::fs::read(b.join("d/e/file")).unwrap(), b"Wne\n");
+    python(&b, there);
+    shell(
+        &b,
+        "mv d/e moved; mv moved/f moved/g; mv moved d/e; mv d/e/g d/e/f",
+    );
+    python(&a, there);
+    std::fs::remove_file(a.join("gone")).unwrap();
+    std::fs::remove_file(b.join("gone-elsewhere")).unwrap();
+    std::fs::remove_dir(a.join("d/empty")).unwrap();
+    python(&a, "stale gone gone-elsewhere d/empty");
+    cluster.remount();
+    python(&a, there);
+    python(&a, "stale gone gone-elsewhere d/empty");
+}
