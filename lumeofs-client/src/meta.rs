@@ -202,6 +202,9 @@ fn is_repeatable(mutation: &Mutation) -> bool {
             | Mutation::Unlock { .. }
             // Of another session than the one that has them they are not taken.
             | Mutation::ReturnLocks { .. }
+            // What the lost session made is gone with it.
+            | Mutation::CreateUnnamed { .. }
+            | Mutation::Access { .. }
     )
 }
 

@@ -20,6 +20,8 @@ impl Mutation {
                 parents.into_iter().collect()
             }
             Self::Reserve { .. }
+            | Self::CreateUnnamed { .. }
+            | Self::Access { .. }
             | Self::SetAttr { .. }
             | Self::SetXattr { .. }
             | Self::RemoveXattr { .. }

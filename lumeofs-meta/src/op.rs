@@ -129,6 +129,17 @@ pub struct SetAttr {
     pub clear_sgid: bool,
 }
 
+/// That something was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// What.
+    pub ino: InodeId,
+    /// The access time that it had for whoever read it. If it has another one now, that stays.
+    pub from: Timestamp,
+    /// When it was read last.
+    pub to: Timestamp,
+}
+
 /// How `rename` treats an existing target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RenameMode {
@@ -342,11 +353,17 @@ pub enum Mutation {
     /// this order, each for itself, with numbers in ascending order that the session had reserved. From `trusted` callers
     /// only. -> [`Reply::Made`]
     Make { steps: Vec<Step> },
+    /// Makes a regular file without a name (O_TMPFILE), with what it inherits from `parent`. It counts as open in the
+    /// session, and a [`Mutation::Link`] can give it its first name. -> [`Reply::Created`]
+    CreateUnnamed { parent: InodeId, mode: CreateMode },
+    /// Sets access times of what was read, and nothing else: no ctime. What is gone is passed over. At most
+    /// [`lumeofs_base::limits::ACCESSES_MAX`], from `trusted` callers only. -> [`Reply::Done`]
+    Access { accesses: Vec<Access> },
 }
 
 impl Mutation {
     /// Their names, for people. The first byte of an encoded one is its place here.
-    pub const NAMES: [&str; 20] = [
+    pub const NAMES: [&str; 22] = [
         "create",
         "link",
         "unlink",
@@ -367,6 +384,8 @@ impl Mutation {
         "return_locks",
         "reserve",
         "make",
+        "create_unnamed",
+        "access",
     ];
 }
 

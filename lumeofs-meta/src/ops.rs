@@ -1,5 +1,6 @@
 //! The mutations of the namespace, one file each, with Linux's order of errors.
 
+mod access_times;
 mod create;
 mod data;
 mod link;
@@ -35,6 +36,10 @@ pub(crate) fn run(
             mode,
             exclusive,
         } => create::create(tx, caller, (*parent, name), node, *mode, *exclusive),
+        Mutation::CreateUnnamed { parent, mode } => {
+            create::create_unnamed(tx, caller, *parent, *mode)
+        }
+        Mutation::Access { accesses } => access_times::access(tx, caller, accesses),
         Mutation::Link { ino, parent, name } => link::link(tx, caller, *ino, (*parent, name)),
         Mutation::Unlink { parent, name } => unlink::unlink(tx, caller, *parent, name),
         Mutation::Rmdir { parent, name } => unlink::rmdir(tx, caller, *parent, name),

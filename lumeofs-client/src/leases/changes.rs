@@ -26,12 +26,13 @@ impl Link {
         let touched = touches.iter().map(|touch| match touch {
             Touch::Name(ino, _) | Touch::Inode(ino) => *ino,
         });
-        let inodes = match mutation {
+        let named = match mutation {
             // By who tells the leader.
-            Mutation::Make { .. } | Mutation::Reserve { .. } => None,
-            _ => Some(ino),
+            Mutation::Make { .. } | Mutation::Reserve { .. } => Vec::new(),
+            Mutation::Access { accesses } => accesses.iter().map(|access| access.ino).collect(),
+            _ => vec![ino],
         };
-        let inodes = inodes.into_iter().chain(touched);
+        let inodes = named.into_iter().chain(touched);
         self.when_told(patience, inodes, |holder| holder.begin_change(&touches))?;
         Ok(Changing {
             link: self,
@@ -66,6 +67,14 @@ impl<'a> Changing<'a> {
                 }
                 // It was done by an attempt whose reply was lost.
                 None => holder.doubt(generation, number, &self.inodes(&answer.outcome)),
+            }
+            if let Ok(Reply::Created {
+                attr,
+                created: true,
+                ..
+            }) = &answer.outcome
+            {
+                holder.made(attr.ino);
             }
         });
     }
@@ -129,12 +138,15 @@ fn touches(mutation: &Mutation) -> Vec<Touch> {
         | Mutation::Extend { ino, .. }
         | Mutation::Flush { ino, .. }
         | Mutation::CutTail { ino } => vec![Touch::Inode(*ino)],
-        // Nothing that is in memory depends on locks.
-        Mutation::Lock { .. } | Mutation::Unlock { .. } | Mutation::ReturnLocks { .. } => {
-            Vec::new()
-        }
-        // Nobody else can know what it is about.
-        Mutation::Make { .. } | Mutation::Reserve { .. } => Vec::new(),
+        // Nothing that is in memory depends on locks, nor on what nobody else knows yet.
+        Mutation::Make { .. }
+        | Mutation::Reserve { .. }
+        | Mutation::CreateUnnamed { .. }
+        // This client shows these times already.
+        | Mutation::Access { .. }
+        | Mutation::Lock { .. }
+        | Mutation::Unlock { .. }
+        | Mutation::ReturnLocks { .. } => Vec::new(),
     }
 }
 

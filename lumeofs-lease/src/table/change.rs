@@ -42,7 +42,7 @@ impl<'a> Created<'a> {
             // It was granted then.
             _ if applied.repeated => Self::Nothing,
             (
-                Mutation::Create { .. },
+                Mutation::Create { .. } | Mutation::CreateUnnamed { .. },
                 Ok(Reply::Created {
                     attr,
                     created: true,

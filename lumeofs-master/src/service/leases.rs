@@ -325,7 +325,9 @@ fn awaits(
     if applied.repeated {
         return table.unheard();
     }
-    match applied.changes.is_empty() {
+    // What a file without a name inherits shows the mode and ACLs of a directory that it does not change.
+    let is_of_other = matches!(mutation, Mutation::CreateUnnamed { .. });
+    match applied.changes.is_empty() || is_of_other {
         true => table.unheard_of(shown_by_refusal(tables, mutation)),
         false => unheard,
     }

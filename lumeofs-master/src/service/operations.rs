@@ -232,11 +232,11 @@ impl MetadataService {
 
 /// Whether a mutation leaves its session with one more open file.
 fn creates_open(mutation: &Mutation) -> bool {
-    let node = match mutation {
-        Mutation::Create { node, .. } => node,
-        _ => return false,
-    };
-    matches!(node, NewNode::Regular)
+    match mutation {
+        Mutation::Create { node, .. } => matches!(node, NewNode::Regular),
+        Mutation::CreateUnnamed { .. } => true,
+        _ => false,
+    }
 }
 
 /// What a request takes in the log, roughly.
