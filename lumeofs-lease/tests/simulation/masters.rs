@@ -91,6 +91,7 @@ impl Touched {
     fn by(mutation: &Mutation) -> Self {
         let named = match mutation {
             Mutation::SetAttr { ino, .. }
+            | Mutation::SetXattr { ino, .. }
             | Mutation::Link { ino, .. }
             | Mutation::Flush { ino, .. } => vec![*ino],
             _ => Vec::new(),
@@ -440,6 +441,9 @@ impl World {
         if let Some(leader) = self.group.leader {
             let now = self.master_clock(leader);
             let may_be = self.masters[leader].table.may_be_closed(now, session);
+            if may_be {
+                self.history.publishes_no_more(session);
+            }
             if may_be || self.bug == Some(Bug::TermOfEndedNotAwaited) {
                 let close = Internal::CloseEnded { session };
                 self.propose(Command::Internal(close), Touched::default(), None);
