@@ -3,7 +3,7 @@
 //! Until the leader knows an inode nobody else can, so its maker uses it as under an exclusive lease. What names it, or lists
 //! its directory, must wait until the leader knows it: see [`Holder::is_ahead_in`].
 
-use super::{Cached, Contents, Entry, Holder};
+use super::{Cached, Contents, Entry, Holder, Touch};
 use crate::wire::{Generation, Grant, Kind, Release};
 use lumeofs_base::limits::LINK_COUNT_MAX;
 use lumeofs_base::{Attr, FileKind, InodeId, Timestamp};
@@ -255,6 +255,22 @@ impl Holder {
     pub fn is_ahead_in(&self, ino: InodeId) -> bool {
         let entry = self.entries.get(&ino);
         entry.is_some_and(|entry| entry.is_ahead_of_leader())
+    }
+
+    /// The same of what a mutation is about, also of what its names mean.
+    pub fn is_ahead_of(&self, touch: &Touch) -> bool {
+        match touch {
+            Touch::Inode(ino) => self.is_ahead_in(*ino),
+            Touch::Name(parent, name) => {
+                let is_meant = match self.target_of(*parent, name) {
+                    Cached::Is(ino) => self.is_ahead_in(ino),
+                    Cached::Absent => false,
+                    // It may be a directory in which something was made.
+                    Cached::Unknown => self.has_made(),
+                };
+                is_meant || self.is_ahead_in(*parent)
+            }
+        }
     }
 
     /// Whether the leader does not know an inode.

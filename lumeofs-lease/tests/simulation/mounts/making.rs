@@ -5,7 +5,7 @@ use super::{Then, World};
 use crate::calls::Tell;
 use crate::world::MountEvent;
 use lumeofs_base::{Attr, FileKind, InodeId};
-use lumeofs_lease::{Cached, Told, Touch};
+use lumeofs_lease::{Cached, Told};
 use lumeofs_meta::op::{Mutation, NewObject, Outcome, Reply};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -172,8 +172,8 @@ impl World {
 
     /// Whether the leader must know first what a mutation is about.
     pub(super) fn is_ahead_of(&self, mount: usize, mutation: &Mutation) -> bool {
-        touches(mutation).into_iter().any(|touch| match touch {
-            Touch::Name(ino, _) | Touch::Inode(ino) => self.is_ahead(mount, ino),
-        })
+        let holder = &self.mounts[mount].holder;
+        let mut touches = touches(mutation).into_iter();
+        touches.any(|touch| holder.is_ahead_of(&touch))
     }
 }

@@ -271,7 +271,7 @@ impl World {
         self.saw(mount, id, seen);
     }
 
-    /// What the leader answers lacks what this mount has not published.
+    /// What the leader answers lacks what this mount has not published or told.
     fn with_own_writes(
         &mut self,
         mount: usize,
@@ -281,8 +281,9 @@ impl World {
         let now = self.mount_clock(mount);
         let state = &mut self.mounts[mount];
         if !state.holder.is_writer(attr.ino) {
-            let is_old = attr.kind == FileKind::Regular
-                && state.holder.is_overtaken(generation, number, attr.ino);
+            let has_own = matches!(attr.kind, FileKind::Regular | FileKind::Directory);
+            let is_old = state.holder.is_ahead_in(attr.ino)
+                || (has_own && state.holder.is_overtaken(generation, number, attr.ino));
             return (!is_old).then_some(attr);
         }
         match state.holder.attr(now, attr.ino) {
