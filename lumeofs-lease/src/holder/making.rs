@@ -72,6 +72,7 @@ impl Holder {
         let in_dir = dir.contents.attr.as_mut()?;
         // With an ACL, or a group to inherit, the leader decides what becomes of the mode.
         if names.get(name) != Cached::Absent
+            || in_dir.nlink == 0
             || in_dir.has_xattrs
             || in_dir.mode & SGID != 0
             || in_dir.nlink >= LINK_COUNT_MAX
