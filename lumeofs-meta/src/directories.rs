@@ -1,7 +1,9 @@
-//! Where mutations change names.
+//! Where mutations change names, and which directories those mean.
 
+use crate::directory::{self, Found};
 use crate::op::{Mutation, Step};
-use lumeofs_base::InodeId;
+use crate::tables::Tables;
+use lumeofs_base::{FileKind, InodeId};
 use std::collections::BTreeSet;
 
 impl Mutation {
@@ -36,5 +38,27 @@ impl Mutation {
             | Self::Unlock { .. }
             | Self::ReturnLocks { .. } => Vec::new(),
         }
+    }
+
+    /// Directories that it moves or removes, as far as its names mean any now.
+    pub fn moved_directories(&self, tables: &dyn Tables) -> Vec<InodeId> {
+        let names = match self {
+            Self::Rmdir { parent, name } => vec![(*parent, name)],
+            Self::Rename {
+                parent,
+                name,
+                new_parent,
+                new_name,
+                ..
+            } => vec![(*parent, name), (*new_parent, new_name)],
+            _ => Vec::new(),
+        };
+        let meant = names.into_iter().filter_map(|(parent, name)| {
+            match directory::find(tables, parent, name) {
+                Found::At(_, entry) if entry.kind == FileKind::Directory => Some(entry.ino),
+                _ => None,
+            }
+        });
+        meant.collect()
     }
 }

@@ -5,7 +5,7 @@ use super::answers::Answer;
 use crate::link::Link;
 use crate::wait::{Patience, now};
 use lumeofs_base::{FsResult, InodeId, SessionId};
-use lumeofs_lease::Touch;
+use lumeofs_lease::{Holder, Touch};
 use lumeofs_meta::op::{Mutation, Outcome, Reply};
 
 /// A mutation that may be under way. When dropped, it has had no effect, or its effects were taken.
@@ -23,17 +23,18 @@ impl Link {
         mutation: &Mutation,
     ) -> FsResult<Changing<'_>> {
         let touches = touches(mutation);
-        let touched = touches.iter().map(|touch| match touch {
-            Touch::Name(ino, _) | Touch::Inode(ino) => *ino,
-        });
         let named = match mutation {
             // By who tells the leader.
             Mutation::Make { .. } | Mutation::Reserve { .. } => Vec::new(),
             Mutation::Access { accesses } => accesses.iter().map(|access| access.ino).collect(),
             _ => vec![ino],
         };
-        let inodes = named.into_iter().chain(touched);
-        self.when_told(patience, inodes, |holder| holder.begin_change(&touches))?;
+        let is_ahead = |holder: &Holder| {
+            let mut touches = touches.iter();
+            named.iter().any(|ino| holder.is_ahead_in(*ino))
+                || touches.any(|touch| holder.is_ahead_of(touch))
+        };
+        self.when_told(patience, is_ahead, |holder| holder.begin_change(&touches))?;
         Ok(Changing {
             link: self,
             touches,

@@ -161,18 +161,18 @@ impl Link {
 
     /// Waits until the leader knows an inode, and what was made in it.
     pub(crate) fn wait_told(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
-        self.when_told(&asker.patience, [ino], |_| ())
+        self.when_told(&asker.patience, |holder| holder.is_ahead_in(ino), |_| ())
     }
 
-    /// Does something at a moment when the leader knows these inodes, and what was made in them.
+    /// Does something at a moment when the leader knows what matters to it.
     pub(super) fn when_told<T>(
         &self,
         patience: &Patience<'_>,
-        inodes: impl IntoIterator<Item = InodeId> + Clone,
+        is_ahead: impl Fn(&Holder) -> bool,
         run: impl FnOnce(&mut Holder) -> T,
     ) -> FsResult<T> {
         let mut state = self.leases.state.lock();
-        while (inodes.clone().into_iter()).any(|ino| state.holder.is_ahead_in(ino)) {
+        while is_ahead(&state.holder) {
             self.leases.hurry(&mut state);
             patience.wait(&self.leases.changed, &mut state)?;
         }

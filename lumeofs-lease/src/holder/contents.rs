@@ -341,7 +341,7 @@ impl Holder {
     }
 
     /// What a name means as far as the directory's lease tells, even if its term is over.
-    fn target_of(&self, parent: InodeId, name: &[u8]) -> Cached<InodeId> {
+    pub(super) fn target_of(&self, parent: InodeId, name: &[u8]) -> Cached<InodeId> {
         let entry = self.entries.get(&parent);
         let names = entry.and_then(|entry| entry.contents.names.as_ref());
         names.map_or(Cached::Unknown, |names| names.get(name))

@@ -4,7 +4,7 @@
 //! Until the leader knows an inode nobody else can, so its maker uses it as under an exclusive lease. What names it, or lists
 //! its directory, must wait until the leader knows it: see [`Holder::is_ahead_in`].
 
-use super::{Cached, Contents, Entry, Holder};
+use super::{Cached, Contents, Entry, Holder, Touch};
 use crate::wire::{Generation, Grant, Kind, Release};
 use lumeofs_base::limits::LINK_COUNT_MAX;
 use lumeofs_base::{Attr, FileKind, InodeId, Timestamp};
@@ -74,6 +74,7 @@ impl Holder {
         let in_dir = dir.contents.attr.as_mut()?;
         // With an ACL, or a group to inherit, the leader decides what becomes of the mode.
         if names.get(name) != Cached::Absent
+            || in_dir.nlink == 0
             || in_dir.has_xattrs
             || in_dir.mode & SGID != 0
             || in_dir.nlink >= LINK_COUNT_MAX
@@ -315,6 +316,22 @@ impl Holder {
     pub fn is_ahead_in(&self, ino: InodeId) -> bool {
         let entry = self.entries.get(&ino);
         entry.is_some_and(|entry| entry.is_ahead_of_leader())
+    }
+
+    /// The same of what a mutation is about, also of what its names mean.
+    pub fn is_ahead_of(&self, touch: &Touch) -> bool {
+        match touch {
+            Touch::Inode(ino) => self.is_ahead_in(*ino),
+            Touch::Name(parent, name) => {
+                let is_meant = match self.target_of(*parent, name) {
+                    Cached::Is(ino) => self.is_ahead_in(ino),
+                    Cached::Absent => false,
+                    // It may be a directory in which something was made.
+                    Cached::Unknown => self.has_made(),
+                };
+                is_meant || self.is_ahead_in(*parent)
+            }
+        }
     }
 
     /// Whether the leader does not know an inode.

@@ -29,4 +29,10 @@ pub(crate) enum Bug {
     OwnChangesForgotten,
     /// A query shows what a writer has not published.
     WritersNotAsked,
+    /// A query does not wait until the leader knows what was made.
+    MadeNotAwaited,
+    /// A directory is given back before the leader knows what was made in it.
+    MadeNotTold,
+    /// A new leader is not told of leases on what the one before did not know.
+    MadeNotAsserted,
 }

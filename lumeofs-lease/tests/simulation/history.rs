@@ -1,15 +1,16 @@
 //! What was true when, and what everybody could know: the judge of all reads.
 //!
 //! Metadata has a version per command that changed it. A read must return one that is not older than what was
-//! acknowledged, or returned by another read, before it began. Data and modification times are registers, whose writes
+//! acknowledged, or returned by another read, before it began. What a mount made in its memory has its versions before it is
+//! in the log; only its maker may see them then. Data and modification times are registers, whose writes
 //! need not be in the log; each value is written once, so a read tells which write it saw.
 
 use lumeofs_base::{Attr, FileKind, InodeId, SessionId, Timestamp};
 use lumeofs_meta::change::Change;
 use lumeofs_meta::namespace;
-use lumeofs_meta::op::{Caller, DirEntry, Query, Reply};
+use lumeofs_meta::op::{Caller, DirEntry, NewObject, Query, Reply};
 use lumeofs_meta::tables::MemoryTables;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +27,35 @@ pub(crate) enum Value {
     Name(Option<InodeId>),
     Listing(Vec<DirEntry>),
     Bytes(Option<Vec<u8>>),
+    /// A listing with something that was made and has no place in it yet.
+    Unlisted,
     Gone,
+}
+
+#[derive(Clone, Debug)]
+struct Version {
+    value: Value,
+    /// It is not in the log.
+    ahead: Option<Ahead>,
+}
+
+/// Who has made something in memory.
+#[derive(Clone, Copy, Debug)]
+struct Ahead {
+    session: SessionId,
+    made: Duration,
+    /// The session was ended before.
+    is_lost: bool,
+}
+
+impl Version {
+    fn is_awaited(&self) -> bool {
+        self.ahead.is_some_and(|ahead| !ahead.is_lost)
+    }
+
+    fn is_lost(&self) -> bool {
+        self.ahead.is_some_and(|ahead| ahead.is_lost)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,12 +89,15 @@ struct Write {
 
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    versions: BTreeMap<Object, Vec<Value>>,
+    versions: BTreeMap<Object, Vec<Version>>,
     /// From when on which version is known to someone.
     floors: BTreeMap<Object, Vec<(Duration, usize)>>,
     changed_by: BTreeMap<(SessionId, u64), Vec<(Object, usize)>>,
     registers: BTreeMap<Register, Vec<Write>>,
+    /// What each session made in its memory that is not in the log.
+    made: BTreeMap<SessionId, VecDeque<Attr>>,
     pub(crate) lost: usize,
+    pub(crate) lost_made: usize,
 }
 
 /// Attributes without what a writer may be ahead with.
@@ -126,6 +158,9 @@ impl History {
         changes: &[Change],
     ) {
         let mut touched = Vec::new();
+        if let Some((session, _)) = by {
+            self.made_is_there(session, changes);
+        }
         for change in changes {
             let ino = change.ino();
             match change {
@@ -156,27 +191,111 @@ impl History {
         }
         let mut made = Vec::new();
         for (object, value) in touched {
-            let versions = self.versions_of(&object);
-            if versions.last() != Some(&value) {
-                versions.push(value);
-            }
-            let last = versions.len() - 1;
-            made.push((object, last));
+            let at = self.enter(&object, value);
+            made.push((object, at));
         }
         if let Some(by) = by {
             self.changed_by.entry(by).or_insert(made);
         }
     }
 
-    fn versions_of(&mut self, object: &Object) -> &mut Vec<Value> {
-        self.versions
-            .entry(object.clone())
-            .or_insert_with(|| match object {
-                Object::Attr(_) => Vec::new(),
-                Object::Name(..) => vec![Value::Name(None)],
-                Object::Listing(_) => vec![Value::Listing(Vec::new())],
-                Object::Xattr(..) => vec![Value::Bytes(None)],
-            })
+    /// Enters what is in the log. Returns its place.
+    fn enter(&mut self, object: &Object, value: Value) -> usize {
+        let versions = self.versions_of(object);
+        let is_it = |version: &Version| {
+            version.is_awaited() && (version.value == value || version.value == Value::Unlisted)
+        };
+        if let Some(at) = versions.iter().position(is_it) {
+            versions[at].value = value;
+            // One command may have brought several.
+            let awaited = versions[..=at].iter_mut();
+            for version in awaited.filter(|version| version.is_awaited()) {
+                version.ahead = None;
+            }
+            return at;
+        }
+        let awaited = versions.iter().find(|version| version.is_awaited());
+        assert!(
+            awaited.is_none(),
+            "{object:?} is {value:?}, its maker shows {awaited:?}"
+        );
+        let last = versions.iter().rposition(|version| !version.is_lost());
+        match last {
+            Some(last) if versions[last].value == value => last,
+            _ => {
+                versions.push(Version { value, ahead: None });
+                versions.len() - 1
+            }
+        }
+    }
+
+    fn versions_of(&mut self, object: &Object) -> &mut Vec<Version> {
+        self.versions.entry(object.clone()).or_insert_with(|| {
+            let value = match object {
+                Object::Attr(_) => Value::Gone,
+                Object::Name(..) => Value::Name(None),
+                Object::Listing(_) => Value::Listing(Vec::new()),
+                Object::Xattr(..) => Value::Bytes(None),
+            };
+            vec![Version { value, ahead: None }]
+        })
+    }
+
+    /// A mount has made something in its memory, and shows the directory so from now on: it is acknowledged.
+    pub(crate) fn made(
+        &mut self,
+        now: Duration,
+        session: SessionId,
+        object: &NewObject,
+        (attr, dir): (&Attr, &Attr),
+    ) {
+        let (parent, name) = (object.parent, object.name.clone());
+        let versions = [
+            (Object::Name(parent, name), Value::Name(Some(attr.ino))),
+            (Object::Attr(attr.ino), Value::Attr(strip(attr))),
+            (Object::Attr(parent), Value::Attr(strip(dir))),
+            (Object::Listing(parent), Value::Unlisted),
+        ];
+        for (object, value) in versions {
+            let ahead = Some(Ahead {
+                session,
+                made: now,
+                is_lost: false,
+            });
+            let versions = self.versions_of(&object);
+            versions.push(Version { value, ahead });
+            let last = versions.len() - 1;
+            self.raise(&object, now, last);
+        }
+        let made = self.made.entry(session).or_default();
+        made.push_back(attr.clone());
+    }
+
+    /// What a session has made comes into the log in the order in which it was made, as it was shown.
+    fn made_is_there(&mut self, session: SessionId, changes: &[Change]) {
+        let Some(made) = self.made.get_mut(&session) else {
+            return;
+        };
+        for change in changes {
+            let Change::Name {
+                entry: Some(entry), ..
+            } = change
+            else {
+                continue;
+            };
+            let Some(at) = made.iter().position(|attr| attr.ino == entry.ino) else {
+                continue;
+            };
+            assert_eq!(at, 0, "{entry:?} comes before {:?}", made.front());
+            let made = made.pop_front();
+            let is = changes.iter().find_map(|change| match change {
+                Change::Attr(attr) if attr.ino == entry.ino => Some(attr),
+                _ => None,
+            });
+            if entry.kind == FileKind::Regular {
+                assert_eq!(is, made.as_ref(), "its maker has shown it otherwise");
+            }
+        }
     }
 
     fn raise(&mut self, object: &Object, now: Duration, version: usize) {
@@ -197,7 +316,7 @@ impl History {
     /// Judges a read that is complete.
     pub(crate) fn read(
         &mut self,
-        who: usize,
+        (who, session): (usize, SessionId),
         began: Duration,
         now: Duration,
         object: &Object,
@@ -208,16 +327,23 @@ impl History {
             .get(object)
             .map_or(&[][..], |floors| &floors[..]);
         let at = floors.partition_point(|(at, _)| *at < began);
-        let floor = at.checked_sub(1).map_or(0, |at| floors[at].1);
+        let mut floor = at.checked_sub(1).map_or(0, |at| floors[at].1);
         let versions = self.versions_of(object);
-        let found = versions[floor..].iter().position(&is_like);
+        while versions[floor].is_lost() {
+            floor -= 1;
+        }
+        let is_seen = |version: &Version| {
+            let ahead = version.ahead;
+            ahead.is_none_or(|ahead| ahead.session == session) && is_like(&version.value)
+        };
+        let found = versions[floor..].iter().position(is_seen);
         let Some(found) = found else {
             panic!(
                 "mount {who} read an old {object:?} at {now:?}, begun at {began:?}: known was {:?}, there are {:?}, \
                  it was {:?}",
                 versions.get(floor),
                 versions.len() - floor,
-                versions.iter().rposition(is_like).map(|at| floor - at)
+                versions.iter().rposition(is_seen).map(|at| floor - at)
             );
         };
         self.raise(object, now, floor + found);
@@ -259,8 +385,17 @@ impl History {
         }
     }
 
-    /// A session has ended, and its term is over: times that reached nothing are lost.
+    /// A session has ended, and its term is over: times that reached nothing are lost, and what it made.
     pub(crate) fn publishes_no_more(&mut self, session: SessionId) {
+        let lost = self.made.remove(&session).unwrap_or_default();
+        self.lost_made += lost.len();
+        if !lost.is_empty() {
+            let versions = self.versions.values_mut().flatten();
+            let ahead = versions.filter_map(|version| version.ahead.as_mut());
+            for ahead in ahead.filter(|ahead| ahead.session == session) {
+                ahead.is_lost = true;
+            }
+        }
         self.lose(session, |register| matches!(register, Register::Time(_)));
     }
 
@@ -289,6 +424,14 @@ impl History {
 
     /// An fsync that began at `began` is done.
     pub(crate) fn synced(&mut self, ino: InodeId, session: SessionId, began: Duration) {
+        let versions = self.versions_of(&Object::Attr(ino));
+        let ahead = versions.iter().filter_map(|version| version.ahead);
+        let mut missing = ahead.filter(|ahead| ahead.session == session && ahead.made < began);
+        assert_eq!(
+            missing.next().map(|ahead| ahead.made),
+            None,
+            "{ino} is synced and not in the log"
+        );
         for (register, writes) in &mut self.registers {
             if register.ino() != ino {
                 continue;

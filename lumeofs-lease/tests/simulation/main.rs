@@ -103,4 +103,7 @@ planted! {
     a_grant_after_the_reading_is_found: GrantAfterReading,
     own_changes_that_are_forgotten_are_found: OwnChangesForgotten,
     a_reader_that_does_not_ask_the_writer_is_found: WritersNotAsked,
+    a_question_about_what_was_made_and_not_told_is_found: MadeNotAwaited,
+    a_directory_given_back_without_what_was_made_is_found: MadeNotTold,
+    leases_on_what_was_made_that_are_not_asserted_are_found: MadeNotAsserted,
 }

@@ -69,7 +69,6 @@ pub(crate) enum Waiting {
         from: From,
         session: SessionId,
         command: Command,
-        touched: Touched,
     },
     Reply {
         from: From,
@@ -88,13 +87,15 @@ pub(crate) struct Touched {
 }
 
 impl Touched {
-    fn by(mutation: &Mutation) -> Self {
-        let named = match mutation {
+    fn by(tables: &MemoryTables, mutation: &Mutation) -> Self {
+        let mut named = match mutation {
             Mutation::SetAttr { ino, .. }
+            | Mutation::SetXattr { ino, .. }
             | Mutation::Link { ino, .. }
             | Mutation::Flush { ino, .. } => vec![*ino],
             _ => Vec::new(),
         };
+        named.extend(mutation.moved_directories(tables));
         let directories = mutation.directories();
         Self { named, directories }
     }
@@ -145,7 +146,6 @@ impl World {
             } => self.masters[at].waiting.push(Waiting::Mutation {
                 from,
                 session,
-                touched: Touched::by(&mutation),
                 command: Command::Mutate {
                     session,
                     sequence,
@@ -273,13 +273,16 @@ impl World {
             Waiting::Mutation {
                 from,
                 session,
-                ref touched,
                 ref command,
             } => {
                 if !namespace::has_session(&master.tables, session) {
                     self.tell(from, Tell::Expired);
                     return None;
                 }
+                let Command::Mutate { mutation, .. } = command else {
+                    panic!("{command:?} is no mutation");
+                };
+                let touched = Touched::by(&master.tables, mutation);
                 if master
                     .table
                     .before_change(now, session, &touched.named, &touched.directories)
@@ -287,7 +290,7 @@ impl World {
                 {
                     return Some(waiting);
                 }
-                let (command, touched) = (command.clone(), touched.clone());
+                let command = command.clone();
                 self.propose(command, touched, Some(from));
                 None
             }
@@ -440,6 +443,9 @@ impl World {
         if let Some(leader) = self.group.leader {
             let now = self.master_clock(leader);
             let may_be = self.masters[leader].table.may_be_closed(now, session);
+            if may_be {
+                self.history.publishes_no_more(session);
+            }
             if may_be || self.bug == Some(Bug::TermOfEndedNotAwaited) {
                 let close = Internal::CloseEnded { session };
                 self.propose(Command::Internal(close), Touched::default(), None);

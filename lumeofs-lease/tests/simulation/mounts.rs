@@ -1,6 +1,7 @@
 //! The driver of a holder: its session, its calls, its polls, and the data that it keeps.
 
 mod flush;
+mod making;
 mod ops;
 mod plans;
 mod replies;
@@ -13,6 +14,7 @@ use crate::world::{Event, MountEvent, World, ms};
 use lumeofs_base::{InodeId, SessionId, Timestamp};
 use lumeofs_lease::{Act, Cached, Generation, Holder, HolderLimits, Poll};
 use lumeofs_meta::tables::MemoryTables;
+use making::Making;
 pub(crate) use ops::Op;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -33,6 +35,7 @@ pub(crate) struct Mount {
     locks: BTreeSet<InodeId>,
     /// Files that are being given back, and of which generation.
     giving: BTreeMap<InodeId, Generation>,
+    making: Making,
     leader: usize,
     pub(crate) stopped_until: Duration,
     pub(crate) cut_until: Duration,
@@ -68,6 +71,8 @@ enum Then {
     Op(u64),
     /// Nobody waits for it.
     Ahead,
+    Reserved,
+    Told,
     Flushed {
         ino: InodeId,
         blocks: Vec<(u8, u64)>,
@@ -264,9 +269,18 @@ impl World {
             return;
         };
         let sent = self.mount_clock(mount);
+        let relaxes = self.rng.percent(50);
         let state = &mut self.mounts[mount];
+        if relaxes {
+            state.holder.relax(sent);
+        }
         state.polls += 1;
-        let poll = state.holder.poll();
+        let mut poll = state.holder.poll();
+        if self.bug == Some(Bug::MadeNotAsserted)
+            && let Some(asserts) = &mut poll.asserts
+        {
+            asserts.retain(|held| !state.holder.is_ahead_in(held.ino));
+        }
         let ask = Ask::Poll {
             session,
             poll: poll.clone(),
@@ -367,6 +381,8 @@ impl World {
         state.files.clear();
         state.polls = 0;
         state.sequence = 0;
+        state.making = Making::default();
+        state.holder.give_up_made();
         state.holder.reset();
         state.holder.take_acts();
         self.open_session(mount);
@@ -382,6 +398,7 @@ impl World {
             MountEvent::Complete(op) => self.complete(mount, op),
             MountEvent::Poll => self.poll(mount, true),
             MountEvent::Flush(ino) => self.flush(mount, ino),
+            MountEvent::Tell => self.tell_made(mount),
             MountEvent::TimeOut { call, attempt } => self.time_out(mount, call, attempt),
         }
     }

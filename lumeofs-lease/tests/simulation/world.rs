@@ -68,7 +68,12 @@ pub(crate) enum MountEvent {
     Complete(u64),
     Poll,
     Flush(InodeId),
-    TimeOut { call: u64, attempt: u32 },
+    /// Something that was made is to be told.
+    Tell,
+    TimeOut {
+        call: u64,
+        attempt: u32,
+    },
 }
 
 /// What happened, to know that the simulation is not idle.
@@ -91,10 +96,13 @@ pub(crate) struct Counts {
     pub(crate) lost: usize,
     pub(crate) repeated: usize,
     pub(crate) evicted: usize,
+    pub(crate) made: usize,
+    pub(crate) told: usize,
+    pub(crate) lost_made: usize,
 }
 
 impl Counts {
-    fn all(&mut self) -> [&mut usize; 17] {
+    fn all(&mut self) -> [&mut usize; 20] {
         [
             &mut self.ops,
             &mut self.hits,
@@ -113,6 +121,9 @@ impl Counts {
             &mut self.lost,
             &mut self.repeated,
             &mut self.evicted,
+            &mut self.made,
+            &mut self.told,
+            &mut self.lost_made,
         ]
     }
 
@@ -365,6 +376,7 @@ impl World {
             self.on_event(event);
         }
         self.counts.lost = self.history.lost;
+        self.counts.lost_made = self.history.lost_made;
     }
 
     fn on_event(&mut self, event: Event) {
@@ -432,6 +444,7 @@ impl World {
             let clock = self.mount_clock(index);
             let mount = &mut self.mounts[index];
             assert!(mount.ops.is_empty(), "{index} at {now:?}: {:?}", mount.ops);
+            assert!(!mount.holder.has_made(), "mount {index} does not tell");
             assert!(
                 mount.holder.is_valid(clock),
                 "mount {index} has no term in the end"

@@ -103,9 +103,10 @@ impl MetadataService {
             let settled = self.leases.settled();
             tokio::pin!(settled);
             settled.as_mut().enable();
-            let may = |tables: &_| {
+            let may = |tables: &Overlay| {
+                let (term, moved) = (leadership.term, mutation.moved_directories(tables));
                 self.leases
-                    .may_change(leadership.term, tables, session, &named, &directories)
+                    .may_change(term, tables, session, &named, &directories, &moved)
             };
             if self.group.store().read(may)? {
                 break leadership.term;

@@ -1,6 +1,7 @@
 //! What was written goes to the datanode, then its size and time to the log; then a lease can be given back.
 
 use super::Then;
+use crate::bugs::Bug;
 use crate::calls::Ask;
 use crate::world::{MountEvent, World};
 use lumeofs_base::{InodeId, Timestamp};
@@ -14,7 +15,9 @@ impl World {
             return;
         };
         let is_giving = state.giving.contains_key(&ino);
-        if is_giving && state.holder.is_in_use(ino) {
+        let is_told = !state.holder.is_ahead_in(ino)
+            || (self.bug == Some(Bug::MadeNotTold) && !state.holder.is_unborn(ino));
+        if !is_told || (is_giving && state.holder.is_in_use(ino)) {
             return self.mount_after(mount, 1_000, 3_000, MountEvent::Flush(ino));
         }
         if state.is_dirty(ino) {

@@ -6,7 +6,7 @@ use crate::bugs::Bug;
 use crate::calls::Ask;
 use crate::history::{Object, Register, Value, number_of, page, strip};
 use crate::world::{MountEvent, OPS_UNTIL};
-use lumeofs_base::{Attr, InodeId};
+use lumeofs_base::{Attr, InodeId, SessionId};
 use lumeofs_lease::{Cached, Kind, Want, WriteRight};
 use lumeofs_meta::op::{DirEntry, Mutation, Query, SetTime};
 use std::time::Duration;
@@ -42,6 +42,7 @@ pub(super) enum Stage {
 pub(super) enum Seen {
     Name(InodeId, Vec<u8>, Option<InodeId>),
     Attr(Attr),
+    Missing(InodeId),
     Page(InodeId, u64, usize, Vec<DirEntry>, bool),
     Xattr(InodeId, Option<Vec<u8>>),
     Block(InodeId, u8, Option<u64>),
@@ -55,7 +56,7 @@ impl World {
         if self.mounts[mount].session.is_none() {
             return self.mount_after(mount, 50_000, 60_000, MountEvent::NewOp);
         }
-        let plan = self.plan();
+        let plan = self.plan(mount);
         let began = self.now;
         let state = &mut self.mounts[mount];
         state.next += 1;
@@ -80,6 +81,9 @@ impl World {
     }
 
     pub(super) fn ask(&mut self, mount: usize, op: u64, query: Query, want: Want) {
+        if self.is_ahead(mount, asked(&query)) && self.bug != Some(Bug::MadeNotAwaited) {
+            return self.again(mount, op);
+        }
         self.ask_for(mount, Then::Op(op), query, want);
     }
 
@@ -117,7 +121,9 @@ impl World {
                 }
                 Cached::Absent => self.hit(mount, id, vec![Seen::Name(parent, name, None)]),
                 Cached::Unknown => {
-                    if let Some(ahead) = holder.look_ahead(parent, &name) {
+                    if !holder.is_ahead_in(parent)
+                        && let Some(ahead) = holder.look_ahead(parent, &name)
+                    {
                         let query = Query::ReadDir {
                             ino: parent,
                             cookie: ahead.after,
@@ -181,6 +187,7 @@ impl World {
                     self.step_write(mount, id, ino, block, value);
                 }
             }
+            Plan::Sync { ino } if self.is_ahead(mount, ino) => self.again(mount, id),
             Plan::Sync { ino } => match self.mounts[mount].is_dirty(ino) {
                 true => {
                     self.flush(mount, ino);
@@ -234,6 +241,12 @@ impl World {
     }
 
     fn begin_mutation(&mut self, mount: usize, id: u64, mutation: Mutation) {
+        if self.make(mount, &mutation) {
+            return self.complete(mount, id);
+        }
+        if self.is_ahead_of(mount, &mutation) {
+            return self.again(mount, id);
+        }
         if let Mutation::SetAttr { ino, .. } = mutation
             && self.mounts[mount].is_dirty(ino)
         {
@@ -372,14 +385,14 @@ impl World {
             return;
         };
         self.counts.ops += 1;
-        let (began, now) = (op.began, self.now);
-        self.trace(|| format!("mount {mount}: {:?} -> {:?}", op.plan, op.result));
-        for seen in &op.result {
-            self.judge(mount, began, seen);
-        }
         let session = self.mounts[mount]
             .session
             .expect("its operations end with it");
+        let (began, now) = (op.began, self.now);
+        self.trace(|| format!("mount {mount}: {:?} -> {:?}", op.plan, op.result));
+        for seen in &op.result {
+            self.judge((mount, session), began, seen);
+        }
         if let Some(ino) = op.plan.locks() {
             self.mounts[mount].locks.remove(&ino);
         }
@@ -387,6 +400,8 @@ impl World {
             self.history.acknowledged(now, session, sequence);
         }
         match op.plan {
+            // It was not there.
+            Plan::Write { .. } if op.stage == Stage::Done => {}
             Plan::Write {
                 ino,
                 block,
@@ -435,28 +450,30 @@ impl World {
         self.step(mount, id);
     }
 
-    fn judge(&mut self, mount: usize, began: Duration, seen: &Seen) {
-        let now = self.now;
+    fn judge(&mut self, who: (usize, SessionId), began: Duration, seen: &Seen) {
+        let (mount, now) = (who.0, self.now);
         let history = &mut self.history;
         match seen {
             Seen::Name(parent, name, to) => {
                 let object = Object::Name(*parent, name.clone());
-                history.read(mount, began, now, &object, |value| {
-                    *value == Value::Name(*to)
-                });
+                history.read(who, began, now, &object, |value| *value == Value::Name(*to));
             }
             Seen::Attr(attr) => {
                 let object = Object::Attr(attr.ino);
                 let is = Value::Attr(strip(attr));
-                history.read(mount, began, now, &object, |value| *value == is);
+                history.read(who, began, now, &object, |value| *value == is);
                 if attr.kind == lumeofs_base::FileKind::Regular {
                     let (register, time) = (Register::Time(attr.ino), number_of(attr.mtime));
                     history.read_register(mount, began, now, register, Some(time));
                 }
             }
+            Seen::Missing(ino) => {
+                let object = Object::Attr(*ino);
+                history.read(who, began, now, &object, |value| *value == Value::Gone);
+            }
             Seen::Page(dir, after, count, entries, more) => {
                 let object = Object::Listing(*dir);
-                history.read(mount, began, now, &object, |value| match value {
+                history.read(who, began, now, &object, |value| match value {
                     Value::Listing(all) => page(all, *after, *count) == (entries.clone(), *more),
                     _ => false,
                 });
@@ -464,7 +481,7 @@ impl World {
             Seen::Xattr(ino, is) => {
                 let object = Object::Xattr(*ino, b"user.x".to_vec());
                 let is = Value::Bytes(is.clone());
-                history.read(mount, began, now, &object, |value| *value == is);
+                history.read(who, began, now, &object, |value| *value == is);
             }
             Seen::Block(ino, block, value) => {
                 let register = Register::Block(*ino, *block);
@@ -489,6 +506,17 @@ impl World {
             return value;
         }
         file.blocks.entry(block).or_insert((value, false)).0
+    }
+}
+
+/// The inode that the leader must know to answer.
+fn asked(query: &Query) -> InodeId {
+    match query {
+        Query::Lookup { parent: ino, .. }
+        | Query::GetAttr { ino }
+        | Query::ReadDir { ino, .. }
+        | Query::GetXattr { ino, .. } => *ino,
+        _ => panic!("{query:?} is not asked here"),
     }
 }
 

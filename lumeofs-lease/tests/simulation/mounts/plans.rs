@@ -6,9 +6,9 @@ use lumeofs_base::{FileKind, InodeId, Timestamp};
 use lumeofs_lease::Touch;
 use lumeofs_meta::op::{Mutation, NewNode, RenameMode, SetAttr, SetTime, XattrMode};
 
-pub(crate) const NAMES: &[&[u8]] = &[b"a", b"b", b"c", b"d"];
-/// So many inodes, then nothing is made any more.
-const INODES_MAX: usize = 24;
+pub(crate) const NAMES: &[&[u8]] = &[b"a", b"b", b"c", b"d", b"e", b"f"];
+/// So many inodes may be made at once, and another one each second.
+const INODES_MIN: usize = 8;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Plan {
@@ -85,27 +85,55 @@ pub(super) fn touches(mutation: &Mutation) -> Vec<Touch> {
 }
 
 impl World {
-    fn pick(&mut self, is_wanted: impl Fn(FileKind) -> bool) -> InodeId {
+    fn pick(&mut self, mount: usize, is_wanted: impl Fn(FileKind) -> bool) -> InodeId {
+        // Of what was made and not told nobody else can know.
+        let made = &self.mounts[mount].making.made;
+        let made: Vec<InodeId> = made
+            .iter()
+            .filter(|(_, kind)| is_wanted(**kind))
+            .map(|(ino, _)| *ino)
+            .collect();
+        if !made.is_empty() && self.rng.percent(20) {
+            return made[self.rng.below(made.len() as u64) as usize];
+        }
         let wanted = self.inodes.iter().filter(|(_, kind)| is_wanted(**kind));
         let wanted: Vec<InodeId> = wanted.map(|(ino, _)| *ino).collect();
         // Mostly the same few.
-        let bound = match self.rng.percent(70) {
-            true => wanted.len().min(3),
-            false => wanted.len(),
+        let (from, bound) = match self.rng.below(100) {
+            0..=59 => (0, wanted.len().min(3)),
+            60..=79 => (wanted.len().saturating_sub(6), wanted.len().min(6)),
+            _ => (0, wanted.len()),
         };
-        wanted[self.rng.below(bound as u64) as usize]
+        wanted[from + self.rng.below(bound as u64) as usize]
     }
 
-    fn pick_name(&mut self) -> (InodeId, Vec<u8>) {
-        let dir = self.pick(|kind| kind == FileKind::Directory);
+    fn pick_name(&mut self, mount: usize) -> (InodeId, Vec<u8>) {
+        let dir = self.pick(mount, |kind| kind == FileKind::Directory);
         let name = NAMES[self.rng.below(NAMES.len() as u64) as usize];
         (dir, name.to_vec())
     }
 
-    pub(super) fn plan(&mut self) -> Plan {
-        let file = self.pick(|kind| kind == FileKind::Regular);
-        let any = self.pick(|_| true);
-        let (dir, name) = self.pick_name();
+    pub(super) fn plan(&mut self, mount: usize) -> Plan {
+        let file = self.pick(mount, |kind| kind == FileKind::Regular);
+        let any = self.pick(mount, |_| true);
+        let (dir, name) = self.pick_name(mount);
+        if let Some(home) = self.mounts[mount].making.home
+            && self.rng.percent(20)
+        {
+            return match self.rng.below(10) {
+                0..=5 => Plan::Mutate {
+                    mutation: self.plan_create(home, name),
+                },
+                6 => Plan::Lookup { parent: home, name },
+                7 => Plan::Attr { ino: home },
+                8 => Plan::Sync { ino: home },
+                _ => Plan::List {
+                    dir: home,
+                    after: 0,
+                    count: 100,
+                },
+            };
+        }
         let block = self.rng.below(u64::from(BLOCKS)) as u8;
         match self.rng.below(100) {
             0..=17 => Plan::Lookup { parent: dir, name },
@@ -128,30 +156,34 @@ impl World {
             }
             77..=79 => Plan::Sync { ino: file },
             _ => Plan::Mutate {
-                mutation: self.plan_mutation(file, any, dir, name),
+                mutation: self.plan_mutation(mount, (file, any), dir, name),
             },
+        }
+    }
+
+    fn plan_create(&mut self, parent: InodeId, name: Vec<u8>) -> Mutation {
+        Mutation::Create {
+            parent,
+            name,
+            node: match self.rng.percent(70) {
+                true => NewNode::Regular,
+                false => NewNode::Directory,
+            },
+            mode: 0o755.into(),
+            exclusive: self.rng.percent(50),
         }
     }
 
     fn plan_mutation(
         &mut self,
-        file: InodeId,
-        any: InodeId,
+        mount: usize,
+        (file, any): (InodeId, InodeId),
         parent: InodeId,
         name: Vec<u8>,
     ) -> Mutation {
-        let is_full = self.inodes.len() >= INODES_MAX;
+        let is_full = self.inodes.len() >= INODES_MIN + self.now.as_secs() as usize;
         match self.rng.below(12) {
-            0..=2 if !is_full => Mutation::Create {
-                parent,
-                name,
-                node: match self.rng.percent(70) {
-                    true => NewNode::Regular,
-                    false => NewNode::Directory,
-                },
-                mode: 0o755.into(),
-                exclusive: self.rng.percent(50),
-            },
+            0..=2 if !is_full => self.plan_create(parent, name),
             0 | 3 => Mutation::Link {
                 ino: file,
                 parent,
@@ -160,7 +192,7 @@ impl World {
             1 | 4 => Mutation::Unlink { parent, name },
             5 => Mutation::Rmdir { parent, name },
             2 | 6 | 7 => {
-                let (new_parent, new_name) = self.pick_name();
+                let (new_parent, new_name) = self.pick_name(mount);
                 Mutation::Rename {
                     parent,
                     name,

@@ -99,13 +99,15 @@ impl World {
                 self.published(mount, ino, published);
             }
             (Then::Op(op), tell) => self.op_answered(mount, op, tell),
-            (Then::Ahead, _) => {}
+            (Then::Reserved, Tell::Done { outcome, .. }) => self.reserved(mount, &outcome),
+            (Then::Ahead, _) | (Then::Told, Tell::Done { .. }) => {}
             (then, tell) => panic!("{tell:?} for {then:?}"),
         }
     }
 
     fn opened(&mut self, mount: usize, session: SessionId) {
         self.mounts[mount].session = Some(session);
+        self.reserve(mount);
         self.mount_after(mount, 100, 1_000, MountEvent::Poll);
     }
 
@@ -122,10 +124,21 @@ impl World {
         else {
             return;
         };
+        if let Mutation::Make { steps } = mutation {
+            return self.told(mount, sequence, steps, tell);
+        }
         let now = self.mount_clock(mount);
         let forgets = self.bug == Some(Bug::OwnChangesForgotten);
         let state = &mut self.mounts[mount];
         state.outstanding.remove(&sequence);
+        if let Ok(Reply::Created {
+            attr,
+            created: true,
+            ..
+        }) = outcome
+        {
+            state.making.is_made(attr);
+        }
         match *repeated {
             _ if forgets => {}
             true => {
@@ -242,6 +255,9 @@ impl World {
                 entries,
                 more,
             )],
+            (Query::GetAttr { ino }, Err(error)) if error.code == lumeofs_base::Code::NotFound => {
+                vec![Seen::Missing(*ino)]
+            }
             (Query::GetXattr { ino, .. }, Ok(Reply::Bytes(value))) => {
                 vec![Seen::Xattr(*ino, Some(value))]
             }
@@ -255,7 +271,7 @@ impl World {
         self.saw(mount, id, seen);
     }
 
-    /// What the leader answers lacks what this mount has not published.
+    /// What the leader answers lacks what this mount has not published or told.
     fn with_own_writes(
         &mut self,
         mount: usize,
@@ -265,8 +281,9 @@ impl World {
         let now = self.mount_clock(mount);
         let state = &mut self.mounts[mount];
         if !state.holder.is_writer(attr.ino) {
-            let is_old = attr.kind == FileKind::Regular
-                && state.holder.is_overtaken(generation, number, attr.ino);
+            let has_own = matches!(attr.kind, FileKind::Regular | FileKind::Directory);
+            let is_old = state.holder.is_ahead_in(attr.ino)
+                || (has_own && state.holder.is_overtaken(generation, number, attr.ino));
             return (!is_old).then_some(attr);
         }
         match state.holder.attr(now, attr.ino) {
