@@ -34,7 +34,9 @@ fn reads_set_access_times_as_the_options_say_also_after_a_remount() {
         let opened = options.read(true).custom_flags(libc::O_NOATIME).open(&file);
         opened.unwrap().read_exact(&mut [0; 4]).unwrap();
     };
-    let list = || fs::read_dir(&root).unwrap().count();
+    let list = || {
+        fs::read_dir(&root).unwrap().count();
+    };
     assert!(moves(&file, &read) && moves(&file, &read));
     assert!(!moves(&file, &quietly));
     assert!(moves(&link, &|| drop(fs::read_link(&link).unwrap())));
