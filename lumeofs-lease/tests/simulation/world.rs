@@ -70,7 +70,10 @@ pub(crate) enum MountEvent {
     Flush(InodeId),
     /// Something that was made is to be told.
     Tell,
-    TimeOut { call: u64, attempt: u32 },
+    TimeOut {
+        call: u64,
+        attempt: u32,
+    },
 }
 
 /// What happened, to know that the simulation is not idle.

@@ -460,9 +460,7 @@ impl World {
         match seen {
             Seen::Name(parent, name, to) => {
                 let object = Object::Name(*parent, name.clone());
-                history.read(who, began, now, &object, |value| {
-                    *value == Value::Name(*to)
-                });
+                history.read(who, began, now, &object, |value| *value == Value::Name(*to));
             }
             Seen::Attr(attr) => {
                 let object = Object::Attr(attr.ino);
