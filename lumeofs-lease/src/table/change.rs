@@ -88,13 +88,15 @@ impl Table {
         match created {
             Created::Nothing => {}
             Created::Now(attr) => {
+                let parent = parent_of(attr.ino, changes);
+                let is_alone = parent.is_some_and(|ino| !self.is_changed_by_another(session, ino));
                 grants.extend(match attr.kind {
-                    FileKind::Regular | FileKind::Directory => {
-                        self.grant_created(now, session, attr.ino)
-                    }
+                    FileKind::Regular => self.grant_created(now, session, attr.ino),
+                    // Else somebody may be about to remove it.
+                    FileKind::Directory if is_alone => self.grant_created(now, session, attr.ino),
                     _ => self.grant_shared(now, session, attr.ino),
                 });
-                grants.extend(self.grant_parent(now, session, attr.ino, changes));
+                grants.extend(parent.and_then(|ino| self.grant_parent(now, session, ino)));
             }
             Created::Ahead(inodes) => {
                 let inodes = inodes.iter();
@@ -167,17 +169,8 @@ impl Table {
         &mut self,
         now: Duration,
         session: SessionId,
-        made: InodeId,
-        changes: &[Change],
+        parent: InodeId,
     ) -> Option<Grant> {
-        let parent = changes.iter().find_map(|change| match change {
-            Change::Name {
-                parent,
-                entry: Some(entry),
-                ..
-            } if entry.ino == made => Some(*parent),
-            _ => None,
-        })?;
         let leases = self.inodes.get(&parent)?;
         let is_alone = leases.held.iter().all(|lease| lease.session == session)
             && leases.changers.iter().all(|changer| *changer == session)
@@ -201,4 +194,16 @@ impl Table {
         self.has_room(session)
             .then(|| self.enter(now, session, ino, Kind::Exclusive))
     }
+}
+
+/// The directory in which something was made.
+fn parent_of(made: InodeId, changes: &[Change]) -> Option<InodeId> {
+    changes.iter().find_map(|change| match change {
+        Change::Name {
+            parent,
+            entry: Some(entry),
+            ..
+        } if entry.ino == made => Some(*parent),
+        _ => None,
+    })
 }

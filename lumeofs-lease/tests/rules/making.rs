@@ -1,8 +1,8 @@
 //! What is made in memory under the exclusive lease of a directory.
 
-use crate::fixture::{DIR, World, attr, ms, named, session};
-use lumeofs_base::{Attr, InodeId};
-use lumeofs_lease::{Act, Blocked, Cached, Created, Kind, Told, Touch, Want};
+use crate::fixture::{DIR, OTHER, World, attr, entry, ms, named, session};
+use lumeofs_base::{Attr, FileKind, InodeId};
+use lumeofs_lease::{Act, Blocked, Cached, Created, Kind, Learned, Told, Touch, Want};
 use lumeofs_meta::change::Change;
 use lumeofs_meta::op::{Caller, CreateMode, NewNode, NewObject, SetAttr, Step};
 
@@ -310,4 +310,92 @@ fn attributes_of_a_directory_that_one_has_to_itself_are_set_in_memory_too() {
             set: expected
         }]
     );
+}
+
+#[test]
+fn what_a_name_means_is_told_before_it_is_moved_or_removed() {
+    let mut world = World::new(1);
+    world.alone_in_dir(0);
+    world.make(0, b"new", NEW).unwrap();
+    let up = InodeId(1);
+    let touch = Touch::Name(up, b"dir".to_vec());
+    // It may mean the directory.
+    assert!(world.holder(0).is_ahead_of(&touch));
+    assert!(world.holder(0).is_ahead_of(&Touch::Inode(DIR)));
+    assert!(!world.holder(0).is_ahead_of(&Touch::Inode(up)));
+
+    let (session, now) = (session(0), world.now);
+    let shown = [(up, FileKind::Directory), (DIR, FileKind::Directory)];
+    let grants = world.table.read(now, session, &shown, Want::Shared);
+    let generation = world.table.generation(session).unwrap();
+    let dir = plain_dir(1);
+    for (name, attr) in [(&b"dir"[..], Some(&dir)), (b"none", None)] {
+        let learned = Learned::Name {
+            parent: up,
+            name,
+            attr,
+        };
+        let grants = grants.clone().unwrap();
+        world.holder(0).learn(now, generation, &grants, learned);
+    }
+    assert!(world.holder(0).is_ahead_of(&touch));
+    let none = Touch::Name(up, b"none".to_vec());
+    assert!(!world.holder(0).is_ahead_of(&none));
+
+    let (changes, changed) = world.tell(0);
+    world.told(0, &changes, &changed);
+    assert!(!world.holder(0).is_ahead_of(&touch));
+}
+
+#[test]
+fn nothing_is_made_in_a_directory_that_was_removed() {
+    let mut world = World::new(1);
+    world.alone_in_dir(0);
+    let removed = Attr {
+        nlink: 0,
+        ..plain_dir(0)
+    };
+    let changes = [Change::Attr(removed)];
+    let changed = world.change(0, &changes);
+    world.did(0, &changed, &changes);
+    assert!(world.make(0, b"new", NEW).is_none());
+}
+
+#[test]
+fn a_directory_that_another_may_be_removing_is_not_had_exclusively() {
+    let kind_of_new_dir = |is_alone: bool| {
+        let mut world = World::new(2);
+        let now = world.now;
+        // Of `rmdir`: the name means nothing yet.
+        let remover = session(usize::from(!is_alone));
+        for of in [remover, session(0)] {
+            (world.table)
+                .before_change(now, of, &[], &[OTHER])
+                .expect("nothing stands in the way");
+        }
+        let dir = plain_dir(0);
+        let name = Change::Name {
+            parent: OTHER,
+            name: b"dir".to_vec(),
+            entry: Some(entry(b"dir", 7, DIR)),
+        };
+        let changes = [name, Change::Attr(dir.clone())];
+        let created = Created::Now(&dir);
+        let changed = world.table.changed(now, session(0), &changes, &created);
+        changed.grants[0].kind
+    };
+    assert_eq!(kind_of_new_dir(true), Kind::Exclusive);
+    assert_eq!(kind_of_new_dir(false), Kind::Shared);
+}
+
+#[test]
+fn an_answer_from_before_something_was_told_is_overtaken() {
+    let mut world = World::new(1);
+    world.alone_in_dir(0);
+    let before = world.ask(0, &[DIR], Want::Shared).unwrap();
+    world.make(0, b"new", NEW).unwrap();
+    let (changes, changed) = world.tell(0);
+    world.told(0, &changes, &changed);
+    let holder = world.holder(0);
+    assert!(holder.is_overtaken(before.generation, before.number, DIR));
 }

@@ -33,6 +33,8 @@ pub(crate) enum Bug {
     MadeNotAwaited,
     /// A directory is given back before the leader knows what was made in it.
     MadeNotTold,
+    /// A directory is moved or removed under its maker.
+    MovedNotAsked,
     /// A new leader is not told of leases on what the one before did not know.
     MadeNotAsserted,
 }

@@ -105,5 +105,6 @@ planted! {
     a_reader_that_does_not_ask_the_writer_is_found: WritersNotAsked,
     a_question_about_what_was_made_and_not_told_is_found: MadeNotAwaited,
     a_directory_given_back_without_what_was_made_is_found: MadeNotTold,
+    a_directory_that_is_removed_under_its_maker_is_found: MovedNotAsked,
     leases_on_what_was_made_that_are_not_asserted_are_found: MadeNotAsserted,
 }

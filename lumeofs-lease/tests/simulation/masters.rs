@@ -87,7 +87,7 @@ pub(crate) struct Touched {
 }
 
 impl Touched {
-    fn by(tables: &MemoryTables, mutation: &Mutation) -> Self {
+    fn by(mutation: &Mutation, moved: Vec<InodeId>) -> Self {
         let mut named = match mutation {
             Mutation::SetAttr { ino, .. }
             | Mutation::SetXattr { ino, .. }
@@ -95,7 +95,7 @@ impl Touched {
             | Mutation::Flush { ino, .. } => vec![*ino],
             _ => Vec::new(),
         };
-        named.extend(mutation.moved_directories(tables));
+        named.extend(moved);
         let directories = mutation.directories();
         Self { named, directories }
     }
@@ -282,7 +282,11 @@ impl World {
                 let Command::Mutate { mutation, .. } = command else {
                     panic!("{command:?} is no mutation");
                 };
-                let touched = Touched::by(&master.tables, mutation);
+                let moved = match self.bug {
+                    Some(Bug::MovedNotAsked) => Vec::new(),
+                    _ => mutation.moved_directories(&master.tables),
+                };
+                let touched = Touched::by(mutation, moved);
                 if master
                     .table
                     .before_change(now, session, &touched.named, &touched.directories)

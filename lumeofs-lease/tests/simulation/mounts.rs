@@ -269,11 +269,7 @@ impl World {
             return;
         };
         let sent = self.mount_clock(mount);
-        let relaxes = self.rng.percent(50);
         let state = &mut self.mounts[mount];
-        if relaxes {
-            state.holder.relax(sent);
-        }
         state.polls += 1;
         let mut poll = state.holder.poll();
         if self.bug == Some(Bug::MadeNotAsserted)

@@ -57,8 +57,12 @@ impl World {
             return self.mount_after(mount, 50_000, 60_000, MountEvent::NewOp);
         }
         let plan = self.plan(mount);
-        let began = self.now;
+        let (began, now) = (self.now, self.mount_clock(mount));
+        let relaxes = self.rng.percent(5);
         let state = &mut self.mounts[mount];
+        if relaxes {
+            state.holder.relax(now);
+        }
         state.next += 1;
         let id = state.next;
         state.ops.insert(

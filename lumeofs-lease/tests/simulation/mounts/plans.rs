@@ -117,22 +117,16 @@ impl World {
         let file = self.pick(mount, |kind| kind == FileKind::Regular);
         let any = self.pick(mount, |_| true);
         let (dir, name) = self.pick_name(mount);
-        if let Some(home) = self.mounts[mount].making.home
-            && self.rng.percent(20)
+        // Mostly its own.
+        let whose = match self.rng.percent(80) {
+            true => mount,
+            false => self.rng.below(self.mounts.len() as u64) as usize,
+        };
+        if let Some(home) = self.mounts[whose].making.home
+            && (whose == mount || self.inodes.contains_key(&home))
+            && self.rng.percent(40)
         {
-            return match self.rng.below(10) {
-                0..=5 => Plan::Mutate {
-                    mutation: self.plan_create(home, name),
-                },
-                6 => Plan::Lookup { parent: home, name },
-                7 => Plan::Attr { ino: home },
-                8 => Plan::Sync { ino: home },
-                _ => Plan::List {
-                    dir: home,
-                    after: 0,
-                    count: 100,
-                },
-            };
+            return self.plan_at(home, name);
         }
         let block = self.rng.below(u64::from(BLOCKS)) as u8;
         match self.rng.below(100) {
@@ -161,13 +155,34 @@ impl World {
         }
     }
 
+    /// What is done in a directory that was made lately.
+    fn plan_at(&mut self, dir: InodeId, name: Vec<u8>) -> Plan {
+        match self.rng.below(12) {
+            0..=6 => Plan::Mutate {
+                mutation: self.plan_create(dir, name),
+            },
+            7 => Plan::Mutate {
+                mutation: Mutation::Rmdir { parent: dir, name },
+            },
+            8 => Plan::Lookup { parent: dir, name },
+            9 => Plan::Attr { ino: dir },
+            10 => Plan::Sync { ino: dir },
+            _ => Plan::List {
+                dir,
+                after: 0,
+                count: 100,
+            },
+        }
+    }
+
     fn plan_create(&mut self, parent: InodeId, name: Vec<u8>) -> Mutation {
         Mutation::Create {
             parent,
             name,
-            node: match self.rng.percent(70) {
-                true => NewNode::Regular,
-                false => NewNode::Directory,
+            node: match self.rng.below(10) {
+                0..=5 => NewNode::Regular,
+                6 => NewNode::Symlink(b"a".to_vec()),
+                _ => NewNode::Directory,
             },
             mode: 0o755.into(),
             exclusive: self.rng.percent(50),
