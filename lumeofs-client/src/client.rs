@@ -26,6 +26,8 @@ pub struct ClientOptions {
     pub description: String,
     /// Memory for cached data in bytes, at least [`crate::CACHE_BYTES_MIN`].
     pub cache_bytes: usize,
+    /// What is made in directories is with a quorum of masters when a call returns, also where nobody else could see it.
+    pub dirsync: bool,
 }
 
 /// Who calls, under which name, and whether the caller still waits.

@@ -64,6 +64,8 @@ pub(crate) struct Link {
     pub(crate) halt: Halt,
     pub(crate) description: String,
     pub(crate) on_outage: OnOutage,
+    /// See [`ClientOptions::dirsync`].
+    pub(crate) dirsync: bool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -126,6 +128,7 @@ impl Link {
             halt: Halt::default(),
             description: options.description,
             on_outage: options.on_outage,
+            dirsync: options.dirsync,
             threads: Mutex::default(),
         });
         link.begin()

@@ -1,5 +1,6 @@
 //! What is agreed on with the kernel when a mount begins. fuser does it, and has no part in what follows.
 
+use crate::options::MountOptions;
 use fuser::{InitFlags, KernelConfig, Request};
 use lumeofs_base::limits::IO_BYTES_MAX;
 use std::io;
@@ -20,13 +21,12 @@ const BACKGROUND_CONGESTED: u16 = 96;
 /// - `AUTO_INVAL_DATA`: pages that mmap left in the kernel go when a stat or open shows another mtime.
 /// - `POSIX_ACL`: ACLs count where the kernel checks permissions. It forgets those that it knows whenever it asks for
 ///   attributes, as it does before each check.
-/// - `EXPORT_SUPPORT`: handles of files (`name_to_handle_at`, NFS) outlive what the kernel knows: it looks up `.` of their number.
 /// - `DONT_MASK`: umasks come with what they are for: a default ACL takes their place.
 ///
 /// Not asked for: the write-back cache, which makes the kernel the owner of size and times; readdirplus, whose
 /// attributes would be worth nothing with time-outs of 0;
 /// OVER_IO_URING, which without a ring hangs every request.
-const CAPABILITIES: [InitFlags; 10] = [
+const CAPABILITIES: [InitFlags; 9] = [
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_ATOMIC_O_TRUNC,
@@ -35,16 +35,32 @@ const CAPABILITIES: [InitFlags; 10] = [
     InitFlags::FUSE_POSIX_LOCKS,
     InitFlags::FUSE_FLOCK_LOCKS,
     InitFlags::FUSE_POSIX_ACL,
-    InitFlags::FUSE_EXPORT_SUPPORT,
     InitFlags::FUSE_DONT_MASK,
 ];
 
+/// For `export`: handles of files (`name_to_handle_at`, NFS) outlive what the kernel knows, as it looks up `.` of their
+/// number. Otherwise there are none: overlayfs would rely on them, and take what they find for stale.
+const EXPORT: [InitFlags; 2] = [
+    InitFlags::FUSE_NO_EXPORT_SUPPORT,
+    InitFlags::FUSE_EXPORT_SUPPORT,
+];
+
 /// A filesystem that only agrees.
-pub(crate) struct Handshake;
+pub(crate) struct Handshake {
+    export: InitFlags,
+}
+
+impl Handshake {
+    pub(crate) fn new(options: &MountOptions) -> Self {
+        Self {
+            export: EXPORT[usize::from(options.export)],
+        }
+    }
+}
 
 impl fuser::Filesystem for Handshake {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for capability in CAPABILITIES {
+        for capability in CAPABILITIES.into_iter().chain([self.export]) {
             if let Err(missing) = config.add_capabilities(capability) {
                 tracing::info!(?missing, "this kernel does not offer a capability of FUSE");
             }

@@ -319,15 +319,17 @@ impl Backend for Memory {
                 RenameMode::NoReplace | RenameMode::WhiteoutNoReplace => {
                     return Err(Code::Exists.into());
                 }
-                RenameMode::Replace => state.remove(to.0, to.1)?,
-                RenameMode::Exchange | RenameMode::Whiteout => {
-                    return Err(Code::Unsupported.into());
-                }
+                RenameMode::Replace | RenameMode::Whiteout => state.remove(to.0, to.1)?,
+                RenameMode::Exchange => return Err(Code::Unsupported.into()),
             }
         }
         state.node(from.0)?.entries.remove(from.1);
         state.insert(to.0, to.1, ino)?;
         state.node(ino)?.parent = to.0;
+        if let RenameMode::Whiteout | RenameMode::WhiteoutNoReplace = mode {
+            let whiteout = state.add(from.0, FileKind::CharDevice, 0).ino;
+            state.insert(from.0, from.1, whiteout)?;
+        }
         Ok(())
     }
     fn readlink(&self, _: Context<'_>, ino: InodeId) -> FsResult<Vec<u8>> {

@@ -47,6 +47,7 @@ const KNOWN: &[&str] = &[
     "async",
     "dirsync",
     "allow_other",
+    "export",
     "user",
     "users",
     "owner",
@@ -78,10 +79,12 @@ pub struct MountOptions {
     pub diratime: bool,
     /// All writes are durable when they return.
     pub sync: bool,
-    /// As for `sync`, for directories; they always are.
+    /// As for `sync`, for what is made in directories.
     pub dirsync: bool,
     /// Others than the user who mounts have access. Root mounts for everybody.
     pub allow_other: bool,
+    /// Handles of files can be opened, so that the kernel's NFS server can export the mount.
+    pub export: bool,
     /// The file with the cluster's secret.
     pub secret_file: Option<PathBuf>,
     /// Where a mount in the background logs.
@@ -109,6 +112,7 @@ impl Default for MountOptions {
             sync: false,
             dirsync: false,
             allow_other: root,
+            export: false,
             secret_file: None,
             log: None,
             metrics: None,
@@ -176,7 +180,7 @@ pub(crate) fn kept(option: &str) -> Option<&'static str> {
         Some(key) => option
             .split_once('=')
             .is_some_and(|(given, _)| given == key),
-        None => *name == "allow_other" && option == *name,
+        None => matches!(*name, "allow_other" | "export") && option == *name,
     };
     KNOWN.iter().copied().find(is)
 }
@@ -205,6 +209,7 @@ fn apply(options: &mut MountOptions, option: &str) -> Result<(), OptionError> {
         "async" => options.sync = false,
         "dirsync" => options.dirsync = true,
         "allow_other" => options.allow_other = true,
+        "export" => options.export = true,
         // mount(8): these imply what an ordinary user's mount must have, unless overridden after them.
         "user" | "users" => {
             (options.suid, options.dev, options.exec) = (false, false, false);

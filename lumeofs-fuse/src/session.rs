@@ -206,6 +206,7 @@ pub fn start(config: MountConfig) -> Result<Mounted> {
             on_outage: config.on_outage,
             description,
             cache_bytes: config.options.cache_bytes,
+            dirsync: config.options.sync || config.options.dirsync,
         },
     )
     .map_err(|error| explain_connect(&config.masters, error))?;
@@ -244,7 +245,7 @@ pub(crate) fn start_with(
     let core = Arc::new(core);
     let dispatcher = Dispatcher::new(core, stats.clone(), threads, Limits::default());
     let config = session_config(source, options);
-    let mut session = Session::new(Handshake, &mountpoint, &config)
+    let mut session = Session::new(Handshake::new(options), &mountpoint, &config)
         .map_err(|error| explain_mount(&mountpoint, &error))?;
     let unmounter = Arc::new(Mutex::new(session.unmount_callable()));
     let handle = MountHandle {

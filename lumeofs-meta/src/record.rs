@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// Version of the stored form of all values.
-pub const FORMAT: u8 = 4;
+pub const FORMAT: u8 = 5;
 
 /// Counters of the whole group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

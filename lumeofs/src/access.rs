@@ -75,6 +75,7 @@ impl Access {
             on_outage: OnOutage::Eio,
             description: format!("command, pid {}", std::process::id()),
             cache_bytes: CACHE_BYTES_MIN,
+            dirsync: true,
         };
         Ok(Client::connect(&masters, credentials, options)?)
     }

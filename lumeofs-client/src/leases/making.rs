@@ -108,7 +108,8 @@ impl Link {
             }
             NewNode::Special(..) => false,
         };
-        if !asker.caller.trusted || !is_plain || made::check_name(name).is_err() {
+        let may = asker.caller.trusted && !self.dirsync;
+        if !may || !is_plain || made::check_name(name).is_err() {
             return None;
         }
         let now = now();
@@ -147,7 +148,8 @@ impl Link {
 
     /// Sets attributes in memory, of something that is no regular file, if its lease allows it.
     pub(crate) fn set_ahead(&self, asker: &Asker<'_>, ino: InodeId, set: &SetAttr) -> Option<Attr> {
-        if !asker.caller.trusted || attributes::check_times(set).is_err() {
+        let may = asker.caller.trusted && !self.dirsync;
+        if !may || attributes::check_times(set).is_err() {
             return None;
         }
         let now = now();

@@ -243,6 +243,7 @@ impl Cluster {
             on_outage,
             description: "test".into(),
             cache_bytes,
+            dirsync: false,
         };
         let client = Client::connect(&masters, self.credentials.clone(), options).unwrap();
         // What it then asks brings leases, unless the test's masters give none.

@@ -3,6 +3,7 @@
 
 mod atime;
 mod locks;
+mod overlay;
 mod unnamed;
 mod waiting;
 
