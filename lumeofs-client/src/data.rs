@@ -5,6 +5,7 @@ mod behind;
 mod cached;
 pub(crate) mod chunks;
 mod closing;
+mod copy;
 mod cut;
 mod fetch;
 mod leased;

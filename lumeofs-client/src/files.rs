@@ -158,6 +158,22 @@ impl Client {
         self.link.allocate_leased(&cx, ino, offset, len, range)
     }
 
+    /// `copy_file_range(2)`: has the datanodes copy up to `len` bytes from a place in a file to a place in the same or another
+    /// one. How many it were: less at the end of the source, and where one call would take long.
+    ///
+    /// # Errors
+    /// `Invalid` if both ranges are of one file and overlap.
+    pub fn copy_range(
+        &self,
+        cx: Context<'_>,
+        from: (InodeId, u64),
+        to: (InodeId, u64),
+        len: u64,
+        clear_suid: bool,
+    ) -> FsResult<u64> {
+        self.link.copy_leased(&cx, from, to, len, clear_suid)
+    }
+
     /// `SEEK_DATA`, or `SEEK_HOLE` with `hole`; `NoSuchOffset` past the end.
     pub fn seek(&self, cx: Context<'_>, ino: InodeId, offset: u64, hole: bool) -> FsResult<u64> {
         self.link.seek_leased(&cx, ino, offset, hole)

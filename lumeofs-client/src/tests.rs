@@ -6,6 +6,7 @@ mod cached;
 mod closing;
 mod cluster;
 mod coherence;
+mod copy;
 mod files;
 mod kernel;
 mod late;

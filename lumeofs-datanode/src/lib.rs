@@ -8,6 +8,7 @@ mod attest;
 mod blocked;
 mod control;
 mod convert;
+mod copy;
 mod damage;
 mod data;
 mod fetch;

@@ -56,6 +56,11 @@ fn of_requests(page: &mut Page, requests: &Requests) {
             read(&requests.written_bytes),
         ),
         (
+            "lumeofs_datanode_range_copied_bytes_total",
+            "Bytes that were written to chunks from other chunks, without a client that carries them; replication apart",
+            read(&requests.copied_bytes),
+        ),
+        (
             "lumeofs_datanode_forwarded_total",
             "Requests that came to a secondary and were handed on to the primary",
             read(&requests.forwarded),

@@ -6,7 +6,7 @@ use crate::data::Data;
 use crate::group::{Attempt, GroupDriver};
 use crate::metrics::Asked;
 use crate::node::Node;
-use crate::{fetch, scrub};
+use crate::{copy, fetch, scrub};
 use lumeofs_base::checksum::verify_blocks;
 use lumeofs_base::clock::Clock as _;
 use lumeofs_base::in_work::Place;
@@ -105,7 +105,7 @@ pub(crate) fn serve(
     }
 }
 
-type Reply = (ChunkReply, Option<AlignedBuf>);
+pub(crate) type Reply = (ChunkReply, Option<AlignedBuf>);
 
 fn chunk_request(
     node: &Arc<Node>,
@@ -133,11 +133,12 @@ fn chunk_request(
         }
         Op::Fetch => fetch::serve(&driver, &asked),
         Op::Extents => extents(&driver, &asked, deadline),
-        Op::Write | Op::Zero | Op::Truncate | Op::Delete | Op::Fence | Op::Sync => {
+        Op::Write | Op::Copy | Op::Zero | Op::Truncate | Op::Delete | Op::Fence | Op::Sync => {
             let data: Data = payload.into();
             node.requests.add_written(data.len());
             let outcome = match op {
                 Op::Sync => sync(&driver, &asked, deadline),
+                Op::Copy => copy::serve(node, &driver, &asked, fixed.request, deadline),
                 _ => write(node, &driver, op, &asked, &data, deadline),
             }?;
             match outcome {
@@ -247,7 +248,7 @@ fn operation(op: Op, asked: &ChunkRequest, data: &[u8]) -> FsResult<ChunkOp> {
 }
 
 /// Orders an operation and waits for it. The inner error is the primary that it must go to.
-fn write(
+pub(crate) fn write(
     node: &Arc<Node>,
     driver: &GroupDriver,
     op: Op,
@@ -357,7 +358,11 @@ fn not_served(driver: &GroupDriver) -> FsError {
     FsError::new(Code::Unavailable, context)
 }
 
-fn read(driver: &GroupDriver, asked: &ChunkRequest, deadline: Instant) -> FsResult<Reply> {
+pub(crate) fn read(
+    driver: &GroupDriver,
+    asked: &ChunkRequest,
+    deadline: Instant,
+) -> FsResult<Reply> {
     let len = asked.len as usize;
     let inside = asked
         .offset

@@ -9,9 +9,9 @@ use crate::attr::permissions;
 use crate::core::{Core, WriteRequest};
 use crate::dispatch::{Answer, Dispatcher, Header};
 use crate::kernel::{
-    Filesystem, Interrupt, LockRange, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, SetAttrRequest,
+    Filesystem, Interrupt, LockRange, ReplyAttr, ReplyCopied, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, SetAttrRequest,
 };
 use crate::stats::Op;
 use fuser::{FileHandle, INodeNo, LockOwner, OpenFlags, RenameFlags, WriteFlags};
@@ -478,5 +478,27 @@ impl Filesystem for Adapter {
         self.run(Op::Lseek, request, ino, reply, move |core, cx, ino| {
             core.lseek(cx, ino, offset, whence)
         });
+    }
+
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        (from, from_offset): (INodeNo, u64),
+        (to, to_offset): (INodeNo, u64),
+        handle: FileHandle,
+        len: u64,
+        flags: u64,
+        reply: ReplyCopied,
+    ) {
+        let (tid, from) = (request.pid(), (self.core().inode(from), from_offset));
+        self.run(
+            Op::CopyFileRange,
+            request,
+            to,
+            reply,
+            move |core, cx, to| {
+                core.copy_file_range(cx, tid, from, (to, to_offset), handle.0, len, flags)
+            },
+        );
     }
 }

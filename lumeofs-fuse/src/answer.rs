@@ -3,8 +3,8 @@
 use crate::core::{Listing, ReadBuffer, XattrAnswer};
 use crate::dispatch::Answer;
 use crate::kernel::{
-    LockRange, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
-    ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    LockRange, ReplyAttr, ReplyCopied, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 use fuser::{Errno, FileAttr, FileHandle, FopenFlags, Generation, INodeNo};
 use std::ffi::OsStr;
@@ -67,6 +67,9 @@ answers! {
     }
     ReplyWrite(self, value: u32) {
         self.written(value);
+    }
+    ReplyCopied(self, value: u64) {
+        self.copied(value);
     }
     ReplyLseek(self, value: i64) {
         self.offset(value);

@@ -107,6 +107,14 @@ pub(crate) trait Backend: Send + Sync + 'static {
         range: Range,
     ) -> FsResult<()>;
     fn seek(&self, cx: Context<'_>, ino: InodeId, offset: u64, hole: bool) -> FsResult<u64>;
+    fn copy_range(
+        &self,
+        cx: Context<'_>,
+        from: (InodeId, u64),
+        to: (InodeId, u64),
+        len: u64,
+        clear_suid: bool,
+    ) -> FsResult<u64>;
     /// Whether `flush` has nothing to do. Never waits.
     fn is_flushed(&self, ino: InodeId) -> bool;
     /// From now on calls wait out no long outage.
@@ -277,6 +285,16 @@ impl Backend for Client {
     }
     fn seek(&self, cx: Context<'_>, ino: InodeId, offset: u64, hole: bool) -> FsResult<u64> {
         Client::seek(self, cx, ino, offset, hole)
+    }
+    fn copy_range(
+        &self,
+        cx: Context<'_>,
+        from: (InodeId, u64),
+        to: (InodeId, u64),
+        len: u64,
+        clear_suid: bool,
+    ) -> FsResult<u64> {
+        Client::copy_range(self, cx, from, to, len, clear_suid)
     }
     fn is_flushed(&self, ino: InodeId) -> bool {
         Client::is_flushed(self, ino)

@@ -69,9 +69,17 @@ impl Core {
         }
     }
 
-    /// A name for an open file.
-    pub(crate) fn new_handle(&self) -> u64 {
-        self.handle.fetch_add(1, Ordering::Relaxed) + 1
+    /// A name for a file that is opened with these flags. Its last bit says whether what is copied into it is to be durable: of a
+    /// write the kernel tells the flags, of a copy it does not.
+    pub(crate) fn new_handle(&self, flags: i32) -> u64 {
+        let number = self.handle.fetch_add(1, Ordering::Relaxed) + 1;
+        // O_SYNC contains the bit of O_DSYNC, and neither can be set later.
+        number << 1 | u64::from(flags & libc::O_DSYNC != 0)
+    }
+
+    /// Whether a file was opened with O_DSYNC or O_SYNC.
+    fn is_durable(handle: u64) -> bool {
+        handle & 1 != 0
     }
 
     /// The inode of a number of the kernel's. Only the root of the mount has two.

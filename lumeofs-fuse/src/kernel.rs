@@ -15,8 +15,8 @@ pub(crate) use filesystem::{Filesystem, LockRange, SetAttrRequest};
 pub(crate) use interrupts::Interrupt;
 pub(crate) use notify::Notifier;
 pub(crate) use reply::{
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLock,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    ReplyAttr, ReplyCopied, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 pub(crate) use request::Request;
 

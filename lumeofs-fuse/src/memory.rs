@@ -553,6 +553,26 @@ impl Backend for Memory {
             (true, false) => Ok(offset),
         }
     }
+    fn copy_range(
+        &self,
+        _: Context<'_>,
+        from: (InodeId, u64),
+        to: (InodeId, u64),
+        len: u64,
+        _: bool,
+    ) -> FsResult<u64> {
+        let mut state = self.state.lock();
+        let source = &state.node(from.0)?.data;
+        let start = source.len().min(from.1 as usize);
+        let end = source.len().min((from.1 + len) as usize);
+        let copied = source[start..end].to_vec();
+        let data = &mut state.node(to.0)?.data;
+        let at = to.1 as usize;
+        data.resize(data.len().max(at + copied.len()), 0);
+        data[at..at + copied.len()].copy_from_slice(&copied);
+        state.touch(to.0)?;
+        Ok(copied.len() as u64)
+    }
     fn is_flushed(&self, _: InodeId) -> bool {
         false
     }

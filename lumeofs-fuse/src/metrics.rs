@@ -47,6 +47,11 @@ impl Stats {
                 self.bytes_written(),
             ),
             (
+                "lumeofs_mount_copied_bytes_total",
+                "Bytes that copy_file_range had copied among the datanodes",
+                self.bytes_copied(),
+            ),
+            (
                 "lumeofs_mount_handed_over_total",
                 "Requests that the last free thread handed over",
                 self.handed_over(),

@@ -35,6 +35,7 @@ operations! {
     OpenDir => "opendir", ReadDir => "readdir", ReleaseDir => "releasedir", StatFs => "statfs",
     SetXattr => "setxattr", GetXattr => "getxattr", ListXattr => "listxattr",
     RemoveXattr => "removexattr", Fallocate => "fallocate", Lseek => "lseek",
+    CopyFileRange => "copy_file_range",
     GetLk => "getlk", SetLk => "setlk", SetLkW => "setlkw", TmpFile => "tmpfile",
 }
 
@@ -50,6 +51,7 @@ pub struct Stats {
     references: AtomicI64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
+    bytes_copied: AtomicU64,
     /// Second of the last warning, and warnings held back since.
     warned_at: AtomicU64,
     held_back: AtomicU64,
@@ -66,6 +68,7 @@ impl Default for Stats {
             references: AtomicI64::new(0),
             bytes_read: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
+            bytes_copied: AtomicU64::new(0),
             warned_at: AtomicU64::new(0),
             held_back: AtomicU64::new(0),
         }
@@ -102,6 +105,11 @@ impl Stats {
         self.bytes_written.load(Ordering::Relaxed)
     }
 
+    /// Bytes that `copy_file_range` had copied inside the cluster.
+    pub fn bytes_copied(&self) -> u64 {
+        self.bytes_copied.load(Ordering::Relaxed)
+    }
+
     /// Operations that are under way.
     pub fn in_progress(&self) -> i64 {
         self.in_progress.load(Ordering::Relaxed)
@@ -132,6 +140,10 @@ impl Stats {
     pub(crate) fn add_written(&self, bytes: usize) {
         self.bytes_written
             .fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_copied(&self, bytes: u64) {
+        self.bytes_copied.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Whether a warning may be logged now: one a second, so that an outage does not fill the log. Gives

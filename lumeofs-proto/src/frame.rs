@@ -72,6 +72,8 @@ pub enum Op {
     Fence = 71,
     /// `ChunkRequest` -> `ChunkReply` with the chunk's version + data. One block, for another member; between datanodes only.
     Fetch = 72,
+    /// `ChunkRequest` with a `CopySource` -> `ChunkReply`. A write of what the primary reads from another chunk.
+    Copy = 73,
     /// `StreamMessage` + data; answered by `StreamAnswer`s, not one to one.
     Replicate = 80,
     /// Not used.
@@ -91,7 +93,7 @@ pub enum Op {
 }
 
 impl Op {
-    const ALL: [Op; 28] = [
+    const ALL: [Op; 29] = [
         Op::Hello,
         Op::Proof,
         Op::Query,
@@ -113,6 +115,7 @@ impl Op {
         Op::Extents,
         Op::Fence,
         Op::Fetch,
+        Op::Copy,
         Op::Replicate,
         Op::ReplicateSync,
         Op::Beacon,

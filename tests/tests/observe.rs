@@ -5,7 +5,7 @@ use lumeofs_tests::{Cluster, binary, eventually, run};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -42,6 +42,24 @@ fn sum(metrics: &[Metrics], name: &str, labels: &[&str]) -> f64 {
 fn write_synced(path: &Path, bytes: usize) {
     std::fs::write(path, vec![7; bytes]).unwrap();
     File::open(path).unwrap().sync_all().unwrap();
+}
+
+/// `copy_file_range` until nothing is left.
+fn copy(from: &File, mut source: u64, to: &File, mut target: u64) -> usize {
+    let mut copied = 0;
+    loop {
+        let once = rustix::fs::copy_file_range(
+            from,
+            Some(&mut source),
+            to,
+            Some(&mut target),
+            usize::MAX >> 1,
+        );
+        match once.unwrap() {
+            0 => return copied,
+            count => copied += count,
+        }
+    }
 }
 
 fn documents() -> PathBuf {
@@ -349,4 +367,72 @@ fn one_request_id_is_in_the_logs_of_mount_master_and_datanode() {
     assert!(
         Metrics::of(&endpoints["mount"]).sum("lumeofs_mount_slow_operations_total", &[]) >= 1.0
     );
+}
+
+#[test]
+fn datanodes_copy_among_each_other_and_no_mount_carries_the_data() {
+    let mut cluster = Cluster::start();
+    cluster.wait_in_sync(SOON);
+    let (a, b) = (cluster.mount(), cluster.second_mount());
+    let open = |path: PathBuf| {
+        let mut options = File::options();
+        options.read(true).write(true).create(true);
+        options.truncate(false).open(path).unwrap()
+    };
+    // Across two chunks, behind a hole.
+    let (begin, data) = ((64 << 20) - 3_000_000, (0..6_000_000_u32));
+    let mut data: Vec<u8> = data.map(|at| (at * 7 + at / 251) as u8).collect();
+    let source = open(b.join("source"));
+    source.write_all_at(&data, begin).unwrap();
+    source.sync_all().unwrap();
+    // In the memory of the other mount; the destination in that of this one.
+    source.write_all_at(b"unsent", begin + 3_000_000).unwrap();
+    data[3_000_000..3_000_006].copy_from_slice(b"unsent");
+    let (from, to) = (open(a.join("source")), open(a.join("copy")));
+    assert_eq!(from.metadata().unwrap().len(), begin + 6_000_000);
+    to.write_all_at(b"former", 0).unwrap();
+    let endpoints = endpoints(&cluster);
+    let bytes = || {
+        let metrics = of(&endpoints, "datanode");
+        let names = ["written_bytes_total", "range_copied_bytes_total"];
+        names.map(|name| sum(&metrics, &format!("lumeofs_datanode_{name}"), &[]))
+    };
+    let before = bytes();
+    assert_eq!(copy(&from, 5, &to, 100) as u64, begin + 6_000_000 - 5);
+    let after = bytes();
+    assert!(after[0] - before[0] < 1e5, "{before:?} {after:?}");
+    assert!(after[1] - before[1] >= 6e6, "{before:?} {after:?}");
+
+    let read = |file: &File, offset: u64, len: usize| {
+        let mut read = vec![0; len];
+        file.read_exact_at(&mut read, offset).unwrap();
+        read
+    };
+    for mount in [&a, &b] {
+        let copied = File::open(mount.join("copy")).unwrap();
+        assert_eq!(copied.metadata().unwrap().len(), begin + 6_000_000 + 95);
+        assert_eq!(read(&copied, 0, 1000), [&b"former"[..], &[0; 994]].concat());
+        assert!(read(&copied, begin + 95, data.len()) == data);
+        let data_at = rustix::fs::seek(&copied, rustix::fs::SeekFrom::Data(8192)).unwrap();
+        assert!(
+            data_at > begin - (1 << 20),
+            "the hole was filled: {data_at}"
+        );
+    }
+    // Both are files of their own, and one that has no name any more can be copied.
+    source.write_all_at(b"changed", begin).unwrap();
+    to.write_all_at(b"other", begin + 100 + 95).unwrap();
+    assert!(read(&from, begin + 7, 1000) == data[7..1007]);
+    assert!(read(&to, begin + 95, 100) == data[..100]);
+    std::fs::remove_file(b.join("source")).unwrap();
+    let third = open(a.join("third"));
+    assert_eq!(copy(&from, begin, &third, 0), data.len());
+    data[..7].copy_from_slice(b"changed");
+    assert!(read(&third, 0, data.len()) == data);
+    // Tools use it.
+    let copied = bytes()[1];
+    let named = |name: &str| a.join(name).to_string_lossy().into_owned();
+    run("cp", &[&named("third"), &named("fourth")]);
+    assert!(std::fs::read(b.join("fourth")).unwrap() == data);
+    assert!(bytes()[1] - copied >= 6e6, "cp copied by itself");
 }

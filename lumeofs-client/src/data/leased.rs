@@ -101,7 +101,7 @@ impl Link {
 
     /// For a caller who does not use memory: has what is in it sent and dropped. Nobody writes in between, who would be told
     /// of nothing.
-    fn leave_memory(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
+    pub(super) fn leave_memory(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
         let Some(file) = self.pages.find(ino) else {
             return Ok(());
         };

@@ -77,7 +77,15 @@ impl<'a> GroupOp<'a> {
     }
 
     fn changes_data(&self) -> bool {
-        matches!(self.op, Op::Write | Op::Zero | Op::Truncate)
+        matches!(self.op, Op::Write | Op::Copy | Op::Zero | Op::Truncate)
+    }
+
+    /// Bytes that it puts into its chunk.
+    pub(crate) fn data_len(&self) -> u64 {
+        match self.op {
+            Op::Copy => self.header.len,
+            _ => self.payload.len() as u64,
+        }
     }
 }
 

@@ -183,9 +183,15 @@ impl Link {
         known: &Known,
         range: &Range<u64>,
     ) -> FsResult<()> {
+        let mut ops = Vec::new();
+        self.plan_zeros(known, range, &mut ops);
+        self.change_chunks(asker, inode, &mut ops)
+    }
+
+    /// Requests that make a range of those chunks that there are a hole.
+    pub(crate) fn plan_zeros(&self, known: &Known, range: &Range<u64>, ops: &mut Vec<GroupOp<'_>>) {
         let chunk_size = self.chunk_size();
         let durable = self.map().always_durable;
-        let mut ops = Vec::new();
         for chunk in known.chunks.values() {
             let start = u64::from(chunk.index.get()) * chunk_size;
             let from = range.start.max(start);
@@ -204,17 +210,26 @@ impl Link {
             };
             ops.push(GroupOp::new(chunk.group, Op::Zero, header, &[]));
         }
+    }
+
+    /// Sends changes of chunks that carry no data. `StaleWrite` if they were planned before a truncate.
+    pub(crate) fn change_chunks(
+        &self,
+        asker: &Asker<'_>,
+        inode: &Inode,
+        ops: &mut [GroupOp<'_>],
+    ) -> FsResult<()> {
         self.bind(asker)?;
-        let result = self.at_primaries(&asker.patience, &mut ops, &mut || {});
-        note_unsynced(inode, &ops);
+        let result = self.at_primaries(&asker.patience, ops, &mut || {});
+        note_unsynced(inode, ops);
         let result = result
-            .and_then(|()| first_error(&ops))
+            .and_then(|()| first_error(ops))
             .map_err(|error| self.shut_out(asker, error));
         if result
             .as_ref()
             .is_err_and(|error| error.code == Code::StaleWrite)
         {
-            for op in &ops {
+            for op in ops {
                 self.generations.raise(op.group, op.generation);
             }
         }

@@ -3,6 +3,7 @@
 
 use crate::client::Context;
 use crate::data::primaries::{GroupOp, first_error};
+use crate::inodes::Known;
 use crate::link::{Asker, Link};
 use lumeofs_base::limits::{CHUNKS_PER_ALLOCATION_MAX, FILE_SIZE_BYTES_MAX};
 use lumeofs_base::{Code, FsError, FsResult, InodeId};
@@ -67,25 +68,56 @@ impl Link {
         range: Range<u64>,
         hole: bool,
     ) -> FsResult<Option<u64>> {
-        let header = ChunkRequest {
-            chunk: chunk.chunk.get(),
-            offset: range.start,
-            len: range.end - range.start,
-            ..Default::default()
-        };
-        let mut ops = [GroupOp::new(chunk.group, Op::Extents, header, &[])];
-        self.at_primaries(&asker.patience, &mut ops, &mut || {})?;
-        first_error(&ops)?;
-        let [op] = ops;
-        let extents = op.outcome.and_then(Result::ok).unwrap_or_default().extents;
-        let extents = extents
-            .chunks_exact(2)
-            .map(|pair| pair[0]..pair[0].saturating_add(pair[1]));
+        let mut extents = self.extents(asker, &[*chunk])?;
+        let extents = extents.pop().unwrap_or_default().into_iter();
         Ok(if hole {
             next_hole(extents, range)
         } else {
             next_data(extents, range)
         })
+    }
+
+    /// Of each of these chunks the ranges with data, in order.
+    fn extents(&self, asker: &Asker<'_>, chunks: &[ChunkRef]) -> FsResult<Vec<Vec<Range<u64>>>> {
+        let op = |chunk: &ChunkRef| {
+            let header = ChunkRequest {
+                chunk: chunk.chunk.get(),
+                ..Default::default()
+            };
+            GroupOp::new(chunk.group, Op::Extents, header, &[])
+        };
+        let mut ops: Vec<_> = chunks.iter().map(op).collect();
+        self.at_primaries(&asker.patience, &mut ops, &mut || {})?;
+        first_error(&ops)?;
+        let replies = ops.into_iter().map(|op| op.outcome.and_then(Result::ok));
+        let ranges = replies.map(|reply| {
+            let extents = reply.unwrap_or_default().extents;
+            let pairs = extents.chunks_exact(2);
+            pairs
+                .map(|pair| pair[0]..pair[0].saturating_add(pair[1]))
+                .collect()
+        });
+        Ok(ranges.collect())
+    }
+
+    /// The parts of a range of a file that hold data, in order.
+    pub(crate) fn data_in(
+        &self,
+        asker: &Asker<'_>,
+        known: &Known,
+        range: &Range<u64>,
+    ) -> FsResult<Vec<Range<u64>>> {
+        let chunks: Vec<ChunkRef> = known.chunks.values().copied().collect();
+        let extents = self.extents(asker, &chunks)?;
+        let starts = chunks
+            .iter()
+            .map(|chunk| u64::from(chunk.index.get()) * self.chunk_size());
+        let parts = starts.zip(extents).flat_map(|(start, extents)| {
+            let parts = extents.into_iter();
+            parts.map(move |part| start + part.start..start.saturating_add(part.end))
+        });
+        let clipped = parts.map(|part| part.start.max(range.start)..part.end.min(range.end));
+        Ok(clipped.filter(|part| !part.is_empty()).collect())
     }
 }
 

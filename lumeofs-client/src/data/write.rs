@@ -152,11 +152,26 @@ impl Link {
                 ..known.attr
             }));
         }
+        let published = self.publish_written(asker, inode, &known.attr, range, how.clear_suid)?;
+        *refused |= published.is_none();
+        Ok(published)
+    }
+
+    /// Tells the leader of data that was sent for a range of a file that was as `attr` says. `None`: it was truncated
+    /// meanwhile, or a lost writer's bytes may lie between its end and the range.
+    pub(crate) fn publish_written(
+        &self,
+        asker: &Asker<'_>,
+        inode: &Inode,
+        attr: &Attr,
+        range: &Range<u64>,
+        clear_suid: bool,
+    ) -> FsResult<Option<Attr>> {
         self.still_bound(asker)?;
+        let (ino, truncations) = (attr.ino, attr.truncations);
+        let grows = range.end > attr.size;
         let size = if grows { range.end } else { 0 };
-        let truncations = known.attr.truncations;
-        let clear_suid = how.clear_suid;
-        let publish = if range.start > known.attr.size {
+        let publish = if range.start > attr.size {
             Mutation::Extend {
                 ino,
                 from: range.start,
@@ -184,7 +199,6 @@ impl Link {
                 Ok(Some(attr))
             }
             Err(error) if error.code == Code::StaleWrite => {
-                *refused = true;
                 inode.unlearn();
                 Ok(None)
             }
@@ -371,7 +385,7 @@ impl Link {
 pub(crate) fn note_unsynced(inode: &Inode, ops: &[GroupOp<'_>]) {
     for op in ops {
         if let Some(version) = op.version() {
-            inode.acknowledged(op.group, version, op.payload.len() as u64);
+            inode.acknowledged(op.group, version, op.data_len());
         }
     }
 }

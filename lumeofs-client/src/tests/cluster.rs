@@ -15,7 +15,7 @@ use lumeofs_meta::op::{Caller, Command, Internal, Mutation, Outcome, Reply};
 use lumeofs_meta::tables::MemoryTables;
 use lumeofs_proto::auth::{Credentials, Identity};
 use lumeofs_proto::blocking::{Conn, Frame};
-use lumeofs_proto::data::{ChunkReply, ChunkRequest, FilePart};
+use lumeofs_proto::data::{ChunkReply, ChunkRequest, CopySource, FilePart};
 use lumeofs_proto::frame::{FLAG_BLOCK_CHECKSUMS, Op};
 use lumeofs_proto::meta::*;
 use parking_lot::Mutex;
@@ -419,7 +419,7 @@ impl World {
             return Err(Code::StaleEpoch.into());
         }
         let op = frame.fixed.op;
-        if matches!(op, Op::Write | Op::Zero | Op::Truncate) {
+        if matches!(op, Op::Write | Op::Copy | Op::Zero | Op::Truncate) {
             let truncations = state.chunks.entry(asked.chunk).or_default().truncations;
             if asked.generation < state.generation || asked.truncations < truncations {
                 return Err(Code::StaleWrite.into());
@@ -433,6 +433,8 @@ impl World {
             ..Default::default()
         };
         let (start, end) = (asked.offset as usize, (asked.offset + asked.len) as usize);
+        let source = asked.source.as_ref();
+        let copied = source.map_or(Ok(Vec::new()), |source| state.copied(source, asked.len))?;
         let chunk = state.chunks.entry(asked.chunk).or_default();
         let mut out = Vec::new();
         match op {
@@ -448,6 +450,12 @@ impl World {
                 let end = start + frame.payload.len();
                 chunk.data.resize(chunk.data.len().max(end), 0);
                 chunk.data[start..end].copy_from_slice(&frame.payload);
+                chunk.truncations = asked.truncations;
+            }
+            Op::Copy => {
+                assert!(!copied.is_empty() && frame.payload.is_empty());
+                chunk.data.resize(chunk.data.len().max(end), 0);
+                chunk.data[start..end].copy_from_slice(&copied);
                 chunk.truncations = asked.truncations;
             }
             Op::Zero => {
@@ -470,5 +478,22 @@ impl World {
             other => panic!("{other:?}"),
         }
         Ok((reply, out))
+    }
+}
+
+impl State {
+    /// The bytes that a copy writes.
+    fn copied(&self, source: &CopySource, len: u64) -> FsResult<Vec<u8>> {
+        let mut bytes = vec![0; len as usize];
+        let Some(chunk) = self.chunks.get(&source.chunk) else {
+            return Ok(bytes);
+        };
+        if source.truncations < chunk.truncations {
+            return Err(Code::StaleWrite.into());
+        }
+        let from = chunk.data.len().min(source.offset as usize);
+        let until = chunk.data.len().min((source.offset + len) as usize);
+        bytes[..until - from].copy_from_slice(&chunk.data[from..until]);
+        Ok(bytes)
     }
 }

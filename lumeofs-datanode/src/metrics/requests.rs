@@ -9,7 +9,7 @@ use lumeofs_proto::frame::{Fixed, Op};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-static NAMES: [&str; 12] = [
+static NAMES: [&str; 13] = [
     "write",
     "read",
     "zero",
@@ -21,6 +21,7 @@ static NAMES: [&str; 12] = [
     "group_state",
     "fetch",
     "scrub",
+    "copy",
     "unknown",
 ];
 
@@ -37,6 +38,7 @@ fn kind(op: Op) -> usize {
         Op::GroupState => 8,
         Op::Fetch => 9,
         Op::Scrub => 10,
+        Op::Copy => 11,
         _ => NAMES.len() - 1,
     }
 }
@@ -66,6 +68,7 @@ pub(crate) struct Requests {
     pub(super) slow: SlowLog,
     pub(super) read_bytes: AtomicU64,
     pub(super) written_bytes: AtomicU64,
+    pub(super) copied_bytes: AtomicU64,
     pub(super) forwarded: AtomicU64,
     pub(super) copied_out_bytes: AtomicU64,
     pub(super) copied_in_bytes: AtomicU64,
@@ -78,6 +81,7 @@ impl Default for Requests {
             slow: SlowLog::default(),
             read_bytes: AtomicU64::new(0),
             written_bytes: AtomicU64::new(0),
+            copied_bytes: AtomicU64::new(0),
             forwarded: AtomicU64::new(0),
             copied_out_bytes: AtomicU64::new(0),
             copied_in_bytes: AtomicU64::new(0),
@@ -94,6 +98,11 @@ impl Requests {
     /// Data that a request carried.
     pub(crate) fn add_written(&self, bytes: usize) {
         add(&self.written_bytes, bytes);
+    }
+
+    /// Data that was read from another chunk to be written.
+    pub(crate) fn add_copied(&self, bytes: usize) {
+        add(&self.copied_bytes, bytes);
     }
 
     /// A request came to a secondary and was handed on to the primary.
@@ -161,6 +170,7 @@ mod tests {
             (Op::Extents, "extents"),
             (Op::Fence, "fence"),
             (Op::GroupState, "group_state"),
+            (Op::Copy, "copy"),
             (Op::Query, "unknown"),
         ];
         for (op, name) in named {

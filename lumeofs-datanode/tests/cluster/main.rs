@@ -6,7 +6,7 @@ mod scrub;
 use harness::{Cluster, block};
 use lumeofs_base::Code;
 use lumeofs_base::error::Retry;
-use lumeofs_proto::data::ChunkRequest;
+use lumeofs_proto::data::{ChunkRequest, CopySource};
 use lumeofs_proto::frame::Op;
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,72 @@ fn what_was_written_is_read_and_synced_through_any_member() {
             }
         }
     });
+}
+
+#[test]
+fn a_chunk_is_copied_into_another_one_through_any_member() {
+    let cluster = Cluster::start();
+    let data: Vec<u8> = (0..1 << 20).map(|at: u32| (at / 7) as u8).collect();
+    cluster.write(1, 0, &data);
+    cluster.write(2, 0, &block(9));
+    let copy = |to: u64, offset: u64, from: u64, len: u64| ChunkRequest {
+        chunk: to,
+        offset,
+        len,
+        source: Some(CopySource {
+            group: cluster.request().group,
+            chunk: 1,
+            offset: from,
+            ..CopySource::default()
+        }),
+        ..cluster.request()
+    };
+    // Blocks onto blocks, and not.
+    for (at, from) in [(0, 8192), (100, 50_000)] {
+        let asked = copy(2, 4096 + at, from, 400_000);
+        let copied = cluster.ask(Op::Copy, |request| *request = asked, &[]);
+        assert!(copied.unwrap().sequence > 0);
+        let read = cluster.read(2, 0, 5000 + 400_000);
+        let from = from as usize;
+        assert_eq!(read[..4096], block(9)[..]);
+        assert!(read[4096 + at as usize..][..400_000] == data[from..from + 400_000]);
+    }
+    // A secondary hands it on to the primary.
+    cluster.until("a secondary hands a copy on", || {
+        match cluster.call(cluster.secondary(), Op::Copy, copy(3, 0, 0, 1 << 20), &[]) {
+            Ok((reply, _)) => reply.sequence > 0,
+            // The machine may be too busy for a lease or an epoch to last.
+            Err(error) => {
+                assert_ne!(error.code.retry(), Retry::Never, "{error}");
+                false
+            }
+        }
+    });
+    assert!(cluster.read(3, 0, 1 << 20) == data);
+    // What never was there reads as zeros; a chunk that is gone does not.
+    let mut asked = copy(3, 0, 0, 4096);
+    asked.source.as_mut().unwrap().chunk = 77;
+    let copied = cluster.ask(Op::Copy, |request| *request = asked.clone(), &[]);
+    copied.unwrap();
+    assert!(cluster.read(3, 0, 4096) == [0; 4096]);
+    let delete = |request: &mut ChunkRequest| request.chunk = 77;
+    cluster.ask(Op::Delete, delete, &[]).unwrap();
+    for (asked, code) in [
+        (asked, Code::Stale),
+        (copy(3, 0, 0, (1 << 20) + 1), Code::Invalid),
+        (copy(3, (64 << 20) - 1, 0, 4096), Code::Invalid),
+        (
+            ChunkRequest {
+                source: None,
+                ..copy(3, 0, 0, 4096)
+            },
+            Code::Invalid,
+        ),
+    ] {
+        let refused = cluster.ask(Op::Copy, |request| *request = asked, &[]);
+        assert_eq!(refused.unwrap_err().code, code);
+    }
+    cluster.assert_equal();
 }
 
 #[test]

@@ -109,7 +109,7 @@ impl Core {
             self.drop_sgid(cx, ino, tid)?;
         }
         self.backend.open(cx, ino, truncate)?;
-        Ok(Opened::File(self.new_handle()))
+        Ok(Opened::File(self.new_handle(flags)))
     }
 
     /// Never waits.
@@ -179,6 +179,36 @@ impl Core {
         let range = range(mode)?;
         self.drop_sgid(cx, ino, tid)?;
         self.backend.allocate(cx, ino, offset, len, range)
+    }
+
+    /// From a place in a file to one in a file that is open under `handle`. Never from or to the page cache: the kernel writes its pages of the source first, and drops those of the range.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the request has that many fields"
+    )]
+    pub(crate) fn copy_file_range(
+        &self,
+        cx: Context<'_>,
+        tid: u32,
+        from: (InodeId, u64),
+        to: (InodeId, u64),
+        handle: u64,
+        len: u64,
+        flags: u64,
+    ) -> FsResult<u64> {
+        if flags != 0 {
+            let what = format!("copy_file_range with flags {flags:#x}");
+            return Err(FsError::new(Code::Invalid, what));
+        }
+        self.drop_sgid(cx, to.0, tid)?;
+        // As for a write: only root keeps suid.
+        let clear_suid = cx.caller.uid != 0;
+        let copied = self.backend.copy_range(cx, from, to, len, clear_suid)?;
+        if Self::is_durable(handle) {
+            self.backend.fsync(cx, to.0, false)?;
+        }
+        self.stats.add_copied(copied);
+        Ok(copied)
     }
 
     /// The kernel asks only for SEEK_DATA and SEEK_HOLE.

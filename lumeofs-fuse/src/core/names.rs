@@ -114,7 +114,7 @@ impl Core {
                 .backend
                 .create(cx, parent, name, NewNode::Regular, mode);
             match made {
-                Ok(attr) => return Ok((self.referenced(&attr), self.new_handle())),
+                Ok(attr) => return Ok((self.referenced(&attr), self.new_handle(flags))),
                 Err(error) if error.code == Code::Exists && flags & libc::O_EXCL == 0 => {}
                 Err(error) => return Err(error),
             }
@@ -160,7 +160,7 @@ impl Core {
     ) -> FsResult<(FileAttr, u64)> {
         self.open(cx, ino, tid, flags)?;
         match self.backend.getattr(cx, ino) {
-            Ok(attr) => Ok((self.referenced(&attr), self.new_handle())),
+            Ok(attr) => Ok((self.referenced(&attr), self.new_handle(flags))),
             Err(error) => {
                 self.backend.release(ino);
                 Err(error)

@@ -3,8 +3,8 @@
 use super::device::Device;
 use super::interrupts::{Interrupt, Interrupts};
 use super::reply::{
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLock,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Sender,
+    ReplyAttr, ReplyCopied, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Sender,
 };
 use super::request::{Body, Request};
 use fuser::{Errno, FileHandle, INodeNo, LockOwner, OpenFlags, RenameFlags, WriteFlags};
@@ -53,7 +53,10 @@ mod opcode {
     pub(super) const FALLOCATE: u32 = 43;
     pub(super) const RENAME2: u32 = 45;
     pub(super) const LSEEK: u32 = 46;
+    pub(super) const COPY_FILE_RANGE: u32 = 47;
     pub(super) const TMPFILE: u32 = 51;
+    /// As `COPY_FILE_RANGE` with a longer answer; kernels from 6.18 on ask for it first.
+    pub(super) const COPY_FILE_RANGE_64: u32 = 53;
 }
 
 /// `FUSE_FSYNC_FDATASYNC`.
@@ -251,6 +254,17 @@ pub(crate) trait Filesystem: Send + Sync + 'static {
         reply: ReplyEmpty,
     );
     fn lseek(&self, request: &Request, ino: INodeNo, offset: i64, whence: i32, reply: ReplyLseek);
+    /// From a place in a file, that of the request, to a place in the same or another one, which is open under `handle`.
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        from: (INodeNo, u64),
+        to: (INodeNo, u64),
+        handle: FileHandle,
+        len: u64,
+        flags: u64,
+        reply: ReplyCopied,
+    );
 }
 
 /// Whether there may be further requests.
@@ -442,7 +456,14 @@ fn serve_one<F: Filesystem>(
             let (_handle, offset) = (body.u64()?, body.u64()?.cast_signed());
             fs.lseek(request, ino, offset, body.i32()?, ReplyLseek(take()));
         }
-        // The kernel does without, and does not ask again: it copies by reading and writing.
+        opcode::COPY_FILE_RANGE | opcode::COPY_FILE_RANGE_64 => {
+            let (_handle, from) = (body.u64()?, (ino, body.u64()?));
+            let (node, handle) = (INodeNo(body.u64()?), FileHandle(body.u64()?));
+            let (to, len, flags) = ((node, body.u64()?), body.u64()?, body.u64()?);
+            let reply = ReplyCopied::new(take(), request.opcode == opcode::COPY_FILE_RANGE_64);
+            fs.copy_file_range(request, from, to, handle, len, flags, reply);
+        }
+        // The kernel does without, and does not ask again.
         _ => take().error(Errno::ENOSYS),
     }
     Some(())

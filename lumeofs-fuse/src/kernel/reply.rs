@@ -294,6 +294,35 @@ impl ReplyLseek {
     }
 }
 
+/// How much was copied.
+#[derive(Debug)]
+pub(crate) struct ReplyCopied {
+    sender: Sender,
+    is_64: bool,
+}
+
+impl ReplyCopied {
+    /// `is_64`: as `struct fuse_copy_file_range_out`, else as `struct fuse_write_out`.
+    pub(super) fn new(sender: Sender, is_64: bool) -> Self {
+        Self { sender, is_64 }
+    }
+
+    pub(crate) fn copied(self, len: u64) {
+        let mut out = Out::default();
+        match self.is_64 {
+            true => out.u64(len),
+            // What was asked for had to fit.
+            false => out.u32(len as u32).u32(0),
+        };
+        self.sender.send(&out.0);
+    }
+
+    /// Refuses.
+    pub(crate) fn error(self, errno: Errno) {
+        self.sender.error(errno);
+    }
+}
+
 /// Entries of a directory, as many as fit.
 #[derive(Debug)]
 pub(crate) struct ReplyDirectory {

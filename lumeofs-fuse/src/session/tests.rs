@@ -278,6 +278,32 @@ fn attributes_times_and_space_can_be_set() {
     let collapse = rustix::fs::fallocate(&file, FallocateFlags::COLLAPSE_RANGE, 0, 4096);
     assert_eq!(collapse, Err(rustix::io::Errno::OPNOTSUPP));
     assert_eq!(rustix::fs::seek(&file, SeekFrom::Hole(5)), Ok(20_000));
+    let (source, mut copied) = (File::open(&path).unwrap(), [0; 3000]);
+    file.write_all_at(&[5; 3000], 7000).unwrap();
+    let copy = |from: &mut u64, to: &mut u64, len| {
+        rustix::fs::copy_file_range(&source, Some(from), &file, Some(to), len)
+    };
+    let (mut from, mut to) = (7000, 25_000);
+    assert_eq!(copy(&mut from, &mut to, 3000), Ok(3000));
+    assert_eq!((from, to), (10_000, 28_000));
+    source.read_exact_at(&mut copied, 25_000).unwrap();
+    assert_eq!(
+        (copied, fs::metadata(&path).unwrap().len()),
+        ([5; 3000], 28_000)
+    );
+    assert_eq!(copy(&mut 28_000, &mut 0, 10), Ok(0));
+    assert_eq!(copy(&mut 0, &mut 5, 10), Err(rustix::io::Errno::INVAL));
+    let fsyncs = fixture.memory.fsyncs();
+    let mut synced = File::options();
+    let synced = synced.write(true).custom_flags(libc::O_DSYNC);
+    let synced = synced.open(&path).unwrap();
+    let copied = rustix::fs::copy_file_range(&source, Some(&mut 7000), &synced, Some(&mut 0), 9);
+    assert_eq!((copied, fixture.memory.fsyncs()), (Ok(9), fsyncs + 1));
+    let stats = fixture.stats();
+    assert_eq!(
+        (stats.done(Op::CopyFileRange), stats.bytes_copied()),
+        (2, 3009)
+    );
     assert_eq!(
         rustix::fs::seek(&file, SeekFrom::Data(30_000)),
         Err(rustix::io::Errno::NXIO)

@@ -86,6 +86,14 @@ fn allocate(root: &Path, flags: FallocateFlags, offset: u64, length: u64) -> Res
     rustix::fs::fallocate(file, flags, offset, length)
 }
 
+/// Copies the first 3000 bytes of `file` to another place in it.
+fn copy(root: &Path, mut to: u64) -> Result<()> {
+    let file = open(&root.join("file"), OFlags::RDWR)?;
+    let copied = rustix::fs::copy_file_range(&file, Some(&mut 0), &file, Some(&mut to), 3000)?;
+    assert_eq!(copied, 3000, "a whole copy");
+    Ok(())
+}
+
 fn resize(root: &Path, length: u64) -> Result<()> {
     rustix::fs::ftruncate(open(&root.join("file"), OFlags::WRONLY)?, length)
 }
@@ -178,6 +186,8 @@ pub(crate) const CHANGES: &[Change] = &[
     change!("zeroed range across the end", touches ["file"], moves ["file"], |at| {
         allocate(at, FallocateFlags::ZERO_RANGE, 10_000, 9000)
     }),
+    change!("copy_file_range", touches ["file"], moves ["file"], |at| copy(at, 5000)),
+    change!("copy_file_range across the end", touches ["file"], moves ["file"], |at| copy(at, 12_000)),
     change!("setxattr", touches ["file"], moves [], |at| set_xattr(at, "file", "user.two", 2)),
     change!("setxattr of one that is there", touches ["file"], moves [], |at| set_xattr(at, "file", "user.one", 3)),
     change!("setxattr of a directory", touches ["dir"], moves [], |at| set_xattr(at, "dir", "user.one", 4)),
