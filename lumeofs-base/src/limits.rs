@@ -24,6 +24,8 @@ pub const XATTR_LIST_BYTES_MAX: usize = 65_536;
 pub const READDIR_ENTRIES_MAX: usize = 1024;
 /// Entries of such a reply that come with their inodes, at most: reading these takes the leader about a millisecond.
 pub const READDIR_INODES_MAX: usize = 256;
+/// Access times in one mutation, at most: applying these takes about a millisecond.
+pub const ACCESSES_MAX: usize = 256;
 
 // Data.
 /// Unit of checksums and of the chunk store's space.

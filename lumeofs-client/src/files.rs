@@ -3,9 +3,10 @@
 use crate::client::{Client, Context, Range, WriteMode, Written};
 use crate::data::write::How;
 use crate::link::{Asker, Link};
+use crate::meta::unexpected;
 use crate::opens::Entered;
-use lumeofs_base::{FsResult, InodeId};
-use lumeofs_meta::op::SetAttr;
+use lumeofs_base::{Attr, FsResult, InodeId};
+use lumeofs_meta::op::{CreateMode, Mutation, Reply, SetAttr};
 
 impl Link {
     /// Counts an open, known to the leader when this returns, or it will hear of it before the file can go.
@@ -51,6 +52,35 @@ impl Client {
         result.map(drop)
     }
 
+    /// Makes a regular file without a name, with what it inherits from `parent`. It counts as one [`Client::open`] and is gone
+    /// with the last one, unless [`Client::link`] has given it a name.
+    pub fn create_unnamed(
+        &self,
+        cx: Context<'_>,
+        parent: InodeId,
+        mode: CreateMode,
+    ) -> FsResult<Attr> {
+        let link = &self.link;
+        let asker = link.asker(&cx);
+        let restatements = link.opens.restatements(&asker.patience)?;
+        let era = link.era();
+        let reply = link.mutate(&asker, parent, &Mutation::CreateUnnamed { parent, mode })?;
+        let Reply::Created {
+            attr, first_chunk, ..
+        } = reply
+        else {
+            return Err(unexpected(&reply));
+        };
+        if let Some(chunk) = first_chunk {
+            let inode = link.inodes.get(attr.ino);
+            inode.learn_chunks(&attr, &[chunk], era);
+        }
+        if !link.opens.created(attr.ino, restatements) {
+            link.open(&asker, attr.ino)?;
+        }
+        Ok(attr)
+    }
+
     /// Counts one open less. Never waits: the last one is reported in the background.
     pub fn release(&self, ino: InodeId) {
         if self.link.leave_open(ino) {
@@ -68,6 +98,12 @@ impl Client {
     ) -> FsResult<usize> {
         self.link
             .read_leased(&self.link.asker(&cx), ino, offset, buf)
+    }
+
+    /// A file, directory or symlink was read by a caller whose mount keeps access times as `strictatime` does, or else as
+    /// `relatime`. Never waits: the leader is told in the background, within seconds.
+    pub fn accessed(&self, ino: InodeId, is_strict: bool) {
+        self.link.accessed(ino, is_strict);
     }
 
     /// Writes all of `data` at `offset`, or at the end.

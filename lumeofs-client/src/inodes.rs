@@ -287,6 +287,12 @@ impl Inode {
             .map(|known| known.attr.size)
     }
 
+    /// The attributes that were last heard.
+    pub(crate) fn known_attr(&self) -> Option<Attr> {
+        let state = self.state.lock();
+        state.known.as_ref().map(|known| known.attr.clone())
+    }
+
     /// The truncation number that was last heard.
     pub(crate) fn truncations(&self) -> Option<u32> {
         self.state

@@ -3,6 +3,7 @@
 //! All calls block the calling thread and may be made from any number of threads. What is answered from memory is covered by
 //! a lease; what is remembered beyond that only decides what is asked, and the servers confirm it. See [`Client`].
 
+mod atimes;
 mod client;
 mod data;
 mod fenced;

@@ -1,6 +1,7 @@
 //! What a client consists of: its connections, its knowledge of the cluster, its session, its files,
 //! and the background threads that tend them.
 
+use crate::atimes::Atimes;
 use crate::client::{ClientOptions, Context, OnOutage};
 use crate::data::{Ahead, Generations};
 use crate::inodes::Inodes;
@@ -55,6 +56,7 @@ pub(crate) struct Link {
     pub(crate) locks: Locks,
     pub(crate) pages: Pages,
     pub(crate) ahead: Ahead,
+    pub(crate) atimes: Atimes,
     pub(crate) kernel: Kernel,
     pub(crate) generations: Generations,
     /// See [`Link::era`].
@@ -117,6 +119,7 @@ impl Link {
             locks: Locks::default(),
             pages: Pages::new(options.cache_bytes),
             ahead: Ahead::default(),
+            atimes: Atimes::default(),
             kernel: Kernel::default(),
             generations: Generations::default(),
             era: AtomicU32::new(0),
@@ -131,6 +134,7 @@ impl Link {
         link.restart_leases(Some(link.window.session()));
         link.start("lumeofs-session", Self::keep_session)?;
         link.start("lumeofs-publish", Self::keep_publishing)?;
+        link.start("lumeofs-atime", Self::keep_telling_accesses)?;
         link.start("lumeofs-lease", Self::keep_polling)?;
         link.start("lumeofs-ack", Self::keep_acknowledging)?;
         link.start("lumeofs-make", Self::keep_telling)?;

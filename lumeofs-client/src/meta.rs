@@ -119,9 +119,7 @@ impl Link {
                 Ok(reply) => {
                     let answer = Answer::of(&reply)?;
                     match mutation {
-                        Mutation::Make { objects } => {
-                            self.made_known(ticket.session, objects, &answer)
-                        }
+                        Mutation::Make { steps } => self.made_known(ticket.session, steps, &answer),
                         _ => changing.did(ticket.session, &answer),
                     }
                     return answer.outcome;
@@ -204,6 +202,9 @@ fn is_repeatable(mutation: &Mutation) -> bool {
             | Mutation::Unlock { .. }
             // Of another session than the one that has them they are not taken.
             | Mutation::ReturnLocks { .. }
+            // What the lost session made is gone with it.
+            | Mutation::CreateUnnamed { .. }
+            | Mutation::Access { .. }
     )
 }
 

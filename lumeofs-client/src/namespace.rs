@@ -100,7 +100,7 @@ impl Client {
         Ok((attr, created))
     }
 
-    /// A further name of an inode.
+    /// A further name of an inode, or the first one of a file that was made without.
     pub fn link(
         &self,
         cx: Context<'_>,

@@ -33,5 +33,5 @@ mod work;
 
 pub use metrics::Metrics;
 pub use run::{DatanodeConfig, run};
-pub use salvage::{Damage, Salvaged, salvage};
+pub use salvage::{Conflict, Damage, Gap, Salvaged, salvage};
 pub use stopped::StoppedStore;

@@ -242,7 +242,7 @@ impl Node {
     /// Bytes in all and free, without those that writes never get.
     pub(crate) fn space(&self) -> (u64, u64) {
         let spaces = self.stores.iter().map(|store| {
-            let (total, free) = store.space();
+            let (total, free) = store.shown_space();
             let kept = low_space(total, self.groups_on(store));
             (total - kept, free.saturating_sub(kept))
         });

@@ -9,14 +9,14 @@ mod tests;
 use crate::stopped::StoppedStore;
 use lumeofs_base::limits::{BLOCK_SIZE, IO_BYTES_MAX};
 use lumeofs_base::{AlignedBuf, ChunkId, Code, FilePart, FsError, FsResult, InodeId, Version};
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-/// Damaged blocks that are told one by one.
-const DAMAGE_TOLD_MAX: usize = 1000;
+/// Of each sort of finding, those that are told one by one.
+const TOLD_MAX: usize = 1000;
 
 /// What became of the chunks.
 #[derive(Debug, Default)]
@@ -29,47 +29,89 @@ pub struct Salvaged {
     pub chunks_all: u64,
     /// Bytes that were written, in whole blocks.
     pub bytes: u64,
-    /// Blocks that no copy has undamaged: holes now.
+    /// Blocks that no copy of the newest version has undamaged.
     pub damaged_blocks: u64,
-    /// The first of them.
+    /// Of them, those that were taken from a copy of an older version. The others are holes now.
+    pub older_blocks: u64,
+    /// The first damaged ones.
     pub damaged: Vec<Damage>,
+    /// Ranges before the last chunk of a file for which there is no chunk: never written, or lost.
+    pub gaps: u64,
+    /// The first of them.
+    pub missing: Vec<Gap>,
+    /// Chunks that were left out since a later one is for the same place.
+    pub conflicts: u64,
+    /// The first of them.
+    pub conflicting: Vec<Conflict>,
     /// Chunks with data of which nothing says to which file they belong. They were not written.
     pub unknown_chunks: u64,
     /// Of the chunks that were written, those of which the only copy was not finished.
     pub incomplete_chunks: u64,
 }
 
-/// A block that could not be saved.
+/// A block that could not be saved as it was last.
 #[derive(Debug)]
 pub struct Damage {
     /// The file.
     pub inode: InodeId,
     /// The block's first byte in the file.
     pub offset: u64,
-    /// What is wrong with one of the copies.
+    /// The version of the copy that it was taken from instead.
+    pub older: Option<Version>,
+    /// What is wrong with one of the newest copies.
     pub error: FsError,
 }
 
-/// The newest copies of a chunk.
-struct Newest {
-    version: Version,
+/// Positions of a file for which there is no chunk.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The file.
+    pub inode: InodeId,
+    /// The first position.
+    pub first: u32,
+    /// The last one.
+    pub last: u32,
+}
+
+/// Two chunks for one place, neither of them deleted.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The file.
+    pub inode: InodeId,
+    /// The place.
+    pub index: u32,
+    /// The chunk that was written: the later one.
+    pub used: ChunkId,
+    /// The chunk that was not.
+    pub left_out: ChunkId,
+}
+
+/// What all stores know of a chunk.
+struct Found {
+    newest: Version,
     is_deleted: bool,
     has_data: bool,
     part: Option<FilePart>,
-    /// Positions of the stores that have it.
-    stores: Vec<usize>,
+    copies: Vec<ChunkCopy>,
+}
+
+/// A copy of a chunk, and the position of the store that has it.
+struct ChunkCopy {
+    version: Version,
+    store: usize,
 }
 
 /// A chunk of a file.
 struct Piece {
     chunk: ChunkId,
     part: FilePart,
-    version: Version,
-    stores: Vec<usize>,
+    /// The newest ones first.
+    copies: Vec<ChunkCopy>,
 }
 
 /// Writes a file `inode-NUMBER` for each inode into `to`, which is made, or is empty. Of each chunk the highest version
-/// counts. Blocks without data are holes. `progress` is called after each chunk.
+/// counts; a block that is damaged in all copies of that one is taken from the next older copy that has it, and told.
+/// Blocks without data are holes. `progress` is called after each chunk.
 ///
 /// # Errors
 /// [`Code::Refused`] if the stores are of several clusters; [`Code::Exists`] if there is something in `to`; what the
@@ -81,7 +123,7 @@ pub fn salvage(
 ) -> FsResult<Salvaged> {
     check_clusters(stores)?;
     let mut done = Salvaged::default();
-    let files = files_of(newest_of(stores), &mut done);
+    let files = files_of(look_up(stores), &mut done);
     let failed = |error: std::io::Error| FsError::from_disk(&error, to.display());
     std::fs::create_dir_all(to).map_err(failed)?;
     if std::fs::read_dir(to).map_err(failed)?.next().is_some() {
@@ -110,31 +152,27 @@ fn check_clusters(stores: &[StoppedStore]) -> FsResult<()> {
     })
 }
 
-fn newest_of(stores: &[StoppedStore]) -> BTreeMap<ChunkId, Newest> {
-    let mut chunks: BTreeMap<ChunkId, Newest> = BTreeMap::new();
-    for (at, store) in stores.iter().enumerate() {
-        for (_, state) in store.chunks() {
-            let this = |part| Newest {
-                version: state.version,
+fn look_up(stores: &[StoppedStore]) -> BTreeMap<ChunkId, Found> {
+    let mut chunks: BTreeMap<ChunkId, Found> = BTreeMap::new();
+    for (store, opened) in stores.iter().enumerate() {
+        for (_, state) in opened.chunks() {
+            let version = state.version;
+            let found = chunks.entry(state.chunk).or_insert(Found {
+                newest: version,
                 is_deleted: state.deleted,
                 has_data: state.len > 0,
-                part,
-                stores: vec![at],
-            };
-            match chunks.get_mut(&state.chunk) {
-                None => drop(chunks.insert(state.chunk, this(state.part))),
-                Some(known) => {
-                    // It never changes, so an older copy may tell it.
-                    let part = known.part.or(state.part);
-                    match state.version.cmp(&known.version) {
-                        Ordering::Greater => *known = this(part),
-                        Ordering::Equal => {
-                            known.stores.push(at);
-                            known.part = part;
-                        }
-                        Ordering::Less => known.part = part,
-                    }
-                }
+                part: None,
+                copies: Vec::new(),
+            });
+            if version > found.newest {
+                found.newest = version;
+                found.is_deleted = state.deleted;
+                found.has_data = state.len > 0;
+            }
+            // It never changes, so any copy may tell it.
+            found.part = found.part.or(state.part);
+            if !state.deleted {
+                found.copies.push(ChunkCopy { version, store });
             }
         }
     }
@@ -143,24 +181,30 @@ fn newest_of(stores: &[StoppedStore]) -> BTreeMap<ChunkId, Newest> {
 
 /// The pieces of each file, in order.
 fn files_of(
-    chunks: BTreeMap<ChunkId, Newest>,
+    chunks: BTreeMap<ChunkId, Found>,
     done: &mut Salvaged,
 ) -> BTreeMap<InodeId, Vec<Piece>> {
     let mut parts = BTreeMap::new();
-    for (chunk, newest) in chunks {
-        match newest.part {
-            _ if newest.is_deleted => {}
-            None => done.unknown_chunks += u64::from(newest.has_data),
-            // Ids grow: of two chunks for one place the later one is its successor, and the first was not deleted yet.
-            Some(part) => drop(parts.insert(
-                (part.inode, part.index),
-                Piece {
-                    chunk,
-                    part,
-                    version: newest.version,
-                    stores: newest.stores,
-                },
-            )),
+    for (chunk, mut found) in chunks {
+        let Some(part) = found.part.filter(|_| !found.is_deleted) else {
+            done.unknown_chunks += u64::from(found.has_data && !found.is_deleted);
+            continue;
+        };
+        found.copies.sort_by_key(|copy| Reverse(copy.version));
+        let piece = Piece {
+            chunk,
+            part,
+            copies: found.copies,
+        };
+        // Ids grow: of two chunks for one place the later one is its successor, and the first was not deleted yet.
+        if let Some(former) = parts.insert((part.inode, part.index), piece) {
+            done.conflicts += 1;
+            tell(&mut done.conflicting, || Conflict {
+                inode: part.inode,
+                index: part.index.get(),
+                used: chunk,
+                left_out: former.chunk,
+            });
         }
     }
     done.chunks_all = parts.len() as u64;
@@ -169,6 +213,13 @@ fn files_of(
         files.entry(inode).or_default().push(piece);
     }
     files
+}
+
+/// Adds to a list that is told, unless that is long already.
+fn tell<T>(told: &mut Vec<T>, finding: impl FnOnce() -> T) {
+    if told.len() < TOLD_MAX {
+        told.push(finding());
+    }
 }
 
 fn write_file(
@@ -184,10 +235,20 @@ fn write_file(
         |error: std::io::Error| FsError::from_disk(&error, format!("write {}", path.display()));
     let file = File::options().write(true).create_new(true).open(&path);
     let file = file.map_err(failed)?;
-    let mut file_end = 0;
+    let (mut file_end, mut next) = (0, 0);
     for piece in pieces {
+        let index = piece.part.index.get();
+        if index > next {
+            done.gaps += 1;
+            tell(&mut done.missing, || Gap {
+                inode,
+                first: next,
+                last: index - 1,
+            });
+        }
+        next = index.saturating_add(1);
         let start = piece.part.offset();
-        for (offset, len) in stores[piece.stores[0]].extents(piece.chunk) {
+        for (offset, len) in stores[piece.copies[0].store].extents(piece.chunk) {
             let end = offset + len;
             file_end = start + end;
             for at in (offset..end).step_by(IO_BYTES_MAX) {
@@ -199,7 +260,7 @@ fn write_file(
             }
         }
         done.chunks += 1;
-        done.incomplete_chunks += u64::from(piece.version == Version::default());
+        done.incomplete_chunks += u64::from(piece.newest() == Version::default());
         progress(done);
     }
     file.set_len(file_end).map_err(failed)
@@ -214,34 +275,69 @@ fn read(
     len: usize,
     done: &mut Salvaged,
 ) -> Vec<(u64, AlignedBuf)> {
-    let mut of_any = |at: u64, len: usize| {
+    if let Ok(data) = piece.read_newest(stores, offset, len) {
+        return vec![(offset, data)];
+    }
+    let mut found = Vec::new();
+    for at in (offset..offset + len as u64).step_by(BLOCK_SIZE) {
+        match piece.read_newest(stores, at, BLOCK_SIZE) {
+            Ok(data) => found.push((at, data)),
+            Err(error) => {
+                let older = piece.read_older(stores, at);
+                done.damaged_blocks += 1;
+                done.older_blocks += u64::from(older.is_some());
+                tell(&mut done.damaged, || Damage {
+                    inode: piece.part.inode,
+                    offset: piece.part.offset() + at,
+                    older: older.as_ref().map(|(version, _)| *version),
+                    error,
+                });
+                found.extend(older.map(|(_, data)| (at, data)));
+            }
+        }
+    }
+    found
+}
+
+impl Piece {
+    fn newest(&self) -> Version {
+        self.copies[0].version
+    }
+
+    fn read_newest(
+        &self,
+        stores: &mut [StoppedStore],
+        offset: u64,
+        len: usize,
+    ) -> FsResult<AlignedBuf> {
+        let newest = self.newest();
         let mut error = None;
-        for &store in &piece.stores {
-            match stores[store].read(piece.chunk, at, len) {
+        let copies = self.copies.iter();
+        for copy in copies.take_while(|copy| copy.version == newest) {
+            match stores[copy.store].read(self.chunk, offset, len) {
                 Ok(data) => return Ok(data),
                 Err(found) => error = Some(found),
             }
         }
         Err(error.expect("each chunk was found in a store"))
-    };
-    if let Ok(data) = of_any(offset, len) {
-        return vec![(offset, data)];
     }
-    let mut found = Vec::new();
-    for at in (offset..offset + len as u64).step_by(BLOCK_SIZE) {
-        match of_any(at, BLOCK_SIZE) {
-            Ok(data) => found.push((at, data)),
-            Err(error) => {
-                done.damaged_blocks += 1;
-                if done.damaged.len() < DAMAGE_TOLD_MAX {
-                    done.damaged.push(Damage {
-                        inode: piece.part.inode,
-                        offset: piece.part.offset() + at,
-                        error,
-                    });
-                }
+
+    /// A block as it was before, with the version of the copy: what was not overwritten since is the same.
+    fn read_older(
+        &self,
+        stores: &mut [StoppedStore],
+        offset: u64,
+    ) -> Option<(Version, AlignedBuf)> {
+        let newest = self.newest();
+        let mut older = self.copies.iter().filter(|copy| copy.version != newest);
+        older.find_map(|copy| {
+            let store = &mut stores[copy.store];
+            // Of a hole a store reads zeros, which nobody wrote.
+            if !store.has_block(self.chunk, offset) {
+                return None;
             }
-        }
+            let data = store.read(self.chunk, offset, BLOCK_SIZE).ok()?;
+            Some((copy.version, data))
+        })
     }
-    found
 }

@@ -67,6 +67,12 @@ impl StoppedStore {
         self.store.extents(chunk)
     }
 
+    /// Whether a chunk has data in the block at this offset.
+    pub(crate) fn has_block(&self, chunk: ChunkId, offset: u64) -> bool {
+        let mut ranges = self.extents(chunk).into_iter();
+        ranges.any(|(start, len)| (start..start + len).contains(&offset))
+    }
+
     /// Reads a part of a chunk, or fails if any of it is damaged or cannot be read.
     pub(crate) fn read(&mut self, chunk: ChunkId, offset: u64, len: usize) -> FsResult<AlignedBuf> {
         let read = self.store.read(chunk, offset, len);

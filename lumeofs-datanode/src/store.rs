@@ -425,6 +425,11 @@ impl ChunkStore {
         self.core.space.report()
     }
 
+    /// The same to be shown: it follows what is written and deleted, instead of moving by whole extent files.
+    pub fn shown_space(&self) -> (u64, u64) {
+        self.core.space.shown()
+    }
+
     /// Promises space to a write of `len` bytes that is about to be ordered, beyond what other such
     /// writes were promised and with `kept` bytes left over. Once ordered it must not find the disk full.
     pub fn reserve(&self, len: usize, kept: u64) -> FsResult<Reservation> {

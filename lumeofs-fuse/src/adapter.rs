@@ -256,6 +256,23 @@ impl Filesystem for Adapter {
         );
     }
 
+    fn tmpfile(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        mode: u32,
+        umask: u32,
+        reply: ReplyCreate,
+    ) {
+        self.run(
+            Op::TmpFile,
+            request,
+            parent,
+            reply,
+            move |core, cx, parent| core.create_unnamed(cx, parent, (mode, umask)),
+        );
+    }
+
     fn read(
         &self,
         request: &Request,
@@ -263,10 +280,13 @@ impl Filesystem for Adapter {
         offset: u64,
         size: u32,
         for_cache: bool,
+        flags: OpenFlags,
         reply: ReplyData,
     ) {
         self.run(Op::Read, request, ino, reply, move |core, cx, ino| {
-            core.read(cx, ino, offset, size, for_cache)
+            let read = core.read(cx, ino, offset, size, for_cache)?;
+            core.accessed(ino, false, flags.0);
+            Ok(read)
         });
     }
 
@@ -360,10 +380,13 @@ impl Filesystem for Adapter {
         ino: INodeNo,
         handle: FileHandle,
         position: u64,
+        flags: OpenFlags,
         reply: ReplyDirectory,
     ) {
         self.run(Op::ReadDir, request, ino, reply, move |core, cx, ino| {
-            core.readdir(cx, ino, handle, position)
+            let listing = core.readdir(cx, ino, handle, position)?;
+            core.accessed(ino, true, flags.0);
+            Ok(listing)
         });
     }
 

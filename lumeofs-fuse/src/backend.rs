@@ -24,6 +24,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
         node: NewNode,
         mode: CreateMode,
     ) -> FsResult<Attr>;
+    fn create_unnamed(&self, cx: Context<'_>, parent: InodeId, mode: CreateMode) -> FsResult<Attr>;
     fn link(&self, cx: Context<'_>, ino: InodeId, parent: InodeId, name: &[u8]) -> FsResult<Attr>;
     fn unlink(&self, cx: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<()>;
     fn rmdir(&self, cx: Context<'_>, parent: InodeId, name: &[u8]) -> FsResult<()>;
@@ -85,6 +86,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn page_request(&self, ino: InodeId) -> Option<PageRequest<'_>>;
     fn late_page_drops(&self) -> u64;
     fn read(&self, cx: Context<'_>, ino: InodeId, offset: u64, buf: &mut [u8]) -> FsResult<usize>;
+    /// Never waits.
+    fn accessed(&self, ino: InodeId, is_strict: bool);
     fn write(
         &self,
         cx: Context<'_>,
@@ -143,6 +146,9 @@ impl Backend for Client {
     ) -> FsResult<Attr> {
         // Always exclusive: see `Core::create` for what happens to a name that appeared meanwhile.
         Client::create(self, cx, parent, name, node, mode, true).map(|(attr, _)| attr)
+    }
+    fn create_unnamed(&self, cx: Context<'_>, parent: InodeId, mode: CreateMode) -> FsResult<Attr> {
+        Client::create_unnamed(self, cx, parent, mode)
     }
     fn link(&self, cx: Context<'_>, ino: InodeId, parent: InodeId, name: &[u8]) -> FsResult<Attr> {
         Client::link(self, cx, ino, parent, name)
@@ -239,6 +245,9 @@ impl Backend for Client {
     }
     fn read(&self, cx: Context<'_>, ino: InodeId, offset: u64, buf: &mut [u8]) -> FsResult<usize> {
         Client::read(self, cx, ino, offset, buf)
+    }
+    fn accessed(&self, ino: InodeId, is_strict: bool) {
+        Client::accessed(self, ino, is_strict);
     }
     fn write(
         &self,

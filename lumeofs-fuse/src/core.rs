@@ -13,6 +13,7 @@ pub(crate) use data::{ReadBuffer, WriteRequest};
 pub(crate) use directory::Listing;
 pub(crate) use xattr::XattrAnswer;
 
+use crate::atime::AtimeMode;
 use crate::attr::file_attr;
 use crate::backend::Backend;
 use crate::stats::Stats;
@@ -36,6 +37,7 @@ pub(crate) struct Core {
     directories: Directories,
     /// The last handle of an open file.
     handle: AtomicU64,
+    atime: Arc<AtimeMode>,
     stats: Arc<Stats>,
 }
 
@@ -49,7 +51,12 @@ pub(crate) fn number(ino: InodeId, root: InodeId) -> INodeNo {
 
 impl Core {
     /// Shows the directory `root` of `backend`.
-    pub(crate) fn new(backend: Arc<dyn Backend>, root: InodeId, stats: Arc<Stats>) -> Self {
+    pub(crate) fn new(
+        backend: Arc<dyn Backend>,
+        root: InodeId,
+        atime: Arc<AtimeMode>,
+        stats: Arc<Stats>,
+    ) -> Self {
         Self {
             backend,
             root,
@@ -57,6 +64,7 @@ impl Core {
             usage_seen: Mutex::default(),
             directories: Directories::default(),
             handle: AtomicU64::new(0),
+            atime,
             stats,
         }
     }

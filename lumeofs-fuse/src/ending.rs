@@ -1,4 +1,4 @@
-//! How a mount ends, also when nobody answers.
+//! How a mount ends, also when nobody answers; and what a remount has changed that the kernel does not do itself.
 //!
 //! A mount is over when the kernel has ended the FUSE connection: its last user has gone after an unmount, or
 //! somebody cut it off (`umount -f`). Operations that wait for servers do not notice, and the threads that run them
@@ -11,6 +11,7 @@
 //! Looking costs two system calls twice a second. Waiting in `poll(2)` on `/dev/fuse` would wake the waiter with
 //! every request.
 
+use crate::atime::{AtimeMode, AtimeRule};
 use crate::backend::Backend;
 use lumeofs_base::limits::LEAVE_PATIENCE;
 use std::fs::{self, File};
@@ -18,6 +19,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Where the kernel shows what is mounted.
 const MOUNTS: &str = "/proc/self/mountinfo";
@@ -31,6 +33,10 @@ pub(crate) struct Watch {
     /// The device of the mount as it is shown there; `None` before it was seen.
     device: Option<String>,
     detached: bool,
+    /// What a remount changes.
+    atime: Arc<AtimeMode>,
+    /// The flags of the mount when they were looked at last.
+    flags: Option<String>,
 }
 
 /// What is to be done about a mount.
@@ -46,12 +52,14 @@ pub(crate) enum Verdict {
 
 impl Watch {
     /// Watches the mount whose connection this is.
-    pub(crate) fn new(connection: OwnedFd) -> Self {
+    pub(crate) fn new(connection: OwnedFd, atime: Arc<AtimeMode>) -> Self {
         Self {
             connection,
             mounts: File::open(MOUNTS).ok(),
             device: None,
             detached: false,
+            atime,
+            flags: None,
         }
     }
 
@@ -60,6 +68,7 @@ impl Watch {
         let device = fs::metadata(mountpoint).map(|meta| meta.dev()).ok();
         self.device =
             device.map(|device| format!("{}:{}", libc::major(device), libc::minor(device)));
+        self.flags = self.flags_now();
     }
 
     /// `MAJOR:MINOR` of the mount, once it was seen.
@@ -75,6 +84,11 @@ impl Watch {
         if self.mounts.as_ref().is_some_and(has_event) {
             let was_detached = self.detached;
             self.detached = self.is_detached();
+            let flags = self.flags_now();
+            if let Some(flags) = flags.filter(|flags| self.flags.as_ref() != Some(flags)) {
+                self.atime.set(AtimeRule::shown(&flags));
+                self.flags = Some(flags);
+            }
             if self.detached && !was_detached {
                 tracing::info!("the mount was taken out of the tree; it ends with its last user");
                 backend.leave();
@@ -84,6 +98,19 @@ impl Watch {
             return Verdict::GiveUp;
         }
         Verdict::GoOn
+    }
+
+    /// The flags of the mount as they are shown, of the first one if there are several of its device.
+    fn flags_now(&self) -> Option<String> {
+        let mounts = fs::read(MOUNTS).ok()?;
+        let lines = mounts.split(|&byte| byte == b'\n');
+        let mut fields = lines.map(|line| line.split(|&byte| byte == b' ').skip(2));
+        let device = self.device.as_ref()?.as_bytes();
+        let mut fields =
+            fields.find_map(|mut fields| (fields.next()? == device).then_some(fields))?;
+        fields
+            .nth(2)
+            .map(|flags| String::from_utf8_lossy(flags).into_owned())
     }
 
     /// Whether this process sees the mount nowhere. What other mount namespaces hold counts as a user.

@@ -20,12 +20,13 @@ const BACKGROUND_CONGESTED: u16 = 96;
 /// - `AUTO_INVAL_DATA`: pages that mmap left in the kernel go when a stat or open shows another mtime.
 /// - `POSIX_ACL`: ACLs count where the kernel checks permissions. It forgets those that it knows whenever it asks for
 ///   attributes, as it does before each check.
+/// - `EXPORT_SUPPORT`: handles of files (`name_to_handle_at`, NFS) outlive what the kernel knows: it looks up `.` of their number.
 /// - `DONT_MASK`: umasks come with what they are for: a default ACL takes their place.
 ///
 /// Not asked for: the write-back cache, which makes the kernel the owner of size and times; readdirplus, whose
 /// attributes would be worth nothing with time-outs of 0;
 /// OVER_IO_URING, which without a ring hangs every request.
-const CAPABILITIES: [InitFlags; 9] = [
+const CAPABILITIES: [InitFlags; 10] = [
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_ATOMIC_O_TRUNC,
@@ -34,6 +35,7 @@ const CAPABILITIES: [InitFlags; 9] = [
     InitFlags::FUSE_POSIX_LOCKS,
     InitFlags::FUSE_FLOCK_LOCKS,
     InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_EXPORT_SUPPORT,
     InitFlags::FUSE_DONT_MASK,
 ];
 

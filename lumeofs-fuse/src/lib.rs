@@ -11,6 +11,7 @@
 
 mod adapter;
 mod answer;
+mod atime;
 mod attr;
 mod backend;
 mod core;
@@ -33,6 +34,7 @@ mod signals;
 mod stats;
 mod task;
 
+pub use atime::Atime;
 pub use metrics::Metrics;
 pub use options::{MountOptions, OptionError, is_remount, parse_options, without_unknown};
 pub use remount::remount;

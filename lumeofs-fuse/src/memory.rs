@@ -278,6 +278,15 @@ impl Backend for Memory {
         node.opens += usize::from(kind == FileKind::Regular);
         Ok(node.attr.clone())
     }
+    fn create_unnamed(&self, cx: Context<'_>, parent: InodeId, mode: CreateMode) -> FsResult<Attr> {
+        let mut state = self.state.lock();
+        let kind = FileKind::Regular;
+        let ino = state.add(parent, kind, mode.mode & !mode.umask).ino;
+        let node = state.node(ino)?;
+        (node.attr.uid, node.attr.gid) = (cx.caller.uid, cx.caller.gid);
+        (node.attr.nlink, node.opens) = (0, 1);
+        Ok(node.attr.clone())
+    }
     fn link(&self, _: Context<'_>, ino: InodeId, parent: InodeId, name: &[u8]) -> FsResult<Attr> {
         let mut state = self.state.lock();
         state.insert(parent, name, ino)?;
@@ -469,6 +478,13 @@ impl Backend for Memory {
         let len = rest.len().min(buf.len());
         buf[..len].copy_from_slice(&rest[..len]);
         Ok(len)
+    }
+    fn accessed(&self, ino: InodeId, _: bool) {
+        let mut state = self.state.lock();
+        let now = state.now();
+        if let Ok(node) = state.node(ino) {
+            node.attr.atime = now;
+        }
     }
     fn write(
         &self,

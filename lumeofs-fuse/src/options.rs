@@ -4,11 +4,12 @@
 //! cares about; these are accepted and ignored. Anything unknown is an error: a misspelt `nosuid` must not
 //! mount with suid.
 
+use crate::atime::Atime;
 use lumeofs_client::{CACHE_BYTES_DEFAULT, CACHE_BYTES_MIN, OnOutage};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Options that are for mount(8), systemd or the kernel's own bookkeeping of access times.
+/// Options that are for mount(8) or systemd, or that ask for what is so anyway.
 const IGNORED: &[&str] = &[
     "defaults",
     "auto",
@@ -16,12 +17,7 @@ const IGNORED: &[&str] = &[
     "nofail",
     "_netdev",
     "nouser",
-    "relatime",
     "norelatime",
-    "strictatime",
-    "nostrictatime",
-    "diratime",
-    "nodiratime",
     "lazytime",
     "nolazytime",
     "silent",
@@ -42,6 +38,11 @@ const KNOWN: &[&str] = &[
     "noexec",
     "atime",
     "noatime",
+    "relatime",
+    "strictatime",
+    "nostrictatime",
+    "diratime",
+    "nodiratime",
     "sync",
     "async",
     "dirsync",
@@ -71,8 +72,10 @@ pub struct MountOptions {
     pub dev: bool,
     /// Programs can be run.
     pub exec: bool,
-    /// `noatime` was asked for. Reads never change access times, so this is only shown.
-    pub noatime: bool,
+    /// When reads set access times.
+    pub atime: Atime,
+    /// They set those of directories too.
+    pub diratime: bool,
     /// All writes are durable when they return.
     pub sync: bool,
     /// As for `sync`, for directories; they always are.
@@ -101,7 +104,8 @@ impl Default for MountOptions {
             suid: root,
             dev: root,
             exec: true,
-            noatime: false,
+            atime: Atime::Relative,
+            diratime: true,
             sync: false,
             dirsync: false,
             allow_other: root,
@@ -187,8 +191,16 @@ fn apply(options: &mut MountOptions, option: &str) -> Result<(), OptionError> {
         "nodev" => options.dev = false,
         "exec" => options.exec = true,
         "noexec" => options.exec = false,
-        "atime" => options.noatime = false,
-        "noatime" => options.noatime = true,
+        "noatime" => options.atime = Atime::No,
+        "strictatime" => options.atime = Atime::Strict,
+        // As in Linux, where `relatime` says nothing that `noatime` does not overrule.
+        "atime" if options.atime == Atime::No => options.atime = Atime::Relative,
+        "relatime" | "nostrictatime" if options.atime == Atime::Strict => {
+            options.atime = Atime::Relative;
+        }
+        "atime" | "relatime" | "nostrictatime" => {}
+        "diratime" => options.diratime = true,
+        "nodiratime" => options.diratime = false,
         "sync" => options.sync = true,
         "async" => options.sync = false,
         "dirsync" => options.dirsync = true,
@@ -308,7 +320,7 @@ mod tests {
                     secretfile=/etc/lumeofs/secret,on-outage=block:30,nosuid,nodev,noexec";
         let options = parse_options(text).unwrap();
         assert!(!options.read_only && !options.suid && !options.dev && !options.exec);
-        assert!(options.noatime);
+        assert_eq!(options.atime, Atime::No);
         assert_eq!(options.secret_file, Some("/etc/lumeofs/secret".into()));
         assert_eq!(
             options.on_outage,
@@ -325,6 +337,14 @@ mod tests {
     #[test]
     fn the_last_word_counts() {
         assert!(!parse_options("ro,rw").unwrap().read_only);
+        for (text, atime) in [
+            ("strictatime,relatime", Atime::Relative),
+            ("noatime,relatime", Atime::No),
+            ("noatime,atime", Atime::Relative),
+            ("noatime,strictatime", Atime::Strict),
+        ] {
+            assert_eq!(parse_options(text).unwrap().atime, atime, "{text}");
+        }
         let user = parse_options("user,exec").unwrap();
         assert!(user.exec && !user.suid && !user.dev);
     }

@@ -1,8 +1,9 @@
 //! `mount -o remount`: changes what the kernel keeps of a mount, without its process.
 //!
-//! The kernel decides about `ro`, `nosuid`, `nodev`, `noexec`, access times and `sync`. The rest is kept by the process
+//! The kernel decides about `ro`, `nosuid`, `nodev`, `noexec` and `sync`. What it keeps of access times the process reads from it. The rest is kept by the process
 //! since it began; asking for a change of that is an error that names it, for what is not in effect must not seem so.
 
+use crate::atime::Atime;
 use crate::mountinfo::Entry;
 use crate::mountpoint;
 use crate::options::{MountOptions, kept, parse_options};
@@ -103,16 +104,19 @@ fn last_of_each<'a>(options: impl Iterator<Item = &'a str>) -> BTreeMap<&'static
         .collect()
 }
 
-fn flags(options: &MountOptions) -> MountFlags {
+/// What mount(2) is told of options.
+pub(crate) fn flags(options: &MountOptions) -> MountFlags {
     let wanted = [
         (options.read_only, MountFlags::RDONLY),
         (!options.suid, MountFlags::NOSUID),
         (!options.dev, MountFlags::NODEV),
         (!options.exec, MountFlags::NOEXEC),
         (options.sync, MountFlags::SYNCHRONOUS),
-        (options.noatime, MountFlags::NOATIME),
         // Without any of these the kernel would keep what it has.
-        (!options.noatime, MountFlags::RELATIME),
+        (options.atime == Atime::No, MountFlags::NOATIME),
+        (options.atime == Atime::Relative, MountFlags::RELATIME),
+        (options.atime == Atime::Strict, MountFlags::STRICTATIME),
+        (!options.diratime, MountFlags::NODIRATIME),
     ];
     let wanted = wanted.iter().filter(|(wanted, _)| *wanted);
     wanted.fold(MountFlags::empty(), |flags, (_, flag)| flags | *flag)
@@ -151,6 +155,10 @@ mod tests {
                 | MountFlags::SYNCHRONOUS
         );
         assert_eq!(of("suid,dev"), MountFlags::RELATIME);
+        assert_eq!(
+            of("suid,dev,strictatime,nodiratime"),
+            MountFlags::STRICTATIME | MountFlags::NODIRATIME
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! From a configuration to a mount that answers, and to its end.
 
 use crate::adapter::Adapter;
+use crate::atime::{Atime, AtimeMode, AtimeRule};
 use crate::backend::Backend;
 use crate::core::{Core, number};
 use crate::dispatch::Dispatcher;
@@ -12,6 +13,7 @@ use crate::mountpoint;
 use crate::options::MountOptions;
 use crate::overflow::Limits;
 use crate::record::Record;
+use crate::remount;
 use crate::stats::Stats;
 use anyhow::{Context as _, Result, bail};
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
@@ -21,6 +23,7 @@ use lumeofs_client::{Client, ClientOptions, Context, OnOutage};
 use lumeofs_meta::op::Caller;
 use lumeofs_proto::auth::Credentials;
 use parking_lot::Mutex;
+use rustix::mount::{MountFlags, mount_remount};
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -236,7 +239,9 @@ pub(crate) fn start_with(
     let threads = std::thread::available_parallelism().map_or(THREADS.0, usize::from) * 4;
     let threads = threads.clamp(THREADS.0, THREADS.1);
     let stats: Arc<Stats> = Arc::default();
-    let core = Arc::new(Core::new(backend.clone(), root, stats.clone()));
+    let atime = Arc::new(AtimeMode::new(AtimeRule::of(options)));
+    let core = Core::new(backend.clone(), root, atime.clone(), stats.clone());
+    let core = Arc::new(core);
     let dispatcher = Dispatcher::new(core, stats.clone(), threads, Limits::default());
     let config = session_config(source, options);
     let mut session = Session::new(Handshake, &mountpoint, &config)
@@ -261,7 +266,7 @@ pub(crate) fn start_with(
             tracing::debug!(%ino, %error, "pages of the kernel");
         }
     }));
-    let watch = Watch::new(connection);
+    let watch = Watch::new(connection, atime);
     let (ended, end) = channel();
     std::thread::Builder::new()
         .name("fuse-session".to_owned())
@@ -292,10 +297,24 @@ pub(crate) fn start_with(
             mountpoint.display()
         );
     }
+    show_atime(&mountpoint, options);
     mounted.watch.mounted_at(&mountpoint);
     mountpoint::raise_read_ahead(&mountpoint);
     tracing::info!(mountpoint = %mountpoint.display(), source, threads, "mounted");
     Ok(mounted)
+}
+
+/// Has the kernel show what fuser has no words for. What counts is what was asked for, shown or not: an ordinary user may
+/// not do this.
+fn show_atime(mountpoint: &Path, options: &MountOptions) {
+    if options.atime != Atime::Strict && options.diratime {
+        return;
+    }
+    // Those of the mount alone, not of the filesystem.
+    let flags = remount::flags(options) | MountFlags::BIND;
+    if let Err(error) = mount_remount(mountpoint, flags, c"") {
+        tracing::info!(%error, "the options of access times are in effect, but not shown");
+    }
 }
 
 fn session_config(source: &str, options: &MountOptions) -> Config {
@@ -312,7 +331,11 @@ fn session_config(source: &str, options: &MountOptions) -> Config {
         either(options.suid, MountOption::Suid, MountOption::NoSuid),
         either(options.dev, MountOption::Dev, MountOption::NoDev),
         either(options.exec, MountOption::Exec, MountOption::NoExec),
-        either(options.noatime, MountOption::NoAtime, MountOption::Atime),
+        either(
+            options.atime == Atime::No,
+            MountOption::NoAtime,
+            MountOption::Atime,
+        ),
         either(options.sync, MountOption::Sync, MountOption::Async),
     ];
     if options.dirsync {

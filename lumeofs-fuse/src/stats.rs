@@ -35,7 +35,7 @@ operations! {
     OpenDir => "opendir", ReadDir => "readdir", ReleaseDir => "releasedir", StatFs => "statfs",
     SetXattr => "setxattr", GetXattr => "getxattr", ListXattr => "listxattr",
     RemoveXattr => "removexattr", Fallocate => "fallocate", Lseek => "lseek",
-    GetLk => "getlk", SetLk => "setlk", SetLkW => "setlkw",
+    GetLk => "getlk", SetLk => "setlk", SetLkW => "setlkw", TmpFile => "tmpfile",
 }
 
 /// Counters of a mount since it began.

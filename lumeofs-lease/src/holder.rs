@@ -130,7 +130,7 @@ struct Entry {
     is_unborn: bool,
     /// It is known to be no regular file: there are no writes under its lease.
     is_no_file: bool,
-    /// Of a directory: how many objects were made in it here that the leader does not know.
+    /// How many objects were made in it, and how often its attributes were set, here and not at the leader.
     making: usize,
 }
 

@@ -176,12 +176,8 @@ impl Table {
             let leases = self.inodes.get(ino);
             blocked |= leases.is_some_and(|leases| leases.readers_turn(now));
         }
-        for ino in named.iter().chain(directories) {
-            let leases = self.inodes.get(ino);
-            if let Some(other) = leases.and_then(|leases| leases.exclusive_of_another(session)) {
-                self.recall_once(now, other, *ino, What::Downgrade);
-                blocked = true;
-            }
+        for inodes in [named, directories] {
+            blocked |= self.nobody_ahead(now, session, inodes).is_err();
         }
         for ino in directories {
             self.changes_names(now, session, *ino);
@@ -194,6 +190,30 @@ impl Table {
             leases.changers.push(session);
         }
         Ok(())
+    }
+
+    /// Whether no other session may be ahead of the leader in these inodes.
+    ///
+    /// # Errors
+    /// [`Blocked`] until those that may be have given their leases back.
+    pub fn nobody_ahead(
+        &mut self,
+        now: Duration,
+        session: SessionId,
+        inodes: &[InodeId],
+    ) -> Result<(), Blocked> {
+        let mut blocked = false;
+        for ino in inodes {
+            let leases = self.inodes.get(ino);
+            if let Some(other) = leases.and_then(|leases| leases.exclusive_of_another(session)) {
+                self.recall_once(now, other, *ino, What::Downgrade);
+                blocked = true;
+            }
+        }
+        match blocked {
+            true => Err(Blocked),
+            false => Ok(()),
+        }
     }
 
     /// A mutation that [`Table::before_change`] let pass was applied, or will not be. Once for each.

@@ -95,6 +95,7 @@ impl Room {
 fn grows(mutation: &Mutation) -> bool {
     match mutation {
         Mutation::Create { .. }
+        | Mutation::CreateUnnamed { .. }
         | Mutation::Link { .. }
         | Mutation::SetXattr { .. }
         | Mutation::Allocate { .. }
@@ -104,6 +105,7 @@ fn grows(mutation: &Mutation) -> bool {
         | Mutation::Rmdir { .. }
         | Mutation::Rename { .. }
         | Mutation::SetAttr { .. }
+        | Mutation::Access { .. }
         | Mutation::RemoveXattr { .. }
         | Mutation::Publish { .. }
         | Mutation::Extend { .. }

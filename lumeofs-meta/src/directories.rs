@@ -1,13 +1,13 @@
 //! Where mutations change names, and which directories those mean.
 
 use crate::directory::{self, Found};
-use crate::op::Mutation;
+use crate::op::{Mutation, Step};
 use crate::tables::Tables;
 use lumeofs_base::{FileKind, InodeId};
 use std::collections::BTreeSet;
 
 impl Mutation {
-    /// Directories in which it changes names.
+    /// Directories in which it changes names, or on which it relies on its session's exclusive lease.
     pub fn directories(&self) -> Vec<InodeId> {
         match self {
             Self::Create { parent, .. }
@@ -17,12 +17,13 @@ impl Mutation {
             Self::Rename {
                 parent, new_parent, ..
             } => vec![*parent, *new_parent],
-            Self::Make { objects } => {
-                let parents: BTreeSet<InodeId> =
-                    objects.iter().map(|object| object.parent).collect();
+            Self::Make { steps } => {
+                let parents: BTreeSet<InodeId> = steps.iter().map(Step::ino).collect();
                 parents.into_iter().collect()
             }
             Self::Reserve { .. }
+            | Self::CreateUnnamed { .. }
+            | Self::Access { .. }
             | Self::SetAttr { .. }
             | Self::SetXattr { .. }
             | Self::RemoveXattr { .. }

@@ -12,7 +12,7 @@
 //! 11 parent:8 position:8         directory entry
 //! 12 ino:8 name                  extended attribute
 //! 13 ino:8 index:4               chunk of a file
-//! 14 ino:8                       orphan: an inode without a name
+//! 14 ino:8                       orphan: an inode without a name, and whether it can be given one
 //! 15 ino:8                       locks of an inode
 //! 20 session:8                   session
 //! 21 session:8 sequence:8        outcome kept for exactly-once

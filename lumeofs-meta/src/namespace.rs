@@ -31,6 +31,8 @@ pub struct SessionInfo {
     pub opened: Timestamp,
     /// It has ended, and is closed when the fence of this number is up at every replica group.
     pub ending: Option<u64>,
+    /// Inodes on which it has locks, or may decide about them alone.
+    pub locked: u32,
 }
 
 /// Applies one Raft entry and returns what became of each command, in order. The first entry makes
@@ -177,6 +179,7 @@ pub fn sessions(tables: &impl Tables) -> Vec<SessionInfo> {
             description,
             opened,
             ending,
+            locked,
             ..
         } = decode(value);
         found.push(SessionInfo {
@@ -184,6 +187,7 @@ pub fn sessions(tables: &impl Tables) -> Vec<SessionInfo> {
             description,
             opened,
             ending,
+            locked,
         });
     });
     found

@@ -75,6 +75,30 @@ pub struct NewObject {
     pub time: Timestamp,
 }
 
+/// What a mount has done in its memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// It has made something.
+    Make(NewObject),
+    /// It has set attributes of something that is no regular file, to these values.
+    Set {
+        /// What.
+        ino: InodeId,
+        /// The values, ctime among them.
+        set: SetAttr,
+    },
+}
+
+impl Step {
+    /// The inode of which it says more than the leader knows, apart from what it makes.
+    pub fn ino(&self) -> InodeId {
+        match self {
+            Self::Make(object) => object.parent,
+            Self::Set { ino, .. } => *ino,
+        }
+    }
+}
+
 /// A time stamp to set: now (the log's time) or a given one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SetTime {
@@ -103,6 +127,17 @@ pub struct SetAttr {
     pub ctime: Option<Timestamp>,
     /// Takes suid and sgid away from whatever mode there is then: who changes the contents is not in the group.
     pub clear_sgid: bool,
+}
+
+/// That something was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// What.
+    pub ino: InodeId,
+    /// The access time that it had for whoever read it. If it has another one now, that stays.
+    pub from: Timestamp,
+    /// When it was read last.
+    pub to: Timestamp,
 }
 
 /// How `rename` treats an existing target.
@@ -314,15 +349,21 @@ pub enum Mutation {
     ReturnLocks { ino: InodeId, locks: Vec<Lock> },
     /// Reserves numbers for inodes that the session will make, in the slot of `near`. -> [`Reply::Reserved`]
     Reserve { near: InodeId, count: u32 },
-    /// Makes objects that a mount has shown to its callers already, under an exclusive lease on their directories: in this
-    /// order, each for itself, with numbers in ascending order that the session had reserved. From `trusted` callers only.
-    /// -> [`Reply::Made`]
-    Make { objects: Vec<NewObject> },
+    /// Makes objects, and sets attributes, as a mount has shown to its callers already under exclusive leases on directories: in
+    /// this order, each for itself, with numbers in ascending order that the session had reserved. From `trusted` callers
+    /// only. -> [`Reply::Made`]
+    Make { steps: Vec<Step> },
+    /// Makes a regular file without a name (O_TMPFILE), with what it inherits from `parent`. It counts as open in the
+    /// session, and a [`Mutation::Link`] can give it its first name. -> [`Reply::Created`]
+    CreateUnnamed { parent: InodeId, mode: CreateMode },
+    /// Sets access times of what was read, and nothing else: no ctime. What is gone is passed over. At most
+    /// [`lumeofs_base::limits::ACCESSES_MAX`], from `trusted` callers only. -> [`Reply::Done`]
+    Access { accesses: Vec<Access> },
 }
 
 impl Mutation {
     /// Their names, for people. The first byte of an encoded one is its place here.
-    pub const NAMES: [&str; 20] = [
+    pub const NAMES: [&str; 22] = [
         "create",
         "link",
         "unlink",
@@ -343,6 +384,8 @@ impl Mutation {
         "return_locks",
         "reserve",
         "make",
+        "create_unnamed",
+        "access",
     ];
 }
 
@@ -500,7 +543,7 @@ pub enum Reply {
     Lock(LockAnswer),
     /// Numbers of inodes.
     Reserved { first: InodeId, count: u32 },
-    /// What became of each object: a regular file comes with its first chunk, if there is room for one.
+    /// What became of each step: a new regular file comes with its first chunk, if there is room for one.
     Made(Vec<Result<Option<ChunkRef>, FsError>>),
 }
 

@@ -1,5 +1,6 @@
 //! The mutations of the namespace, one file each, with Linux's order of errors.
 
+mod access_times;
 mod create;
 mod data;
 mod link;
@@ -35,6 +36,10 @@ pub(crate) fn run(
             mode,
             exclusive,
         } => create::create(tx, caller, (*parent, name), node, *mode, *exclusive),
+        Mutation::CreateUnnamed { parent, mode } => {
+            create::create_unnamed(tx, caller, *parent, *mode)
+        }
+        Mutation::Access { accesses } => access_times::access(tx, caller, accesses),
         Mutation::Link { ino, parent, name } => link::link(tx, caller, *ino, (*parent, name)),
         Mutation::Unlink { parent, name } => unlink::unlink(tx, caller, *parent, name),
         Mutation::Rmdir { parent, name } => unlink::rmdir(tx, caller, *parent, name),
@@ -122,7 +127,7 @@ pub(crate) fn run(
         } => locks::unlock(tx, session_id, ino, owner, first, last),
         Mutation::ReturnLocks { ino, locks } => locks::give_back(tx, session_id, *ino, locks),
         Mutation::Reserve { near, count } => session::reserve(tx, session_id, *near, *count),
-        Mutation::Make { objects } => create::make(tx, session_id, caller, objects),
+        Mutation::Make { steps } => create::make(tx, session_id, caller, steps),
         Mutation::TailClean { ino, truncations } => {
             data::tail_clean(tx, caller, *ino, *truncations)
         }

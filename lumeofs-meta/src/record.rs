@@ -95,6 +95,13 @@ pub(crate) struct Dentry {
     pub(crate) kind: FileKind,
 }
 
+/// An inode without a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Orphan {
+    /// It never had one and can be given its first. What lost its last name gets no other.
+    pub(crate) may_be_named: bool,
+}
+
 /// A row of the chunk table; the key holds inode and index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ChunkRow {

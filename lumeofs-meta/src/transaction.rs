@@ -10,7 +10,7 @@ use crate::keys;
 use crate::locks;
 use crate::made;
 use crate::op::{ChunkRef, DirEntry, NewNode, Outcome};
-use crate::record::{ChunkRow, Dentry, Inode, Session, State, decode, encode};
+use crate::record::{ChunkRow, Dentry, Inode, Orphan, Session, State, decode, encode};
 use crate::tables::Tables;
 use lumeofs_base::limits::CHUNK_SIZE_BYTES;
 use lumeofs_base::{
@@ -244,9 +244,24 @@ impl<'a> Tx<'a> {
         };
         self.note_change(&mut inode.attr);
         if inode.attr.nlink == 0 {
-            self.tables.put(&keys::orphan(inode.attr.ino), encode(&()));
+            let orphan = Orphan {
+                may_be_named: false,
+            };
+            self.make_orphan(inode, orphan);
         }
         self.save(inode);
+    }
+
+    /// Lists an inode that has no name as such, for as long.
+    pub(crate) fn make_orphan(&mut self, inode: &Inode, orphan: Orphan) {
+        self.tables
+            .put(&keys::orphan(inode.attr.ino), encode(&orphan));
+    }
+
+    /// Whether an inode without a name can be given one.
+    pub(crate) fn may_be_named(&self, ino: InodeId) -> bool {
+        let orphan = self.tables.get(&keys::orphan(ino));
+        orphan.is_some_and(|value| decode::<Orphan>(&value).may_be_named)
     }
 
     /// Enters that something changes now, or at a later time that a mount whose clock is ahead has shown: that never goes

@@ -3,7 +3,7 @@
 //! Both read data directories of datanodes that do not run, and change nothing in them.
 
 use crate::output;
-use lumeofs_base::{ChunkState, Code, FsError, GroupId};
+use lumeofs_base::{ChunkState, Code, FsError, GroupId, Version};
 use lumeofs_datanode::{Salvaged, StoppedStore, salvage};
 use serde_json::json;
 use std::os::unix::ffi::OsStrExt as _;
@@ -93,7 +93,6 @@ fn row<T: std::fmt::Display>(cells: [T; 7]) -> String {
 }
 
 fn shown(group: GroupId, state: &ChunkState) -> String {
-    let (epoch, sequence) = (state.version.epoch, state.version.sequence);
     let remark = match (state.deleted, state.version == Default::default()) {
         (true, _) => "deleted",
         (false, true) => "incomplete",
@@ -105,7 +104,7 @@ fn shown(group: GroupId, state: &ChunkState) -> String {
         group.get().to_string(),
         of_part(state.part.map(|part| part.inode.get())),
         of_part(state.part.map(|part| u64::from(part.index.get()))),
-        format!("{}.{}", epoch.get(), sequence.get()),
+        version(state.version),
         state.len.to_string(),
         remark.to_owned(),
     ])
@@ -155,16 +154,33 @@ fn save(args: &SalvageArgs) -> anyhow::Result<()> {
         false => tell(&args.to, &done)?,
     }
     if done.damaged_blocks > 0 {
-        let text = format!("{} blocks are damaged in all copies", done.damaged_blocks);
+        let text = format!(
+            "{} blocks are damaged in all newest copies",
+            done.damaged_blocks
+        );
         return Err(FsError::new(Code::Io, text).into());
     }
     unread.pop().map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn version(version: Version) -> String {
+    format!("{}.{}", version.epoch.get(), version.sequence.get())
 }
 
 fn report(to: &Path, done: &Salvaged) -> serde_json::Value {
     let damaged = done.damaged.iter().map(|damage| {
         json!({
             "inode": damage.inode.get(), "offset": damage.offset, "error": damage.error.to_string(),
+            "taken_from_version": damage.older.map(version),
+        })
+    });
+    let missing = done.missing.iter().map(
+        |gap| json!({"inode": gap.inode.get(), "first_index": gap.first, "last_index": gap.last}),
+    );
+    let conflicting = done.conflicting.iter().map(|conflict| {
+        json!({
+            "inode": conflict.inode.get(), "index": conflict.index, "used": conflict.used.get(),
+            "left_out": conflict.left_out.get(),
         })
     });
     json!({
@@ -173,26 +189,45 @@ fn report(to: &Path, done: &Salvaged) -> serde_json::Value {
         "chunks": done.chunks,
         "bytes": done.bytes,
         "damaged_blocks": done.damaged_blocks,
+        "older_blocks": done.older_blocks,
         "damaged": damaged.collect::<Vec<_>>(),
+        "gaps": done.gaps,
+        "missing": missing.collect::<Vec<_>>(),
+        "conflicts": done.conflicts,
+        "conflicting": conflicting.collect::<Vec<_>>(),
         "incomplete_chunks": done.incomplete_chunks,
         "unknown_chunks": done.unknown_chunks,
     })
 }
 
 fn tell(to: &Path, done: &Salvaged) -> anyhow::Result<()> {
-    for damage in &done.damaged {
-        output::line(format_args!(
-            "damaged: inode-{} at {}: {}",
-            damage.inode.get(),
-            damage.offset,
-            damage.error
-        ))?;
-    }
-    let shown = done.damaged.len() as u64;
-    if done.damaged_blocks > shown {
-        let others = done.damaged_blocks - shown;
-        output::line(format_args!("damaged: {others} other blocks"))?;
-    }
+    let damaged = done.damaged.iter().map(|damage| {
+        let (inode, offset, error) = (damage.inode.get(), damage.offset, &damage.error);
+        let instead = damage.older.map_or("a hole now".to_owned(), |older| {
+            format!("taken from version {}", version(older))
+        });
+        format!("inode-{inode} at {offset}, {instead}: {error}")
+    });
+    list_findings("damaged", "blocks", damaged, done.damaged_blocks)?;
+    let conflicting = done.conflicting.iter().map(|conflict| {
+        format!(
+            "inode-{}: chunks {} and {} are both number {}; the former was left out",
+            conflict.inode.get(),
+            conflict.left_out.get(),
+            conflict.used.get(),
+            conflict.index
+        )
+    });
+    list_findings("conflict", "chunks", conflicting, done.conflicts)?;
+    let missing = done.missing.iter().map(|gap| {
+        format!(
+            "inode-{}: chunks {} to {}, never written or lost",
+            gap.inode.get(),
+            gap.first,
+            gap.last
+        )
+    });
+    list_findings("missing", "ranges", missing, done.gaps)?;
     if done.incomplete_chunks > 0 {
         output::line(format_args!(
             "incomplete: {} chunks, of which no finished copy was found",
@@ -212,4 +247,21 @@ fn tell(to: &Path, done: &Salvaged) -> anyhow::Result<()> {
         done.chunks,
         output::size(done.bytes)
     ))
+}
+
+/// Those that are told one by one, and how many others there are.
+fn list_findings(
+    sort: &str,
+    what: &str,
+    told: impl ExactSizeIterator<Item = String>,
+    all: u64,
+) -> anyhow::Result<()> {
+    let others = all - told.len() as u64;
+    for text in told {
+        output::line(format_args!("{sort}: {text}"))?;
+    }
+    match others {
+        0 => Ok(()),
+        _ => output::line(format_args!("{sort}: {others} other {what}")),
+    }
 }

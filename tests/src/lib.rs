@@ -217,12 +217,21 @@ impl Cluster {
 
     /// Mounts once more and returns where.
     pub fn second_mount(&mut self) -> PathBuf {
+        self.mount_with("")
+    }
+
+    /// The same with these options.
+    pub fn mount_with(&mut self, options: &str) -> PathBuf {
         let point = self
             .directory
             .path()
             .join(format!("mnt-{}", self.mounts.len() + 2));
         std::fs::create_dir_all(&point).expect("a mount point");
-        let options = format!("secretfile={}", self.dir().join("secret").display());
+        let secret = format!("secretfile={}", self.dir().join("secret").display());
+        let options = match options {
+            "" => secret,
+            _ => format!("{options},{secret}"),
+        };
         let log = self.directory.path().join("second.log");
         let (log, target) = (log.to_string_lossy(), point.to_string_lossy());
         run(

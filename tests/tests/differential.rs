@@ -82,8 +82,7 @@ fn compare_mounts(count: usize, seeds: u64) {
     let mut cluster = Cluster::start();
     let mut disks = LoopMounts::default();
     let local = ext4(&mut disks, &cluster.scratch(), "loop,noatime");
-    let mut mounts = vec![cluster.mount()];
-    mounts.extend((1..count).map(|_| cluster.second_mount()));
+    let mounts = (0..count).map(|_| cluster.mount_with("noatime")).collect();
     explore_all(&Places { local, mounts }, seeds);
 }
 

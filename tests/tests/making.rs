@@ -102,19 +102,20 @@ fn what_was_synced_outlives_the_mount_and_what_was_not_is_lost_from_the_end_only
 }
 
 #[test]
-fn it_goes_on_over_the_death_of_a_leader() {
+fn it_goes_on_over_the_death_of_a_leader_and_the_end_of_the_numbers_that_were_reserved() {
+    const FILES: usize = 5000;
     let mut cluster = Cluster::start();
     let (a, b) = (cluster.mount(), cluster.second_mount());
     std::fs::create_dir(a.join("dir")).unwrap();
     let leader = cluster.leader("metadata");
-    for at in 0..2000 {
-        if at == 1000 {
+    for at in 0..FILES {
+        if at == FILES / 3 {
             cluster.kill(&leader);
         }
         std::fs::write(a.join(format!("dir/{at}")), format!("{at}")).unwrap();
     }
-    assert_eq!(names(&b.join("dir")).len(), 2000);
-    for at in (0..2000).step_by(97) {
+    assert_eq!(names(&b.join("dir")).len(), FILES);
+    for at in (0..FILES).step_by(97) {
         let text = std::fs::read_to_string(b.join(format!("dir/{at}"))).unwrap();
         assert_eq!(text, format!("{at}"));
     }

@@ -77,6 +77,16 @@ fn without_masters_and_dumps_the_contents_of_files_come_back_from_the_chunks() {
     let (first, second) = (content(5, 100_000), content(6, 200_000));
     let sparse = write(&mount.join("sparse"), 0, &first);
     write(&mount.join("sparse"), CHUNK + BLOCK, &second);
+    // Several chunks: data across the borders of the first three, none in the fourth, some in the fifth.
+    let several_data = [
+        (CHUNK - 70_000, content(11, 150_000)),
+        (2 * CHUNK - 4097, content(12, 90_000)),
+        (4 * CHUNK + 1234, content(13, 10_000)),
+    ];
+    for (offset, bytes) in &several_data {
+        write(&mount.join("several"), *offset, bytes);
+    }
+    let several = mount.join("several").metadata().expect("it is there").ino();
     // What was overwritten, cut or deleted does not come back.
     let changed = mount.join("changed");
     write(&changed, 0, &content(7, 1 << 20));
@@ -95,6 +105,12 @@ fn without_masters_and_dumps_the_contents_of_files_come_back_from_the_chunks() {
     let busy = datanode(&["chunks", nodes_text[0]]);
     assert!(said(&busy).contains("stop its datanode"), "{}", said(&busy));
     cluster.kill_all();
+    // The masters are gone with all they knew.
+    let masters = [1, 2, 3].map(|number| format!("master-{number}"));
+    for master in &masters {
+        let kept = cluster.scratch().join(master);
+        std::fs::rename(cluster.dir().join(master), kept).expect("the directory of a master");
+    }
 
     // One copy of a block is damaged of one file, both are of another.
     let block =
@@ -132,6 +148,9 @@ fn without_masters_and_dumps_the_contents_of_files_come_back_from_the_chunks() {
     assert_eq!(report["damaged"][0]["inode"], damaged, "{report}");
     assert_eq!(report["damaged"][0]["offset"], 30 * BLOCK, "{report}");
     assert_eq!(report["unknown_chunks"], 0, "{report}");
+    assert_eq!(report["conflicts"], 0, "{report}");
+    let gap = serde_json::json!({"inode": several, "first_index": 3, "last_index": 3});
+    assert_eq!(report["missing"], Value::from(vec![gap]), "{report}");
 
     let read = |inode: u64| std::fs::read(out.join(format!("inode-{inode}"))).expect("a file");
     for (inode, bytes) in &files {
@@ -158,10 +177,28 @@ fn without_masters_and_dumps_the_contents_of_files_come_back_from_the_chunks() {
         .expect("it is there");
     assert!(blocks.blocks() * 512 < 1 << 20, "the hole takes no space");
 
+    let found = File::open(out.join(format!("inode-{several}"))).expect("a file");
+    let mut end = 0;
+    for (offset, bytes) in &several_data {
+        let mut read = vec![1; bytes.len() + 10_000];
+        found
+            .read_exact_at(&mut read, offset - 10_000)
+            .expect("it is there");
+        let (hole, data) = read.split_at(10_000);
+        assert!(hole.iter().all(|byte| *byte == 0) && data == bytes);
+        end = offset + bytes.len() as u64;
+    }
+    let size = found.metadata().expect("its size").len();
+    assert_eq!(size, end.next_multiple_of(BLOCK));
+
     let again = datanode(&["salvage", "--from", &from, "--to", out_text]);
     assert_eq!(again.status.code(), Some(4), "{}", said(&again));
 
-    // The datanodes' directories are as they were: the cluster goes on from them.
+    // The datanodes' directories are as they were: with its masters the cluster goes on from them.
+    for master in &masters {
+        let kept = cluster.scratch().join(master);
+        std::fs::rename(kept, cluster.dir().join(master)).expect("the directory of a master");
+    }
     cluster.bring_up(&[]);
     let bytes = std::fs::read(mount.join("file-3")).expect("a file");
     assert!(bytes == content(3, 300_001));

@@ -23,6 +23,7 @@ impl Link {
         let told = self.tell_before_close();
         self.send_before_close();
         self.publish_before_close();
+        self.tell_accesses_before_close();
         let (unsent, untold) = (self.pages.unsent(), self.inodes.untold());
         if unsent.is_empty() && untold.is_empty() {
             return told;

@@ -132,6 +132,12 @@ impl Link {
         ino: InodeId,
         set: SetAttr,
     ) -> FsResult<Attr> {
+        if set.atime.is_some() {
+            self.atimes.give_up(ino, &asker.patience)?;
+        }
+        if let Some(attr) = self.set_ahead(asker, ino, &set) {
+            return Ok(attr);
+        }
         // What memory may be ahead in.
         let is_local = set.mode.is_some()
             || set.clear_sgid
@@ -257,8 +263,8 @@ impl Link {
         synced.and(published)
     }
 
-    /// Attributes as the leader told them, with what was written here and was not published then.
-    pub(crate) fn with_own_writes(&self, attr: Attr) -> Attr {
+    /// Attributes as the leader told them, with what was written and set here and was not published then.
+    pub(crate) fn with_local_changes(&self, attr: Attr) -> Attr {
         let Some(file) = self.pages.find(attr.ino) else {
             return attr;
         };

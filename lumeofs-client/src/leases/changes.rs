@@ -5,7 +5,7 @@ use super::answers::Answer;
 use crate::link::Link;
 use crate::wait::{Patience, now};
 use lumeofs_base::{FsResult, InodeId, SessionId};
-use lumeofs_lease::Touch;
+use lumeofs_lease::{Holder, Touch};
 use lumeofs_meta::op::{Mutation, Outcome, Reply};
 
 /// A mutation that may be under way. When dropped, it has had no effect, or its effects were taken.
@@ -23,16 +23,18 @@ impl Link {
         mutation: &Mutation,
     ) -> FsResult<Changing<'_>> {
         let touches = touches(mutation);
-        let touched = touches.iter().map(|touch| match touch {
-            Touch::Name(ino, _) | Touch::Inode(ino) => *ino,
-        });
-        let inodes = match mutation {
-            // It is what tells the leader.
-            Mutation::Make { .. } => None,
-            _ => Some(ino),
+        let named = match mutation {
+            // By who tells the leader.
+            Mutation::Make { .. } | Mutation::Reserve { .. } => Vec::new(),
+            Mutation::Access { accesses } => accesses.iter().map(|access| access.ino).collect(),
+            _ => vec![ino],
         };
-        let inodes = inodes.into_iter().chain(touched);
-        self.when_told(patience, inodes, |holder| holder.begin_change(&touches))?;
+        let is_ahead = |holder: &Holder| {
+            let mut touches = touches.iter();
+            named.iter().any(|ino| holder.is_ahead_in(*ino))
+                || touches.any(|touch| holder.is_ahead_of(touch))
+        };
+        self.when_told(patience, is_ahead, |holder| holder.begin_change(&touches))?;
         Ok(Changing {
             link: self,
             touches,
@@ -66,6 +68,14 @@ impl<'a> Changing<'a> {
                 }
                 // It was done by an attempt whose reply was lost.
                 None => holder.doubt(generation, number, &self.inodes(&answer.outcome)),
+            }
+            if let Ok(Reply::Created {
+                attr,
+                created: true,
+                ..
+            }) = &answer.outcome
+            {
+                holder.made(attr.ino);
             }
         });
     }
@@ -129,12 +139,15 @@ fn touches(mutation: &Mutation) -> Vec<Touch> {
         | Mutation::Extend { ino, .. }
         | Mutation::Flush { ino, .. }
         | Mutation::CutTail { ino } => vec![Touch::Inode(*ino)],
-        // Nothing that is in memory depends on locks.
-        Mutation::Lock { .. } | Mutation::Unlock { .. } | Mutation::ReturnLocks { .. } => {
-            Vec::new()
-        }
-        // Nobody else can know what it is about.
-        Mutation::Make { .. } | Mutation::Reserve { .. } => Vec::new(),
+        // Nothing that is in memory depends on locks, nor on what nobody else knows yet.
+        Mutation::Make { .. }
+        | Mutation::Reserve { .. }
+        | Mutation::CreateUnnamed { .. }
+        // This client shows these times already.
+        | Mutation::Access { .. }
+        | Mutation::Lock { .. }
+        | Mutation::Unlock { .. }
+        | Mutation::ReturnLocks { .. } => Vec::new(),
     }
 }
 

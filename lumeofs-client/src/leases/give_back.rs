@@ -5,7 +5,7 @@ use crate::link::{Asker, Link};
 use crate::wait::{Patience, SLICE, now};
 use lumeofs_base::limits::REQUEST_TIMEOUT;
 use lumeofs_base::{Code, InodeId};
-use lumeofs_lease::Generation;
+use lumeofs_lease::{Generation, Holder};
 use std::time::Duration;
 
 /// How long one file's writers are waited for before the next file has its turn.
@@ -91,7 +91,8 @@ impl Link {
     fn publish_in_full(&self, due: Due) -> bool {
         let ino = due.ino;
         let told = Patience::background(&self.halt, Some(WRITERS_LIMIT)).fixed();
-        if self.when_told(&told, [ino], |_| ()).is_err() {
+        let is_ahead = |holder: &Holder| holder.is_ahead_in(ino);
+        if self.when_told(&told, is_ahead, |_| ()).is_err() {
             return false;
         }
         let patience = Patience::background(&self.halt, None).with_datanodes(REQUEST_TIMEOUT);

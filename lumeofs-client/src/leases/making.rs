@@ -12,22 +12,23 @@ use lumeofs_base::clock::{Clock as _, SystemClock};
 use lumeofs_base::limits::{INODES_RESERVED_MAX, LEAVE_PATIENCE, SYMLINK_LEN_BYTES_MAX};
 use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId, SessionId, SlotId};
 use lumeofs_lease::{Holder, Told};
+use lumeofs_meta::attributes;
 use lumeofs_meta::change::Change;
 use lumeofs_meta::made;
-use lumeofs_meta::op::{CreateMode, Mutation, NewNode, NewObject, Reply};
+use lumeofs_meta::op::{CreateMode, Mutation, NewNode, NewObject, Reply, SetAttr, Step};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
-/// How long objects are gathered.
+/// How long steps are gathered.
 const GATHER: Duration = Duration::from_millis(10);
-/// Objects that are told at once.
+/// Steps that are told at once.
 const TOLD_MAX: usize = 128;
 /// Bytes of their names and targets.
 const TOLD_BYTES_MAX: usize = 64 << 10;
 /// With fewer numbers left others are reserved.
 const NUMBERS_LOW: u64 = 2048;
-/// Objects that are named in the log when they are lost.
+/// Steps that are named in the log when they are lost.
 const NAMED_MAX: usize = 100;
 /// Pause after the leader refused to reserve numbers.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
@@ -67,10 +68,21 @@ impl Numbers {
 /// What is to be done for those who make something.
 enum Task {
     Reserve(InodeId),
-    Tell(SessionId, Vec<NewObject>),
+    Tell(SessionId, Vec<Step>),
 }
 
 impl Leases {
+    /// Something was done that the leader is to be told.
+    fn gather(&self, state: &mut State, now: Duration) {
+        let count = state.holder.made_count();
+        if count == 1 {
+            state.made_since = now;
+        }
+        if count == 1 || count >= TOLD_MAX {
+            self.made.notify_one();
+        }
+    }
+
     /// Somebody waits until the leader was told.
     fn hurry(&self, state: &mut State) {
         if !std::mem::replace(&mut state.is_hurried, true) {
@@ -123,31 +135,44 @@ impl Link {
                 let is_open = (self.opens).enter_silently(attr.ino, || holder.open(now, attr.ino));
                 debug_assert!(is_open, "the lease on a new file stands for its open");
             }
-            let count = holder.made_count();
-            if count == 1 && made.is_some() {
-                state.made_since = now;
+            if made.is_some() {
+                self.leases.gather(state, now);
             }
-            if count == 1 || count >= TOLD_MAX || !state.numbers.wanted.is_empty() {
+            if !state.numbers.wanted.is_empty() {
                 self.leases.made.notify_one();
             }
             made
         })
     }
 
-    /// Waits until the leader knows an inode, and what was made in it.
-    pub(crate) fn wait_told(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
-        self.when_told(&asker.patience, [ino], |_| ())
+    /// Sets attributes in memory, of something that is no regular file, if its lease allows it.
+    pub(crate) fn set_ahead(&self, asker: &Asker<'_>, ino: InodeId, set: &SetAttr) -> Option<Attr> {
+        if !asker.caller.trusted || attributes::check_times(set).is_err() {
+            return None;
+        }
+        let now = now();
+        self.with_leases(|state| {
+            let time = SystemClock.wall();
+            let attr = state.holder.set(now, ino, asker.caller, set, time)?;
+            self.leases.gather(state, now);
+            Some(attr)
+        })
     }
 
-    /// Does something at a moment when the leader knows these inodes, and what was made in them.
+    /// Waits until the leader knows an inode, and what was made in it.
+    pub(crate) fn wait_told(&self, asker: &Asker<'_>, ino: InodeId) -> FsResult<()> {
+        self.when_told(&asker.patience, |holder| holder.is_ahead_in(ino), |_| ())
+    }
+
+    /// Does something at a moment when the leader knows what matters to it.
     pub(super) fn when_told<T>(
         &self,
         patience: &Patience<'_>,
-        inodes: impl IntoIterator<Item = InodeId> + Clone,
+        is_ahead: impl Fn(&Holder) -> bool,
         run: impl FnOnce(&mut Holder) -> T,
     ) -> FsResult<T> {
         let mut state = self.leases.state.lock();
-        while (inodes.clone().into_iter()).any(|ino| state.holder.is_ahead_in(ino)) {
+        while is_ahead(&state.holder) {
             self.leases.hurry(&mut state);
             patience.wait(&self.leases.changed, &mut state)?;
         }
@@ -164,7 +189,10 @@ impl Link {
                 let lost = state.holder.give_up_made();
                 drop(state);
                 self.note_lost(&lost);
-                let what = format!("{} new objects could not be told to a master", lost.len());
+                let what = format!(
+                    "{} new objects or attributes could not be told to a master",
+                    lost.len()
+                );
                 return Err(FsError::new(Code::Io, what));
             }
         }
@@ -176,7 +204,7 @@ impl Link {
         while let Some(task) = self.next_task() {
             match task {
                 Task::Reserve(near) => self.reserve(near),
-                Task::Tell(session, objects) => self.tell(session, objects),
+                Task::Tell(session, steps) => self.tell(session, steps),
             }
         }
     }
@@ -194,9 +222,9 @@ impl Link {
             let due = state.made_since + GATHER;
             if count >= TOLD_MAX || (count > 0 && (state.is_hurried || now >= due)) {
                 state.is_hurried = false;
-                let objects = state.holder.take_made(TOLD_MAX, TOLD_BYTES_MAX);
+                let steps = state.holder.take_made(TOLD_MAX, TOLD_BYTES_MAX);
                 // The rest has waited as long.
-                return Some(Task::Tell(state.session, objects));
+                return Some(Task::Tell(state.session, steps));
             }
             let wait = match count {
                 0 => SLICE * 10,
@@ -235,12 +263,12 @@ impl Link {
         }
     }
 
-    fn tell(&self, session: SessionId, objects: Vec<NewObject>) {
+    fn tell(&self, session: SessionId, steps: Vec<Step>) {
         let asker = Asker::background(Patience::background(&self.halt, None));
         asker.bound.set(Some(session));
-        let mutation = Mutation::Make { objects };
+        let mutation = Mutation::Make { steps };
         let told = self.mutate(&asker, InodeId::ROOT, &mutation);
-        let Mutation::Make { objects } = mutation else {
+        let Mutation::Make { steps } = mutation else {
             unreachable!("it was made just above");
         };
         if let Err(error) = told
@@ -254,7 +282,7 @@ impl Link {
                 let told = Told {
                     generation: state.holder.generation(),
                     number: 0,
-                    is_there: &vec![false; objects.len()],
+                    is_done: &vec![false; steps.len()],
                     changes: None,
                     grants: &[],
                 };
@@ -262,19 +290,19 @@ impl Link {
                 true
             });
             if is_current {
-                self.refused(&objects, &error);
+                self.refused(&steps, &error);
             }
         }
         self.leases.changed.notify_all();
     }
 
-    /// Takes what the leader said to objects that were made here under a session.
-    pub(crate) fn made_known(&self, session: SessionId, objects: &[NewObject], answer: &Answer) {
+    /// Takes what the leader said to what was done here under a session.
+    pub(crate) fn made_known(&self, session: SessionId, steps: &[Step], answer: &Answer) {
         let Ok(Reply::Made(outcomes)) = &answer.outcome else {
             return;
         };
-        self.leases.counters.made(objects.len());
-        let is_there: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
+        self.leases.counters.made(steps.len());
+        let is_done: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
         let era = self.era();
         let is_current = self.with_leases(|state| {
             if state.session != session {
@@ -283,12 +311,15 @@ impl Link {
             let told = Told {
                 generation: answer.generation,
                 number: answer.number,
-                is_there: &is_there,
+                is_done: &is_done,
                 changes: answer.changes.as_deref(),
                 grants: &answer.grants,
             };
             state.holder.told(now(), &told);
-            for (object, outcome) in objects.iter().zip(outcomes) {
+            for (step, outcome) in steps.iter().zip(outcomes) {
+                let Step::Make(object) = step else {
+                    continue;
+                };
                 let made = answer
                     .changes
                     .iter()
@@ -308,17 +339,17 @@ impl Link {
         if !is_current {
             return;
         }
-        for (object, outcome) in objects.iter().zip(outcomes) {
+        for (step, outcome) in steps.iter().zip(outcomes) {
             if let Err(error) = outcome {
-                self.refused(std::slice::from_ref(object), error);
+                self.refused(std::slice::from_ref(step), error);
             }
         }
     }
 
-    /// What callers believe to be there is not.
-    fn refused(&self, objects: &[NewObject], error: &FsError) {
-        self.note_lost(objects);
-        for object in objects {
+    /// What callers believe to have done is not so.
+    fn refused(&self, steps: &[Step], error: &FsError) {
+        self.note_lost(steps);
+        for object in steps.iter().filter_map(made_by) {
             if let Some(file) = self.pages.find(object.ino) {
                 file.drop_all();
             }
@@ -326,13 +357,19 @@ impl Link {
         }
     }
 
-    fn note_lost(&self, objects: &[NewObject]) {
-        for NewObject {
-            ino, parent, name, ..
-        } in objects.iter().take(NAMED_MAX)
-        {
-            let name = String::from_utf8_lossy(name);
-            tracing::error!(%ino, %parent, %name, "what was made here is lost: no master knows it");
+    fn note_lost(&self, steps: &[Step]) {
+        for step in steps.iter().take(NAMED_MAX) {
+            match step {
+                Step::Make(NewObject {
+                    ino, parent, name, ..
+                }) => {
+                    let name = String::from_utf8_lossy(name);
+                    tracing::error!(%ino, %parent, %name, "what was made here is lost: no master knows it");
+                }
+                Step::Set { ino, .. } => {
+                    tracing::error!(%ino, "attributes that were set here are lost: no master knows them");
+                }
+            }
         }
     }
 
@@ -341,11 +378,18 @@ impl Link {
         state.numbers = Numbers::default();
         let lost = state.holder.give_up_made();
         self.note_lost(&lost);
-        for object in lost {
+        for object in lost.iter().filter_map(made_by) {
             let what = format!("{} was made under a session that has ended", object.ino);
             if matches!(object.node, NewNode::Regular) {
                 (self.inodes.get(object.ino)).fail(FsError::new(Code::Io, what));
             }
         }
+    }
+}
+
+fn made_by(step: &Step) -> Option<&NewObject> {
+    match step {
+        Step::Make(object) => Some(object),
+        Step::Set { .. } => None,
     }
 }

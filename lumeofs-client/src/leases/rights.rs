@@ -4,7 +4,7 @@ use super::answers::Want;
 use crate::data::{Reading, Tenure};
 use crate::link::{Asker, Link};
 use crate::wait::now;
-use lumeofs_base::{FsResult, InodeId, Timestamp};
+use lumeofs_base::{Attr, FsResult, InodeId, Timestamp};
 use lumeofs_lease::{Cached, WriteRight};
 use std::ops::Range;
 use std::time::Duration;
@@ -99,10 +99,15 @@ impl Link {
 
     /// The truncation number of a file, if its attributes are in memory.
     pub(crate) fn truncations_under_lease(&self, ino: InodeId) -> Option<u32> {
-        match self.leases.state.lock().holder.attr(now(), ino) {
+        match self.attr_under_lease(ino) {
             Cached::Is(attr) => Some(attr.truncations),
             Cached::Absent | Cached::Unknown => None,
         }
+    }
+
+    /// Attributes that are in memory.
+    pub(crate) fn attr_under_lease(&self, ino: InodeId) -> Cached<Attr> {
+        self.leases.state.lock().holder.attr(now(), ino)
     }
 
     /// Whether leases count now.

@@ -4,6 +4,7 @@ use super::*;
 use crate::store::{ChunkStore, StoreConfig, StoreIdentity};
 use lumeofs_base::checksum::block_checksums;
 use lumeofs_base::disk::os::OsDisk;
+use lumeofs_base::limits::WAL_INLINE_BYTES_MAX;
 use lumeofs_base::{ChunkIndex, ChunkOp, ClusterId, Epoch, GroupId, NodeId, Sequence};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -57,6 +58,18 @@ impl Nodes {
         salvage(&mut self.stopped(nodes), &self.out(), &mut |_| ())
     }
 
+    /// Damages the first block full of `byte` on a node's disk.
+    fn damage(&self, node: u64, byte: u8) {
+        let path = self.path(node).join("chunks/extents/00000000.dat");
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let mut found = vec![0; file.metadata().unwrap().len() as usize];
+        file.read_exact_at(&mut found, 0).unwrap();
+        let mut blocks = found.chunks(BLOCK_SIZE);
+        let block = blocks.position(|block| block == [byte; BLOCK_SIZE]);
+        let at = block.expect("it is there") * BLOCK_SIZE;
+        file.write_all_at(&[!byte], at as u64 + 100).unwrap();
+    }
+
     fn found(&self, inode: u64) -> Option<Vec<u8>> {
         std::fs::read(self.out().join(format!("inode-{inode}"))).ok()
     }
@@ -71,10 +84,21 @@ fn version(sequence: u64) -> Version {
 
 /// Writes a block full of `byte` at the start of a chunk: part `index` of `inode`, if it is told.
 fn write(store: &ChunkStore, sequence: u64, chunk: u64, part: Option<(u64, u32)>, byte: u8) {
-    let data = AlignedBuf::copy_of(&[byte; BLOCK_SIZE]);
+    put(store, sequence, chunk, part, (0, &[byte; BLOCK_SIZE]));
+}
+
+/// Writes data at an offset of a chunk.
+fn put(
+    store: &ChunkStore,
+    sequence: u64,
+    chunk: u64,
+    part: Option<(u64, u32)>,
+    (offset, data): (u64, &[u8]),
+) {
+    let data = AlignedBuf::copy_of(data);
     let op = ChunkOp::Write {
         chunk: ChunkId(chunk),
-        offset: 0,
+        offset,
         truncations: 0,
         era: 0,
         checksums: block_checksums(0, &data),
@@ -113,6 +137,10 @@ fn the_newest_copy_counts_in_whichever_directory_it_is() {
     let done = nodes.salvage(&[1, 2]).unwrap();
     assert_eq!((done.files, done.chunks, done.chunks_all), (1, 2, 2));
     assert_eq!((done.damaged_blocks, done.unknown_chunks), (0, 0));
+    let (first, last) = (1, 1);
+    let inode = InodeId(7);
+    assert_eq!(done.missing, [Gap { inode, first, last }]);
+    assert_eq!((done.gaps, done.conflicts), (1, 0));
     let file = nodes.found(7).unwrap();
     let second = 2 * CHUNK_BYTES as usize;
     assert_eq!(file.len(), second + BLOCK_SIZE);
@@ -133,7 +161,53 @@ fn of_two_chunks_for_one_place_the_later_one_counts_and_one_for_no_place_is_told
     });
     let done = nodes.salvage(&[1]).unwrap();
     assert_eq!(nodes.found(7), Some(vec![2; BLOCK_SIZE]));
-    assert_eq!(done.unknown_chunks, 1);
+    assert_eq!((done.unknown_chunks, done.conflicts), (1, 1));
+    let conflict = Conflict {
+        inode: InodeId(7),
+        index: 0,
+        used: ChunkId(21),
+        left_out: ChunkId(20),
+    };
+    assert_eq!(done.conflicting, [conflict]);
+}
+
+#[test]
+fn what_no_newest_copy_has_undamaged_is_taken_from_an_older_one_that_has_it() {
+    let nodes = Nodes::new();
+    nodes.run(1, 1, |store| {
+        write(store, 1, 10, Some((7, 0)), 1);
+        write(store, 2, 11, Some((7, 1)), 2);
+    });
+    for node in [2, 3] {
+        nodes.run(1, node, |store| {
+            // So much that it does not lie in the log.
+            put(store, 5, 10, Some((7, 0)), (0, &[5; WAL_INLINE_BYTES_MAX]));
+            let at = BLOCK_SIZE as u64;
+            put(store, 6, 11, Some((7, 1)), (at, &[6; WAL_INLINE_BYTES_MAX]));
+        });
+    }
+    nodes.damage(2, 5);
+    let done = nodes.salvage(&[1, 2, 3]).unwrap();
+    assert_eq!(done.damaged_blocks, 0, "the other copy has it");
+    assert_eq!(nodes.found(7).unwrap()[..BLOCK_SIZE], [5; BLOCK_SIZE]);
+
+    nodes.damage(3, 5);
+    nodes.damage(2, 6);
+    nodes.damage(3, 6);
+    std::fs::remove_dir_all(nodes.out()).unwrap();
+    let done = nodes.salvage(&[1, 2, 3]).unwrap();
+    assert_eq!((done.damaged_blocks, done.older_blocks), (2, 1));
+    let told = done.damaged.iter();
+    let told: Vec<_> = told.map(|damage| (damage.offset, damage.older)).collect();
+    // The older copy of chunk 11 has a hole there, which is not what was written.
+    let second = u64::from(CHUNK_BYTES) + BLOCK_SIZE as u64;
+    assert_eq!(told, [(0, Some(version(1))), (second, None)]);
+    let file = nodes.found(7).unwrap();
+    let block = |at: u64| file[at as usize..][..BLOCK_SIZE].to_vec();
+    assert_eq!(block(0), [1; BLOCK_SIZE]);
+    assert_eq!(block(BLOCK_SIZE as u64), [5; BLOCK_SIZE]);
+    assert_eq!(block(second), [0; BLOCK_SIZE]);
+    assert_eq!(block(second + BLOCK_SIZE as u64), [6; BLOCK_SIZE]);
 }
 
 #[test]

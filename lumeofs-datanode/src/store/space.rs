@@ -16,6 +16,9 @@ const BLOCK: u64 = BLOCK_SIZE as u64;
 /// With less than this part of the reserve left on the disk, the log may soon not grow any more.
 const LOG_ROOM_SHARE: u64 = 4;
 
+/// With room for fewer files than this, only room for whole files is shown.
+const ROOMY_FILES: u64 = 8;
+
 /// The allocator.
 pub(super) struct Space {
     disk: Arc<dyn Disk>,
@@ -155,6 +158,20 @@ impl Space {
                 0
             },
         )
+    }
+
+    /// The same to be shown. While there is plenty, the room that is too little for one more file counts too: otherwise what
+    /// is free would jump by a whole file whenever something else writes a little to the disk. When space gets
+    /// scarce, it is exactly what can be used, since others decide by it.
+    pub(super) fn shown(&self) -> (u64, u64) {
+        let (total, free) = self.report();
+        let is_roomy = free >= ROOMY_FILES * self.extents.blocks_per_file() * BLOCK;
+        if !is_roomy || self.capacity_bytes.is_some() {
+            return (total, free);
+        }
+        let (_, available) = self.disk.space(&self.directory).unwrap_or((0, 0));
+        let rest = available.saturating_sub(self.reserve_bytes) % self.extents.growth_bytes();
+        (total + rest, free + rest)
     }
 
     /// Adds a file unless another thread has just made that unnecessary.

@@ -57,7 +57,18 @@ impl Core {
     }
 
     pub(crate) fn readlink(&self, cx: Context<'_>, ino: InodeId) -> FsResult<ReadBuffer> {
-        self.backend.readlink(cx, ino).map(ReadBuffer::owned)
+        let target = self.backend.readlink(cx, ino)?;
+        self.accessed(ino, false, 0);
+        Ok(ReadBuffer::owned(target))
+    }
+
+    /// Something was read, through an open file with these flags.
+    pub(crate) fn accessed(&self, ino: InodeId, is_directory: bool, open_flags: i32) {
+        if open_flags & libc::O_NOATIME == 0
+            && let Some(is_strict) = self.atime.counts(is_directory)
+        {
+            self.backend.accessed(ino, is_strict);
+        }
     }
 
     pub(crate) fn statfs(&self, cx: Context<'_>) -> FsResult<StatFs> {

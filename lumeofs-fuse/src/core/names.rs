@@ -17,9 +17,24 @@ impl Core {
         parent: InodeId,
         name: &[u8],
     ) -> FsResult<FileAttr> {
-        self.backend
-            .lookup(cx, parent, name)
-            .map(|attr| self.referenced(&attr))
+        let attr = match name {
+            b"." => self.by_number(cx, parent),
+            // Above the mounted directory is the kernel's business.
+            b".." if parent == self.root => self.by_number(cx, parent),
+            b".." => self.backend.parent(cx, parent),
+            _ => self.backend.lookup(cx, parent, name),
+        };
+        attr.map(|attr| self.referenced(&attr))
+    }
+
+    /// An inode that the kernel has forgotten, and that somebody names by its handle (`open_by_handle_at(2)`, NFS). What has
+    /// lost its names is gone for them.
+    fn by_number(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Attr> {
+        let attr = self.backend.getattr(cx, ino)?;
+        match attr.nlink {
+            0 => Err(FsError::new(Code::Stale, format!("{ino} was removed"))),
+            _ => Ok(attr),
+        }
     }
 
     pub(crate) fn mknod(
@@ -121,6 +136,18 @@ impl Core {
             Code::Stale,
             format!("{name:?} appeared while it was to be made"),
         ))
+    }
+
+    /// Makes and opens a file without a name. The kernel lets it be linked unless O_EXCL forbids that.
+    pub(crate) fn create_unnamed(
+        &self,
+        cx: Context<'_>,
+        parent: InodeId,
+        (mode, umask): (u32, u32),
+    ) -> FsResult<(FileAttr, u64)> {
+        let mode = create_mode(mode, umask);
+        let attr = self.backend.create_unnamed(cx, parent, mode)?;
+        Ok((self.referenced(&attr), self.new_handle()))
     }
 
     /// Opens a file in place of making it. `Stale` if it is gone by now.

@@ -53,6 +53,7 @@ mod opcode {
     pub(super) const FALLOCATE: u32 = 43;
     pub(super) const RENAME2: u32 = 45;
     pub(super) const LSEEK: u32 = 46;
+    pub(super) const TMPFILE: u32 = 51;
 }
 
 /// `FUSE_FSYNC_FDATASYNC`.
@@ -170,6 +171,15 @@ pub(crate) trait Filesystem: Send + Sync + 'static {
         flags: i32,
         reply: ReplyCreate,
     );
+    /// Makes and opens a file without a name.
+    fn tmpfile(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        mode: u32,
+        umask: u32,
+        reply: ReplyCreate,
+    );
     /// With `for_cache` what is read goes into the kernel's page cache.
     fn read(
         &self,
@@ -178,6 +188,7 @@ pub(crate) trait Filesystem: Send + Sync + 'static {
         offset: u64,
         size: u32,
         for_cache: bool,
+        flags: OpenFlags,
         reply: ReplyData,
     );
     fn write(
@@ -211,6 +222,7 @@ pub(crate) trait Filesystem: Send + Sync + 'static {
         ino: INodeNo,
         handle: FileHandle,
         cookie: u64,
+        flags: OpenFlags,
         reply: ReplyDirectory,
     );
     fn releasedir(&self, request: &Request, ino: INodeNo, handle: FileHandle, reply: ReplyEmpty);
@@ -354,11 +366,18 @@ fn serve_one<F: Filesystem>(
             let name = body.name()?;
             fs.create(request, ino, name, mode, umask, flags, ReplyCreate(take()));
         }
+        opcode::TMPFILE => {
+            // What follows is no name.
+            let (_flags, mode, umask) = (body.u32()?, body.u32()?, body.u32()?);
+            fs.tmpfile(request, ino, mode, umask, ReplyCreate(take()));
+        }
         opcode::READ => {
             let (_handle, offset, size) = (body.u64()?, body.u64()?, body.u32()?);
             // Who reads directly says on whose behalf.
             let for_cache = body.u32()? & READ_LOCKOWNER == 0;
-            fs.read(request, ino, offset, size, for_cache, ReplyData(take()));
+            let (_owner, flags) = (body.u64()?, OpenFlags(body.i32()?));
+            let reply = ReplyData(take());
+            fs.read(request, ino, offset, size, for_cache, flags, reply);
         }
         opcode::WRITE => {
             let (_handle, offset, size) = (body.u64()?, body.u64()?, body.u32()?);
@@ -394,8 +413,10 @@ fn serve_one<F: Filesystem>(
         opcode::OPENDIR => fs.opendir(request, ino, ReplyOpen(take())),
         opcode::READDIR => {
             let (handle, cookie) = (FileHandle(body.u64()?), body.u64()?);
-            let reply = ReplyDirectory::new(take(), body.u32()?);
-            fs.readdir(request, ino, handle, cookie, reply);
+            let (size, _) = (body.u32()?, body.u32()?);
+            let (_owner, flags) = (body.u64()?, OpenFlags(body.i32()?));
+            let reply = ReplyDirectory::new(take(), size);
+            fs.readdir(request, ino, handle, cookie, flags, reply);
         }
         opcode::RELEASEDIR => {
             let handle = FileHandle(body.u64()?);

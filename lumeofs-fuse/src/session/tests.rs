@@ -1,7 +1,9 @@
 //! The adapter on a real mount, with memory in place of a cluster. They need root and `/dev/fuse`;
 //! `LUMEOFS_SKIP_MOUNT_TESTS=1` has them pass without.
 
+mod atime;
 mod locks;
+mod unnamed;
 mod waiting;
 
 use super::*;

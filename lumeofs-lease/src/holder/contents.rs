@@ -436,7 +436,7 @@ impl Holder {
     }
 
     /// Forgets what is remembered of an inode, but neither the lease nor what is not published.
-    fn forget(&mut self, ino: InodeId) {
+    pub(super) fn forget(&mut self, ino: InodeId) {
         if let Some(entry) = self.entries.get_mut(&ino) {
             entry.named = false;
             self.items -= match entry.local {

@@ -1,4 +1,5 @@
-//! What this session makes in a directory on which it has the exclusive lease: known here at once, to the leader a little later.
+//! What this session makes in a directory on which it has the exclusive lease, and sets of that: known here at once, to the
+//! leader a little later.
 //!
 //! Until the leader knows an inode nobody else can, so its maker uses it as under an exclusive lease. What names it, or lists
 //! its directory, must wait until the leader knows it: see [`Holder::is_ahead_in`].
@@ -7,13 +8,14 @@ use super::{Cached, Contents, Entry, Holder, Touch};
 use crate::wire::{Generation, Grant, Kind, Release};
 use lumeofs_base::limits::LINK_COUNT_MAX;
 use lumeofs_base::{Attr, FileKind, InodeId, Timestamp};
+use lumeofs_meta::attributes;
 use lumeofs_meta::change::Change;
 use lumeofs_meta::made;
-use lumeofs_meta::op::{NewNode, NewObject};
+use lumeofs_meta::op::{Caller, NewNode, NewObject, SetAttr, SetTime, Step};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// Objects that the leader does not know.
+/// Steps that the leader does not know.
 const MADE_MAX: usize = 2048;
 /// How long a directory keeps the exclusive lease after something was made in it.
 const IDLE: Duration = Duration::from_secs(1);
@@ -23,10 +25,10 @@ const SGID: u16 = 0o2000;
 /// What the leader does not know, in the order in which it was made.
 #[derive(Debug, Default)]
 pub(super) struct Making {
-    queue: VecDeque<NewObject>,
+    queue: VecDeque<Step>,
     /// How many of the first ones are on their way.
     sent: usize,
-    /// Directories with the exclusive lease, and when they were used by it last.
+    /// Directories and symlinks with the exclusive lease, and when they were used by it last.
     used: BTreeMap<InodeId, Duration>,
 }
 
@@ -36,15 +38,15 @@ impl Making {
     }
 }
 
-/// What the leader said to objects that it was told.
+/// What the leader said to steps that it was told.
 #[derive(Clone, Copy, Debug)]
 pub struct Told<'a> {
     /// Under which it was said.
     pub generation: Generation,
     /// Its place among grants and recalls.
     pub number: u64,
-    /// Whether each one is there now.
-    pub is_there: &'a [bool],
+    /// Whether each one was done.
+    pub is_done: &'a [bool],
     /// What has changed, if that is known.
     pub changes: Option<&'a [Change]>,
     /// What is granted.
@@ -97,7 +99,52 @@ impl Holder {
         dir.used = true;
         self.making.is_used(parent, now);
         self.enter_made(now, &object, &attr);
-        self.making.queue.push_back(object);
+        self.making.queue.push_back(Step::Make(object));
+        Some(attr)
+    }
+
+    /// Sets attributes in memory, apart from the size, of something that is no regular file and that nobody else can know.
+    pub fn set(
+        &mut self,
+        now: Duration,
+        ino: InodeId,
+        caller: &Caller,
+        set: &SetAttr,
+        time: Timestamp,
+    ) -> Option<Attr> {
+        let is_full = self.making.queue.len() >= MADE_MAX;
+        if !self.is_valid(now) || self.busy.has_inode(ino) || is_full {
+            return None;
+        }
+        let entry = self.entries.get_mut(&ino)?;
+        let is_own = entry.kind == Kind::Exclusive && entry.is_no_file;
+        if !is_own || entry.giving_back.is_some() || !entry.contents.has_attr() {
+            return None;
+        }
+        let attr = entry.contents.attr.as_mut()?;
+        let is_plain = set.size.is_none() && set.ctime.is_none() && !attr.has_xattrs;
+        if !is_plain || (set.mode.is_some() && attr.kind == FileKind::Symlink) {
+            return None;
+        }
+        let time = time.max(attr.ctime);
+        attr.ctime = time;
+        attributes::set(attr, caller, set, time);
+        let at = |is_set: bool, time| is_set.then_some(SetTime::At(time));
+        let values = SetAttr {
+            mode: (set.mode.is_some() || set.clear_sgid).then_some(attr.mode),
+            uid: set.uid,
+            gid: set.gid,
+            size: None,
+            atime: at(set.atime.is_some(), attr.atime),
+            mtime: at(set.mtime.is_some(), attr.mtime),
+            ctime: Some(attr.ctime),
+            clear_sgid: false,
+        };
+        let attr = attr.clone();
+        entry.making += 1;
+        entry.used = true;
+        self.making.is_used(ino, now);
+        self.making.queue.push_back(Step::Set { ino, set: values });
         Some(attr)
     }
 
@@ -108,10 +155,12 @@ impl Holder {
             NewNode::Directory => {
                 contents.names.get_or_insert_default().is_empty_from(0);
                 contents.place = Some(Box::new((object.parent, object.name.clone())));
-                self.making.is_used(object.ino, now);
             }
             NewNode::Symlink(target) => self.items += contents.set_target(target),
             NewNode::Regular | NewNode::Special(..) => {}
+        }
+        if attr.kind != FileKind::Regular {
+            self.making.is_used(object.ino, now);
         }
         let entry = Entry {
             is_unborn: true,
@@ -123,7 +172,7 @@ impl Holder {
         self.hand.push_back(object.ino);
     }
 
-    /// How many objects the leader was not told.
+    /// How many steps the leader was not told.
     pub fn made_count(&self) -> usize {
         self.making.queue.len() - self.making.sent
     }
@@ -135,20 +184,22 @@ impl Holder {
 
     /// The next ones to tell it, at most so many and, but for one, so many bytes of names and targets. [`Holder::told`], or
     /// [`Holder::untold`], must follow before the next call.
-    pub fn take_made(&mut self, count_max: usize, bytes_max: usize) -> Vec<NewObject> {
-        assert_eq!(self.making.sent, 0, "objects are on their way");
+    pub fn take_made(&mut self, count_max: usize, bytes_max: usize) -> Vec<Step> {
+        assert_eq!(self.making.sent, 0, "steps are on their way");
         let mut bytes = 0;
-        let objects = self.making.queue.iter().take(count_max);
-        let objects = objects.enumerate().take_while(|(at, object)| {
-            bytes += object.name.len();
-            if let NewNode::Symlink(target) = &object.node {
-                bytes += target.len();
+        let steps = self.making.queue.iter().take(count_max);
+        let steps = steps.enumerate().take_while(|(at, step)| {
+            if let Step::Make(object) = step {
+                bytes += object.name.len();
+                if let NewNode::Symlink(target) = &object.node {
+                    bytes += target.len();
+                }
             }
             *at == 0 || bytes <= bytes_max
         });
-        let objects: Vec<NewObject> = objects.map(|(_, object)| object.clone()).collect();
-        self.making.sent = objects.len();
-        objects
+        let steps: Vec<Step> = steps.map(|(_, step)| step.clone()).collect();
+        self.making.sent = steps.len();
+        steps
     }
 
     /// The leader was not told, for now.
@@ -159,23 +210,33 @@ impl Holder {
     /// The leader was told.
     pub fn told(&mut self, now: Duration, told: &Told<'_>) {
         let sent = std::mem::take(&mut self.making.sent);
-        let objects: Vec<NewObject> = self.making.queue.drain(..sent).collect();
+        let steps: Vec<Step> = self.making.queue.drain(..sent).collect();
         let is_current = told.generation == self.generation;
         let is_listed = is_current && told.changes.is_some();
-        for (object, is_there) in objects.iter().zip(told.is_there) {
-            self.born(object, *is_there, is_listed, told.number);
+        for (step, is_done) in steps.iter().zip(told.is_done) {
+            if let Some(entry) = self.entries.get_mut(&step.ino()) {
+                entry.making = entry.making.saturating_sub(1);
+            }
+            match step {
+                Step::Make(object) => self.born(object, *is_done, is_listed, told.number),
+                Step::Set { .. } if *is_done => {}
+                Step::Set { ino, .. } => self.forget(*ino),
+            }
         }
         if !is_current {
             return;
         }
-        for object in &objects {
+        for step in &steps {
             // What was answered before lacks it.
-            self.raise_floor(object.parent, told.number);
+            self.raise_floor(step.ino(), told.number);
         }
         for grant in told.grants {
             self.admit(now, grant);
         }
-        let is_made = |ino| objects.iter().any(|object| object.ino == ino);
+        let is_made = |ino| {
+            let mut made = steps.iter();
+            made.any(|step| matches!(step, Step::Make(object) if object.ino == ino))
+        };
         for change in told.changes.unwrap_or_default() {
             // Of what is new its maker knows more.
             if !matches!(change, Change::Attr(attr) if is_made(attr.ino) && attr.kind != FileKind::Directory)
@@ -187,13 +248,12 @@ impl Holder {
     }
 
     fn born(&mut self, object: &NewObject, is_there: bool, is_listed: bool, number: u64) {
-        if let Some(dir) = self.entries.get_mut(&object.parent) {
-            dir.making = dir.making.saturating_sub(1);
-            if let Some(names) = &mut dir.contents.names {
-                match is_there {
-                    true => names.born(&object.name, number, is_listed),
-                    false => self.items -= names.unmake(&object.name),
-                }
+        if let Some(dir) = self.entries.get_mut(&object.parent)
+            && let Some(names) = &mut dir.contents.names
+        {
+            match is_there {
+                true => names.born(&object.name, number, is_listed),
+                false => self.items -= names.unmake(&object.name),
             }
         }
         if is_there {
@@ -211,13 +271,13 @@ impl Holder {
     }
 
     /// What was made and the leader was not told is given up: whose session has ended.
-    pub fn give_up_made(&mut self) -> Vec<NewObject> {
+    pub fn give_up_made(&mut self) -> Vec<Step> {
         self.making.sent = 0;
         self.making.used.clear();
         self.making.queue.drain(..).collect()
     }
 
-    /// Keeps only a shared lease of directories in which nothing was made lately: if this session falls silent then, nobody has
+    /// Keeps only a shared lease of directories in which nothing was made lately, and of symlinks: if this session falls silent then, nobody has
     /// to wait for its end.
     pub fn relax(&mut self, now: Duration) {
         let used = std::mem::take(&mut self.making.used);

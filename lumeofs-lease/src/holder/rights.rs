@@ -1,6 +1,6 @@
 //! Using leases: to write, to cache data, to open without a word.
 
-use super::Holder;
+use super::{Act, Holder};
 use crate::wire::{Ack, Kind};
 use crate::{ASK_AGAIN, Generation};
 use lumeofs_base::{Attr, InodeId, Timestamp};
@@ -138,7 +138,13 @@ impl Holder {
         }
     }
 
-    /// What was asked for by [`super::Act::GiveBack`] is done.
+    /// A mutation of this session has made an inode, which counts as open from the start, with or without a name: that is
+    /// not in question.
+    pub fn made(&mut self, ino: InodeId) {
+        self.acts.retain(|act| *act != Act::StateOpen(ino));
+    }
+
+    /// What was asked for by [`Act::GiveBack`] is done.
     pub fn gave_back(&mut self, generation: Generation, ino: InodeId) {
         let is_current = generation == self.generation;
         let Some(entry) = self.entries.get_mut(&ino).filter(|_| is_current) else {

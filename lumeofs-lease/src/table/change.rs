@@ -4,7 +4,7 @@ use super::{Table, Unheard};
 use crate::wire::{Grant, Kind, What};
 use lumeofs_base::{Attr, FileKind, InodeId, SessionId};
 use lumeofs_meta::change::{Applied, Change};
-use lumeofs_meta::op::{Command, Mutation, Reply};
+use lumeofs_meta::op::{Command, Mutation, Reply, Step};
 use std::time::Duration;
 
 /// What a change led to.
@@ -42,16 +42,20 @@ impl<'a> Created<'a> {
             // It was granted then.
             _ if applied.repeated => Self::Nothing,
             (
-                Mutation::Create { .. },
+                Mutation::Create { .. } | Mutation::CreateUnnamed { .. },
                 Ok(Reply::Created {
                     attr,
                     created: true,
                     ..
                 }),
             ) => Self::Now(attr),
-            (Mutation::Make { objects }, Ok(Reply::Made(made))) => {
-                let made = objects.iter().zip(made).filter(|(_, made)| made.is_ok());
-                Self::Ahead(made.map(|(object, _)| object.ino).collect())
+            (Mutation::Make { steps }, Ok(Reply::Made(made))) => {
+                let made = steps.iter().zip(made).filter(|(_, made)| made.is_ok());
+                let made = made.filter_map(|(step, _)| match step {
+                    Step::Make(object) => Some(object.ino),
+                    Step::Set { .. } => None,
+                });
+                Self::Ahead(made.collect())
             }
             _ => Self::Nothing,
         }

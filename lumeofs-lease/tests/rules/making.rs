@@ -4,7 +4,7 @@ use crate::fixture::{DIR, OTHER, World, attr, entry, ms, named, session};
 use lumeofs_base::{Attr, FileKind, InodeId};
 use lumeofs_lease::{Act, Blocked, Cached, Created, Kind, Learned, Told, Touch, Want};
 use lumeofs_meta::change::Change;
-use lumeofs_meta::op::{CreateMode, NewNode, NewObject};
+use lumeofs_meta::op::{Caller, CreateMode, NewNode, NewObject, SetAttr, Step};
 
 const NEW: InodeId = InodeId(3000);
 
@@ -64,7 +64,12 @@ impl World {
 
     /// The leader applies what a mount has made. The reply is with the caller.
     fn tell(&mut self, mount: usize) -> (Vec<Change>, lumeofs_lease::Changed) {
-        let objects = self.holder(mount).take_made(100, 1 << 20);
+        let steps = self.holder(mount).take_made(100, 1 << 20);
+        let objects = steps.iter().filter_map(|step| match step {
+            Step::Make(object) => Some(object.clone()),
+            Step::Set { .. } => None,
+        });
+        let objects: Vec<NewObject> = objects.collect();
         let mut changes = Vec::new();
         for (at, object) in objects.iter().enumerate() {
             changes.push(named(&object.name, 100 + at as u64, Some(object.ino)));
@@ -93,7 +98,7 @@ impl World {
             &Told {
                 generation,
                 number: changed.number,
-                is_there: &vec![true; count],
+                is_done: &vec![true; count],
                 changes: Some(changes),
                 grants: &changed.grants,
             },
@@ -269,7 +274,7 @@ fn what_was_refused_is_not_there() {
         &Told {
             generation,
             number: 0,
-            is_there: &[false],
+            is_done: &[false],
             changes: None,
             grants: &[],
         },
@@ -365,4 +370,32 @@ fn an_answer_from_before_something_was_told_is_overtaken() {
     world.told(0, &changes, &changed);
     let holder = world.holder(0);
     assert!(holder.is_overtaken(before.generation, before.number, DIR));
+}
+
+#[test]
+fn attributes_of_a_directory_that_one_has_to_itself_are_set_in_memory_too() {
+    let mut world = World::new(2);
+    world.alone_in_dir(0);
+    let (now, caller) = (world.now, Caller::default());
+    let set = SetAttr {
+        mode: Some(0o700),
+        ..SetAttr::default()
+    };
+    let time = lumeofs_base::Timestamp { secs: 77, nanos: 0 };
+    let attr = world.holder(0).set(now, DIR, &caller, &set, time).unwrap();
+    assert_eq!((attr.mode, attr.ctime), (0o700, time));
+    assert_eq!(world.holder(0).attr(now, DIR), Cached::Is(attr));
+    assert_eq!(world.ask(1, &[DIR], Want::Shared).unwrap_err(), Blocked);
+    let steps = world.holder(0).take_made(10, 1000);
+    let expected = SetAttr {
+        ctime: Some(time),
+        ..set
+    };
+    assert_eq!(
+        steps,
+        [Step::Set {
+            ino: DIR,
+            set: expected
+        }]
+    );
 }

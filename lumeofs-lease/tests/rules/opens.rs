@@ -105,6 +105,17 @@ fn a_changer_with_a_lease_on_a_closed_file_says_that_it_is_closed() {
 }
 
 #[test]
+fn what_was_made_without_a_name_is_open_and_nothing_is_stated_of_it() {
+    let mut world = World::new(1);
+    let changes = [unlinked(FILE)];
+    let changed = world.change(0, &changes);
+    assert_eq!(changed.opened, [], "whoever makes a file says so at once");
+    world.did(0, &changed, &changes);
+    world.holder(0).made(FILE);
+    assert!(!world.holder(0).take_acts().contains(&Act::StateOpen(FILE)));
+}
+
+#[test]
 fn a_change_whose_outcome_is_not_known_has_opens_stated_and_answers_asked_anew() {
     let mut world = World::new(1);
     world.get(0, FILE, Want::Shared);

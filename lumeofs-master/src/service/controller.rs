@@ -23,8 +23,13 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 
-/// A change of free space that is worth a Raft entry: this part of the capacity.
+/// A change of free space that is worth a Raft entry at once: this part of the capacity.
 const FREE_CHANGE_PART: u64 = 100;
+/// A change that is worth one after [`FREE_SEEN_AGE`]: what somebody who looks at `df` has written or deleted. What a
+/// cluster without work writes to its logs is less.
+const FREE_CHANGE_SEEN: u64 = 8 << 20;
+/// How old what is known of the free space of a datanode in use may be.
+const FREE_SEEN_AGE: Duration = Duration::from_secs(3);
 /// Free space is brought up to date at least so often, if it changed at all.
 const FREE_AGE_MAX: Duration = Duration::from_secs(60);
 /// Bytes of a controller command in the log, roughly.
@@ -323,6 +328,7 @@ fn needs_registration(known: Option<&NodeInfo>, info: &NodeInfo, age: Duration) 
     (&known.address, &known.zone, known.capacity_bytes)
         != (&info.address, &info.zone, info.capacity_bytes)
         || change >= noticeable
+        || (change >= FREE_CHANGE_SEEN && age > FREE_SEEN_AGE)
         || (change > 0 && age > FREE_AGE_MAX)
 }
 
@@ -405,6 +411,20 @@ mod tests {
             FREE_AGE_MAX * 2
         ));
         assert!(needs_registration(Some(&node(500)), &node(490), second));
+        let (large, free) = (
+            |free_bytes| NodeInfo {
+                capacity_bytes: 1 << 40,
+                ..node(free_bytes)
+            },
+            1 << 39,
+        );
+        let (before, after) = (large(free), large(free - FREE_CHANGE_SEEN));
+        assert!(!needs_registration(Some(&before), &after, second));
+        assert!(needs_registration(
+            Some(&before),
+            &after,
+            FREE_SEEN_AGE + second
+        ));
         let moved = NodeInfo {
             address: "b:1".into(),
             ..node(500)

@@ -202,7 +202,8 @@ impl Leases {
         }))
     }
 
-    /// Whether a mutation that names these inodes may be proposed now.
+    /// Whether a mutation that names these inodes, changes names in these directories and moves or removes those may be
+    /// proposed now.
     pub(super) fn may_change(
         &self,
         term: Term,
@@ -210,11 +211,14 @@ impl Leases {
         session: SessionId,
         named: &[InodeId],
         directories: &[InodeId],
+        moved: &[InodeId],
     ) -> FsResult<bool> {
         let now = SystemClock.monotonic();
         let mut table = self.of(term, tables)?;
         let before = table.unacknowledged();
-        let may = table.before_change(now, session, named, directories);
+        // What was made in them counts for what becomes of them.
+        let may = table.nobody_ahead(now, session, moved);
+        let may = may.and_then(|()| table.before_change(now, session, named, directories));
         self.tell_if_more(&table, before);
         Ok(may.is_ok())
     }
@@ -325,7 +329,9 @@ fn awaits(
     if applied.repeated {
         return table.unheard();
     }
-    match applied.changes.is_empty() {
+    // What a file without a name inherits shows the mode and ACLs of a directory that it does not change.
+    let is_of_other = matches!(mutation, Mutation::CreateUnnamed { .. });
+    match applied.changes.is_empty() || is_of_other {
         true => table.unheard_of(shown_by_refusal(tables, mutation)),
         false => unheard,
     }

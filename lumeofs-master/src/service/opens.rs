@@ -62,7 +62,8 @@ impl Opens {
                             Mutation::Create {
                                 node: NewNode::Regular,
                                 ..
-                            },
+                            }
+                            | Mutation::CreateUnnamed { .. },
                         ..
                     },
                     Ok(Reply::Created { attr, .. }),
@@ -298,6 +299,8 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lumeofs_base::{Attr, Timestamp};
+    use lumeofs_meta::op::Caller;
 
     const TERM: Term = Term { number: 2, node: 1 };
     const A: SessionId = SessionId(1);
@@ -417,7 +420,41 @@ mod tests {
         });
         opens.observe(TERM, &[open], &[done(Reply::Session(A))]);
         assert!(opens.is_complete(TERM, A));
-        opens.open(TERM, A, &[INO]).unwrap();
+        let time = Timestamp::default();
+        let attr = Attr {
+            ino: INO,
+            kind: FileKind::Regular,
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            nlink: 0,
+            rdev: 0,
+            size: 0,
+            allocated: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+            truncations: 0,
+            tail_unclean: false,
+            has_xattrs: false,
+        };
+        let unnamed = Command::Mutate {
+            session: A,
+            sequence: 1,
+            acked_below: 1,
+            caller: Caller::default(),
+            mutation: Mutation::CreateUnnamed {
+                parent: InodeId::ROOT,
+                mode: 0o600.into(),
+            },
+        };
+        let made = Reply::Created {
+            attr,
+            first_chunk: None,
+            created: true,
+        };
+        opens.observe(TERM, &[unnamed], &[done(made)]);
         assert_eq!(condemned(&opens, TERM, &[A]), []);
         let close = Command::Internal(Internal::CloseSession { session: A });
         opens.observe(TERM, &[close], &[done(Reply::Done)]);

@@ -103,9 +103,10 @@ impl MetadataService {
             let settled = self.leases.settled();
             tokio::pin!(settled);
             settled.as_mut().enable();
-            let may = |tables: &_| {
+            let may = |tables: &Overlay| {
+                let (term, moved) = (leadership.term, mutation.moved_directories(tables));
                 self.leases
-                    .may_change(leadership.term, tables, session, &named, &directories)
+                    .may_change(term, tables, session, &named, &directories, &moved)
             };
             if self.group.store().read(may)? {
                 break leadership.term;
@@ -232,11 +233,11 @@ impl MetadataService {
 
 /// Whether a mutation leaves its session with one more open file.
 fn creates_open(mutation: &Mutation) -> bool {
-    let node = match mutation {
-        Mutation::Create { node, .. } => node,
-        _ => return false,
-    };
-    matches!(node, NewNode::Regular)
+    match mutation {
+        Mutation::Create { node, .. } => matches!(node, NewNode::Regular),
+        Mutation::CreateUnnamed { .. } => true,
+        _ => false,
+    }
 }
 
 /// What a request takes in the log, roughly.

@@ -21,6 +21,7 @@ impl MetadataService {
             silent_ms: millis(self.sessions.silence(leadership.term, info.id, monotonic)),
             opens: self.opens.held_by(leadership.term, info.id) as u64,
             is_ending: info.ending.is_some(),
+            locked: info.locked.into(),
         };
         Ok(sessions.into_iter().map(session).collect())
     }

@@ -1,14 +1,23 @@
-//! `create`, `mkdir`, `symlink`, `mknod`.
+//! `create`, `mkdir`, `symlink`, `mknod`, and files without a name.
 
+use super::set_attr;
 use crate::access::{self, GROUP_EXEC, SEARCH, SGID, WRITE};
 use crate::directory::{self, Found};
 use crate::made;
-use crate::op::{Caller, ChunkRef, CreateMode, NewNode, NewObject, Outcome, Reply};
-use crate::record::{Dentry, Inode};
+use crate::op::{Caller, ChunkRef, CreateMode, NewNode, NewObject, Outcome, Reply, Step};
+use crate::record::{Dentry, Inode, Orphan};
 use crate::session;
 use crate::transaction::{Tx, chunks};
 use lumeofs_base::limits::{LINK_COUNT_MAX, SYMLINK_LEN_BYTES_MAX};
 use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId, SessionId, Timestamp};
+
+/// Whose steps were checked by the kernel, and have come to their values.
+const MOUNT: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    groups: Vec::new(),
+    trusted: true,
+};
 
 pub(super) fn create(
     tx: &mut Tx<'_>,
@@ -36,12 +45,12 @@ pub(super) fn create(
     })
 }
 
-/// What a mount has made in its memory.
+/// What a mount has done in its memory.
 pub(super) fn make(
     tx: &mut Tx<'_>,
     session: SessionId,
     caller: &Caller,
-    objects: &[NewObject],
+    steps: &[Step],
 ) -> Outcome {
     if !caller.trusted {
         return Err(FsError::new(
@@ -49,7 +58,16 @@ pub(super) fn make(
             "only mounts choose numbers of inodes",
         ));
     }
-    let made = objects.iter().map(|object| make_one(tx, session, object));
+    let made = steps.iter().map(|step| match step {
+        Step::Make(object) => make_one(tx, session, object),
+        Step::Set { ino, set } => match tx.inode(*ino)?.attr.kind {
+            FileKind::Regular => Err(FsError::new(
+                Code::Invalid,
+                format!("attributes of file {ino}"),
+            )),
+            _ => set_attr::set_attr(tx, &MOUNT, *ino, set).map(|_| None),
+        },
+    });
     Ok(Reply::Made(made.collect()))
 }
 
@@ -101,11 +119,7 @@ fn put_new(
 ) -> (Attr, Option<ChunkRef>) {
     let mut inode = new_inode(tx, caller, &dir, node, mode, (ino, time));
     let first_chunk = match node {
-        // Without a group there is no space for data, but an empty file needs none.
-        NewNode::Regular => tx
-            .allocate(&mut inode, 0..1)
-            .ok()
-            .and_then(|mut all| all.pop()),
+        NewNode::Regular => first_chunk(tx, &mut inode),
         _ => None,
     };
     let dentry = Dentry {
@@ -118,6 +132,34 @@ fn put_new(
     tx.save(&mut dir);
     tx.save(&mut inode);
     (inode.attr, first_chunk)
+}
+
+/// `open` with O_TMPFILE: nothing changes in the directory.
+pub(super) fn create_unnamed(
+    tx: &mut Tx<'_>,
+    caller: &Caller,
+    parent: InodeId,
+    mode: CreateMode,
+) -> Outcome {
+    let dir = tx.directory(parent)?;
+    access::require(caller, &dir, WRITE | SEARCH)?;
+    let born = (tx.new_ino(parent.slot())?, tx.now());
+    let mut inode = new_inode(tx, caller, &dir, &NewNode::Regular, mode, born);
+    let first_chunk = first_chunk(tx, &mut inode);
+    inode.attr.nlink = 0;
+    tx.make_orphan(&inode, Orphan { may_be_named: true });
+    tx.save(&mut inode);
+    Ok(Reply::Created {
+        attr: inode.attr,
+        first_chunk,
+        created: true,
+    })
+}
+
+/// The first chunk of a new file. Without a group there is no space for data, but an empty file needs none.
+fn first_chunk(tx: &mut Tx<'_>, inode: &mut Inode) -> Option<ChunkRef> {
+    let allocated = tx.allocate(inode, 0..1).ok();
+    allocated.and_then(|mut all| all.pop())
 }
 
 /// `open` with O_CREAT and without O_EXCL takes the file that is there.

@@ -1,7 +1,8 @@
-//! `link`: a further name for an inode.
+//! `link`: a further name for an inode, or the first one for a file that was made without.
 
 use crate::access::{self, SEARCH, WRITE};
 use crate::directory::{self, Found};
+use crate::keys;
 use crate::op::{Caller, Outcome, Reply};
 use crate::record::Dentry;
 use crate::transaction::Tx;
@@ -32,6 +33,7 @@ pub(super) fn link(
         ));
     }
     match inode.attr.nlink {
+        0 if tx.may_be_named(ino) => tx.tables.delete(&keys::orphan(ino)),
         0 => return Err(FsError::new(Code::NotFound, format!("{ino} was removed"))),
         LINK_COUNT_MAX.. => return Err(FsError::new(Code::TooManyLinks, format!("{ino}"))),
         _ => {}

@@ -1,7 +1,7 @@
 //! Chunks, sizes, truncation and its tail, orphans and their purge.
 
 use super::*;
-use crate::op::{ChunkRef, SetAttr};
+use crate::op::{ChunkRef, CreateMode, SetAttr};
 use lumeofs_base::limits::{CHUNK_SIZE_BYTES, FILE_SIZE_BYTES_MAX};
 use lumeofs_base::{ChunkIndex, FileKind};
 
@@ -437,6 +437,63 @@ fn an_unlinked_file_lives_until_it_is_purged() {
         })
         .unwrap();
     assert_eq!(fixture.freed(), 0);
+    fixture.check();
+}
+
+#[test]
+fn a_file_made_without_a_name_gets_its_first_one_or_is_purged() {
+    let mut fixture = Fixture::new();
+    let dir = fixture.create(ROOT, "d", NewNode::Directory, 0o2770).ino;
+    let chgrp = Mutation::SetAttr {
+        ino: dir,
+        set: SetAttr {
+            gid: Some(5),
+            mode: Some(0o2775),
+            ..SetAttr::default()
+        },
+    };
+    fixture.mutate(chgrp).unwrap();
+    let before = fixture.attr(dir);
+    let unnamed = || Mutation::CreateUnnamed {
+        parent: dir,
+        mode: CreateMode {
+            mode: 0o666,
+            umask: 0o022,
+        },
+    };
+    let made = attr(fixture.mutate(unnamed()));
+    assert_eq!((made.nlink, made.mode, made.gid), (0, 0o644, 5));
+    assert_eq!(
+        fixture.attr(dir),
+        before,
+        "nothing has changed in the directory"
+    );
+    assert_eq!(indices(&fixture.rows(made.ino)), [0]);
+    let orphans = |fixture: &Fixture| namespace::orphans_after(&fixture.tables, InodeId(0), 9);
+    assert_eq!(orphans(&fixture), [made.ino]);
+    fixture.check();
+
+    let link = |ino, name: &str| Mutation::Link {
+        ino,
+        parent: dir,
+        name: name.into(),
+    };
+    assert_eq!(attr(fixture.mutate(link(made.ino, "a"))).nlink, 1);
+    assert_eq!(attr(fixture.mutate(link(made.ino, "b"))).nlink, 2);
+    assert_eq!(
+        (orphans(&fixture), fixture.purge(&[made.ino])),
+        (vec![], vec![])
+    );
+    fixture.mutate(unlink(dir, "a")).unwrap();
+    fixture.mutate(unlink(dir, "b")).unwrap();
+    assert_eq!(fixture.refused(link(made.ino, "a")), Code::NotFound);
+
+    let other = attr(fixture.mutate(unnamed())).ino;
+    assert_eq!(fixture.purge(&[made.ino, other]), []);
+    assert_eq!((orphans(&fixture), fixture.freed()), (vec![], 2));
+    assert_eq!(fixture.refused(link(other, "a")), Code::Stale);
+    fixture.as_user(1000, 1000);
+    assert_eq!(fixture.refused(unnamed()), Code::Access);
     fixture.check();
 }
 

@@ -337,11 +337,14 @@ fn locks_go_with_their_inode() {
         fixture.lock(session, ino, shared(1, 0, 0), false),
         LockAnswer::Done
     );
+    let locked = |fixture: &Fixture| namespace::sessions(&fixture.tables)[0].locked;
+    assert_eq!(locked(&fixture), 1);
     fixture.mutate(unlink(InodeId::ROOT, "file")).unwrap();
     fixture.check();
     let inos = vec![ino];
     fixture.internal(Internal::Purge { inos }).unwrap();
     fixture.check();
+    assert_eq!(locked(&fixture), 0);
     let gone = Mutation::Lock {
         ino,
         lock: shared(1, 0, 0),

@@ -3,7 +3,7 @@
 use super::Fixture;
 use crate::change::Change;
 use crate::made;
-use crate::op::{CreateMode, Mutation, NewNode, NewObject, Reply};
+use crate::op::{CreateMode, Mutation, NewNode, NewObject, Reply, SetAttr, SetTime, Step};
 use lumeofs_base::{Code, FileKind, InodeId, Timestamp};
 
 const TIME: Timestamp = Timestamp {
@@ -41,7 +41,11 @@ impl Fixture {
 
     /// The codes of what could not be made.
     fn make_ahead(&mut self, objects: Vec<NewObject>) -> Vec<Option<Code>> {
-        match self.mutate(Mutation::Make { objects }) {
+        self.do_ahead(objects.into_iter().map(Step::Make).collect())
+    }
+
+    fn do_ahead(&mut self, steps: Vec<Step>) -> Vec<Option<Code>> {
+        match self.mutate(Mutation::Make { steps }) {
             Ok(Reply::Made(made)) => made
                 .into_iter()
                 .map(|made| made.err().map(|error| error.code))
@@ -143,7 +147,51 @@ fn callers_without_trust_choose_no_numbers_and_no_owners() {
     let mut fixture = Fixture::new();
     let first = fixture.reserve(1);
     fixture.caller.trusted = false;
-    let objects = vec![object(first, InodeId::ROOT, "x", NewNode::Regular)];
-    let code = fixture.refused(Mutation::Make { objects });
+    let steps = vec![Step::Make(object(
+        first,
+        InodeId::ROOT,
+        "x",
+        NewNode::Regular,
+    ))];
+    let code = fixture.refused(Mutation::Make { steps });
     assert_eq!(code, Code::NotPermitted);
+}
+
+#[test]
+fn attributes_of_what_is_no_file_are_set_in_the_same_order() {
+    let mut fixture = Fixture::new();
+    let first = fixture.reserve(2);
+    let dir = InodeId(first);
+    let later = Timestamp {
+        secs: 2000,
+        nanos: 0,
+    };
+    let set = SetAttr {
+        mode: Some(0o750),
+        uid: Some(4),
+        mtime: Some(SetTime::At(TIME)),
+        ctime: Some(later),
+        ..SetAttr::default()
+    };
+    let mut file = object(first + 1, dir, "f", NewNode::Regular);
+    file.time = later;
+    let steps = vec![
+        Step::Make(object(first, InodeId::ROOT, "d", NewNode::Directory)),
+        Step::Make(file),
+        Step::Set {
+            ino: dir,
+            set: set.clone(),
+        },
+        Step::Set {
+            ino: InodeId(first + 1),
+            set,
+        },
+    ];
+    assert_eq!(
+        fixture.do_ahead(steps),
+        [None, None, None, Some(Code::Invalid)]
+    );
+    let attr = fixture.attr(dir);
+    assert_eq!((attr.mode, attr.uid, attr.gid), (0o750, 4, 8));
+    assert_eq!((attr.mtime, attr.ctime), (TIME, later));
 }

@@ -12,7 +12,7 @@ use crate::op::{
     Caller, ChunkRef, CreateMode, Mutation, NewNode, RenameMode, Reply, SetAttr, SetTime, XattrMode,
 };
 use lumeofs_base::{Attr, ChunkId, ChunkIndex, Code, FileKind, GroupId, InodeId, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const CHUNK: u64 = 64 << 20;
 /// The attribute that goes when contents or owner change.
@@ -33,6 +33,8 @@ pub(super) struct Model {
     pub(super) nodes: BTreeMap<InodeId, Node>,
     pub(super) now: Timestamp,
     pub(super) freed: BTreeMap<u64, u32>,
+    /// Made without a name, and never given one.
+    unnamed: BTreeSet<InodeId>,
     groups: Vec<u32>,
     next_ino: u64,
     next_chunk: u64,
@@ -46,6 +48,7 @@ impl Model {
             nodes: BTreeMap::new(),
             now,
             freed: BTreeMap::new(),
+            unnamed: BTreeSet::new(),
             groups: groups.iter().map(|group| group.0).collect(),
             next_ino: 1,
             next_chunk: 1,
@@ -246,6 +249,19 @@ impl Model {
                 mode,
                 exclusive,
             } => self.create(caller, *parent, name, node, *mode, *exclusive),
+            Mutation::Access { accesses } => {
+                if !caller.trusted {
+                    return Err(Code::NotPermitted);
+                }
+                for access in accesses {
+                    let node = self.nodes.get_mut(&access.ino);
+                    if let Some(node) = node.filter(|node| node.attr.atime == access.from) {
+                        node.attr.atime = access.to;
+                    }
+                }
+                Ok(Reply::Done)
+            }
+            Mutation::CreateUnnamed { parent, mode } => self.create_unnamed(caller, *parent, *mode),
             Mutation::Link { ino, parent, name } => self.link(caller, *ino, *parent, name),
             Mutation::Unlink { parent, name } => self.remove(caller, *parent, name, false),
             Mutation::Rmdir { parent, name } => self.remove(caller, *parent, name, true),

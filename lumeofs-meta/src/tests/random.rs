@@ -4,7 +4,7 @@ use super::changes::Cache;
 use super::model::{CAPABILITIES, Model};
 use super::*;
 use crate::directory::narrow::HASH_COUNT;
-use crate::op::{CreateMode, SetAttr, SetTime, XattrMode};
+use crate::op::{Access, CreateMode, SetAttr, SetTime, XattrMode};
 use lumeofs_base::rng::SplitMix64;
 use lumeofs_base::{ChunkIndex, FileKind};
 use std::collections::BTreeMap;
@@ -78,6 +78,13 @@ impl Draw {
         ])
     }
 
+    fn create_mode(&mut self) -> CreateMode {
+        CreateMode {
+            mode: self.mode(),
+            umask: self.pick(&[0, 0o022, 0o077]),
+        }
+    }
+
     /// What a mount sets besides what it wrote.
     fn shown(&mut self) -> SetAttr {
         SetAttr {
@@ -120,6 +127,10 @@ impl Draw {
         };
         let roll = if self.1 && self.0.percent(90) { 68 } else { 0 };
         match roll + self.0.below(100 - roll) {
+            24 => Mutation::CreateUnnamed {
+                parent,
+                mode: self.create_mode(),
+            },
             0..25 => {
                 let node = match self.0.below(10) {
                     0..4 => NewNode::Regular,
@@ -132,10 +143,7 @@ impl Draw {
                     parent,
                     name,
                     node,
-                    mode: CreateMode {
-                        mode: self.mode(),
-                        umask: self.pick(&[0, 0o022, 0o077]),
-                    },
+                    mode: self.create_mode(),
                     exclusive,
                 }
             }
@@ -234,6 +242,20 @@ impl Draw {
                     ino,
                     len,
                     clear_suid,
+                }
+            }
+            97 if self.0.percent(50) => {
+                let accesses = [ino, parent].map(|ino| {
+                    let node = model.nodes.get(&ino);
+                    let atime = node.map(|node| node.attr.atime).unwrap_or_default();
+                    Access {
+                        ino,
+                        from: self.pick(&[atime, atime, seconds(5)]),
+                        to: seconds(self.0.below(99)),
+                    }
+                });
+                Mutation::Access {
+                    accesses: accesses.to_vec(),
                 }
             }
             97 => Mutation::CutTail { ino },

@@ -9,7 +9,7 @@ use serde_json::json;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Action {
-    /// All sessions: who opened each, its age, how long it was silent, how many files it holds open
+    /// All sessions: who opened each, its age, how long it was silent, how many files it holds open and has locked
     List,
     /// Ends a session now, as a minute of silence does
     ///
@@ -84,7 +84,7 @@ fn show(sessions: &[Session], json: bool) -> anyhow::Result<()> {
         let session = |session: &Session| {
             json!({
                 "id": session.id, "description": session.description, "age_ms": session.age_ms,
-                "silent_ms": session.silent_ms, "opens": session.opens, "ending": session.is_ending,
+                "silent_ms": session.silent_ms, "opens": session.opens, "locked": session.locked, "ending": session.is_ending,
             })
         };
         return output::json(&sessions.iter().map(session).collect::<Vec<_>>());
@@ -96,12 +96,15 @@ fn show(sessions: &[Session], json: bool) -> anyhow::Result<()> {
             format!("{} s", session.age_ms / 1000),
             format!("{} ms", session.silent_ms),
             session.opens.to_string(),
+            session.locked.to_string(),
             if session.is_ending { "ending" } else { "live" }.to_owned(),
         ]
     };
     let rows: Vec<_> = sessions.iter().map(row).collect();
     output::table(
-        &["SESSION", "CLIENT", "AGE", "SILENT", "OPEN FILES", "STATE"],
+        &[
+            "SESSION", "CLIENT", "AGE", "SILENT", "OPEN", "LOCKED", "STATE",
+        ],
         &rows,
     )
 }

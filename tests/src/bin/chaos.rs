@@ -5,6 +5,8 @@ use lumeofs_tests::chaos::{
     KINDS, Kind, Outcome, Plan, Random, Yard, remove_leftovers, run_round, table,
 };
 use lumeofs_tests::{Role, interrupt, interrupted};
+use serde_json::json;
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -25,7 +27,8 @@ usage: scripts/chaos [OPTIONS]
 
 Without --only the faults take turns, and every fourth round has two at a time that leave a majority alive.
 A round that fails leaves its logs and the manifest of its load in a directory that it names, and the next
-one has a new cluster. Exit code: 0 if all rounds were clean, 1 if not, 2 for wrong arguments, 130 after a signal.
+one has a new cluster. At the end all is stopped, and nothing may be left: chunks of removed files, sessions, locks,
+processes, mounts, directories. Exit code: 0 if all rounds and the end were clean, 1 if not, 2 for wrong arguments, 130 after a signal.
 LUMEOFS_BINARY names another binary, LUMEOFS_TEST_DIR another place than /var/tmp.";
 
 /// Every so many rounds two faults come at the same time.
@@ -64,11 +67,11 @@ fn main() -> ExitCode {
         eprintln!("chaos: signals: {error}");
         return ExitCode::FAILURE;
     }
-    let outcomes = run(&options);
+    let (outcomes, left) = run(&options);
     if !options.json {
         println!("\n{}", table(&outcomes));
     }
-    let clean = outcomes.iter().all(|outcome| outcome.problems.is_empty());
+    let clean = left.is_empty() && outcomes.iter().all(|outcome| outcome.problems.is_empty());
     match (
         interrupted(),
         clean && outcomes.len() as u64 == options.rounds,
@@ -147,7 +150,8 @@ fn kinds(names: &str) -> Result<Vec<&'static Kind>, String> {
         .ok_or_else(|| format!("{names:?}: at the same time go only two that leave a majority of masters and of datanodes"))
 }
 
-fn run(options: &Options) -> Vec<Outcome> {
+/// What came of each round, and what was left at the end.
+fn run(options: &Options) -> (Vec<Outcome>, Vec<String>) {
     let mut outcomes = Vec::new();
     let mut yard = None;
     for number in 0..options.rounds {
@@ -160,11 +164,7 @@ fn run(options: &Options) -> Vec<Outcome> {
             break;
         }
         let panicked = result.is_err();
-        let outcome = result.unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            Outcome::failed(&plan, text.unwrap_or("it panicked").to_owned())
-        });
+        let outcome = result.unwrap_or_else(|panic| Outcome::failed(&plan, text_of(&*panic)));
         if options.json {
             println!("{}", outcome.json());
         } else {
@@ -182,7 +182,30 @@ fn run(options: &Options) -> Vec<Outcome> {
         }
         outcomes.push(outcome);
     }
-    outcomes
+    // After a round that failed or was interrupted the cluster may be left in any state.
+    let left = match yard.filter(|_| !interrupted()) {
+        Some(yard) => end(options, yard),
+        None => Vec::new(),
+    };
+    (outcomes, left)
+}
+
+/// Ends the cluster and tells what was left of it.
+fn end(options: &Options, yard: Yard) -> Vec<String> {
+    let ended = catch_unwind(AssertUnwindSafe(|| yard.end(options.rounds)));
+    let left = ended.unwrap_or_else(|panic| vec![text_of(&*panic)]);
+    match (options.json, left.is_empty()) {
+        (true, ok) => println!("{}", json!({"end": true, "ok": ok, "problems": left})),
+        (false, true) => println!("end        nothing is left  ok"),
+        (false, false) => println!("end        FAILED\n    {}", left.join("\n    ")),
+    }
+    left
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("it panicked").to_owned()
 }
 
 fn plan(options: &Options, number: u64) -> Plan {

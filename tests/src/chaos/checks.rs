@@ -15,12 +15,16 @@ const MEMORY_BYTES: u64 = 512 << 20;
 const MEMORY_GROWTH_BYTES: u64 = 192 << 20;
 /// Open files of one process: connections of all others, segments, extents.
 const OPEN_FILES: usize = 1024;
+/// Threads of one process.
+const THREADS: usize = 512;
 /// Space of a datanode that a day may keep, for logs and catalogues.
 const SPACE_KEPT_BYTES: u64 = 24 << 20;
 /// What all days together may keep.
 const SPACE_KEPT_IN_ALL_BYTES: u64 = 96 << 20;
 /// When space of removed files is free again.
-const SPACE_FREED: Duration = Duration::from_secs(90);
+pub(super) const SPACE_FREED: Duration = Duration::from_secs(90);
+/// When sessions of mounts that died are gone, and locks that nobody holds are given back.
+pub(super) const SESSIONS_ENDED: Duration = Duration::from_secs(90);
 /// Longer than the leases by which a node is missed.
 const STEADY: Duration = Duration::from_secs(3);
 /// When the health command sees what the groups say already.
@@ -49,7 +53,7 @@ pub(super) struct Baseline {
 }
 
 impl Baseline {
-    /// Checks memory and open files of each process.
+    /// Checks memory, open files and threads of each process.
     pub(super) fn check_processes(&mut self, site: &mut Site) -> Vec<String> {
         let mut wrong = Vec::new();
         for (name, pid) in site.processes() {
@@ -63,12 +67,20 @@ impl Baseline {
             if memory > MEMORY_BYTES || growth > MEMORY_GROWTH_BYTES {
                 let (memory, first) = (memory >> 20, first >> 20);
                 wrong.push(format!(
-                    "{name} has {memory} MiB of memory; at first {first} MiB"
+                    "{name} has {memory} MiB of memory, at first {first} MiB; limits are {} MiB and +{} MiB",
+                    MEMORY_BYTES >> 20,
+                    MEMORY_GROWTH_BYTES >> 20
                 ));
             }
-            let files = std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
-            if files > OPEN_FILES {
-                wrong.push(format!("{name} has {files} files open"));
+            for (what, directory, limit) in [
+                ("open files", "fd", OPEN_FILES),
+                ("threads", "task", THREADS),
+            ] {
+                let entries = std::fs::read_dir(format!("/proc/{pid}/{directory}"));
+                let count = entries.map_or(0, Iterator::count);
+                if count > limit {
+                    wrong.push(format!("{name} has {count} {what}; {limit} is the limit"));
+                }
             }
         }
         wrong
@@ -79,8 +91,7 @@ impl Baseline {
         for (node, free) in before {
             self.free.entry(*node).or_insert(*free);
         }
-        let begun = Instant::now();
-        loop {
+        settled(SPACE_FREED, || {
             let now = free_space(site);
             let kept = |before: &BTreeMap<u64, u64>, limit: u64| -> Vec<String> {
                 let nodes = now.iter().filter_map(|(node, free)| {
@@ -94,11 +105,20 @@ impl Baseline {
             if now.is_empty() {
                 wrong.push("no datanode says how much space it has".into());
             }
-            if wrong.is_empty() || begun.elapsed() > SPACE_FREED {
-                return wrong;
-            }
-            crate::pause(Duration::from_millis(500));
+            wrong
+        })
+    }
+}
+
+/// Looks again and again until nothing is wrong, or `limit` is over; what was wrong last.
+pub(super) fn settled(limit: Duration, mut look: impl FnMut() -> Vec<String>) -> Vec<String> {
+    let begun = Instant::now();
+    loop {
+        let wrong = look();
+        if wrong.is_empty() || begun.elapsed() > limit {
+            return wrong;
         }
+        crate::pause(Duration::from_millis(500));
     }
 }
 
@@ -131,19 +151,22 @@ pub(super) fn strangers(site: &mut Site) -> Vec<String> {
             wrong.push(format!("process {pid} is left on {host}"));
         }
     }
-    let files = run(
-        "losetup",
-        &["--list", "--noheadings", "--output", "BACK-FILE"],
-    );
-    let directory = site.directory().display().to_string();
-    let loops = files
-        .lines()
-        .filter(|file| file.contains(&directory))
-        .count();
+    let loops = loop_devices(site.directory());
     if loops != site.disks() {
         wrong.push(format!("{loops} loop devices for {} disks", site.disks()));
     }
     wrong
+}
+
+/// Loop devices of files below a directory.
+pub(super) fn loop_devices(directory: &Path) -> usize {
+    let files = run(
+        "losetup",
+        &["--list", "--noheadings", "--output", "BACK-FILE"],
+    );
+    let directory = directory.display().to_string();
+    let files = files.lines().filter(|file| file.contains(&directory));
+    files.count()
 }
 
 /// Locks of the load that outlived its writers, as each mount sees them.
@@ -171,16 +194,11 @@ pub(super) fn health(site: &Site) -> Vec<String> {
     if !has_command(&["health"]) {
         return Vec::new();
     }
-    let begun = Instant::now();
-    loop {
-        let Err(said) = site.admin(&["health"]) else {
-            return Vec::new();
-        };
-        if begun.elapsed() > HEALTHY {
-            return vec![format!("admin health: {said}")];
-        }
-        crate::pause(Duration::from_secs(1));
-    }
+    settled(HEALTHY, || {
+        let said = site.admin(&["health"]).err();
+        let wrong = said.map(|said| format!("admin health: {said}"));
+        wrong.into_iter().collect()
+    })
 }
 
 /// Removes the load's directory. What cannot be removed is wrong.

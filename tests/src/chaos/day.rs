@@ -90,19 +90,22 @@ impl Outcome {
     }
 }
 
+/// Hosts with a mount each, and names of these.
+pub(super) const MOUNTS: [&str; 2] = ["a", "b"];
+
 /// A cluster with two mounts, in which rounds take place one after the other.
 #[derive(Debug)]
 pub struct Yard {
-    baseline: Baseline,
-    mounts: [PathBuf; 2],
-    site: Site,
+    pub(super) baseline: Baseline,
+    pub(super) mounts: [PathBuf; 2],
+    pub(super) site: Site,
 }
 
 impl Yard {
     /// Starts it; each node has a disk of its own.
     pub fn start() -> Self {
         let mut site = Site::start(PREFIX, true);
-        let mounts = ["a", "b"].map(|host| site.mount(host, host, "on-outage=block"));
+        let mounts = MOUNTS.map(|host| site.mount(host, host, "on-outage=block"));
         Self {
             baseline: Baseline::default(),
             mounts,

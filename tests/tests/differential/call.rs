@@ -151,6 +151,11 @@ pub(crate) enum Call {
         to: Name,
         follow: bool,
     },
+    /// By its place in `/proc`.
+    LinkHeld {
+        slot: u8,
+        to: Name,
+    },
     Unlink(Name),
     Rmdir(Name),
     Rename {

@@ -229,11 +229,24 @@ impl Draw {
         let (slot, seed) = (self.slot(), self.0.number() >> 8);
         let (offset, length) = (self.length(), self.length() as usize);
         match self.below(40) {
-            0 | 1 => Call::Open {
+            0 => Call::Open {
                 slot,
                 path: self.directory(),
                 flags: OFlags::RDONLY | OFlags::DIRECTORY,
                 mode: 0,
+            },
+            1 => Call::Open {
+                slot,
+                path: self.directory(),
+                flags: OFlags::TMPFILE
+                    | self.of(&[
+                        OFlags::RDWR,
+                        OFlags::RDWR,
+                        OFlags::WRONLY,
+                        OFlags::RDONLY,
+                        OFlags::RDWR | OFlags::EXCL,
+                    ]),
+                mode: self.mode(),
             },
             2..12 => Call::Open {
                 slot,
@@ -348,7 +361,11 @@ impl Draw {
             },
             16..19 => Call::Unlink(self.any()),
             19..21 => Call::Rmdir(self.directory()),
-            21..23 => Call::Mknod {
+            21 => Call::LinkHeld {
+                slot: self.slot(),
+                to: self.file(),
+            },
+            22 => Call::Mknod {
                 path: self.file(),
                 node: Node::Regular,
                 mode,

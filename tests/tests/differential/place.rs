@@ -10,6 +10,7 @@ use rustix::fs::{
 use rustix::io::{Errno, IoSlice, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 /// Room for names in a directory's or file's list of extended attributes.
@@ -175,6 +176,11 @@ impl Place {
                 told(again.and_then(rustix::fs::Dir::new), |mut directory| {
                     look::held_list(&mut directory)
                 })
+            }),
+            Call::LinkHeld { slot, to } => self.with(*slot, |file| {
+                let from = format!("/proc/self/fd/{}", file.as_raw_fd());
+                let flags = AtFlags::SYMLINK_FOLLOW;
+                done(rustix::fs::linkat(CWD, from, CWD, expand(to), flags))
             }),
             Call::Copy {
                 from,

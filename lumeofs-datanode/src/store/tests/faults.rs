@@ -174,6 +174,35 @@ fn a_full_disk_keeps_its_reserve() {
 }
 
 #[test]
+fn free_space_that_is_shown_follows_what_is_written_and_is_exact_when_it_is_scarce() {
+    const EXTENT: u64 = 1 << 20;
+    let disk = SimDisk::new();
+    disk.set_capacity(40 << 20);
+    let store = ChunkStore::open(Arc::new(disk.clone()), identity(), small()).unwrap();
+    let data = noise(&mut SplitMix64::new(2), 200 << 10);
+    let mut shown = Vec::new();
+    let mut sequence = 0;
+    while store.space().1 > 2 * EXTENT {
+        sequence += 1;
+        let op = write_op(sequence, 0, 0, &data);
+        store
+            .apply(GroupId(1), version(sequence), &op, &data)
+            .unwrap();
+        while store.maintain().unwrap() {}
+        shown.push(store.shown_space().1);
+        let (exact, shown) = (store.space().1, store.shown_space().1);
+        assert!(exact <= shown && shown < exact + EXTENT);
+        assert!(exact >= 8 * EXTENT || shown == exact);
+    }
+    // The log takes room too, a segment at a time; the files do not show.
+    let roomy = shown.windows(2).take_while(|pair| pair[1] > 9 * EXTENT);
+    let steps: Vec<_> = roomy.map(|pair| pair[0] as i64 - pair[1] as i64).collect();
+    let len = data.len() as i64;
+    let odd = steps.iter().filter(|step| (**step - len).abs() > 8192);
+    assert!(odd.count() <= 4 && steps.len() > 100, "{steps:?}");
+}
+
+#[test]
 fn bytes_in_flight_count_against_the_free_space() {
     let config = StoreConfig {
         capacity_bytes: Some(2 << 20),

@@ -3,10 +3,11 @@
 use super::plans::touches;
 use super::{Then, World};
 use crate::calls::Tell;
+use crate::history::caller;
 use crate::world::MountEvent;
 use lumeofs_base::{Attr, FileKind, InodeId};
 use lumeofs_lease::{Cached, Told};
-use lumeofs_meta::op::{Mutation, NewObject, Outcome, Reply};
+use lumeofs_meta::op::{Mutation, NewObject, Outcome, Reply, Step};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Numbers that are reserved at once.
@@ -104,6 +105,27 @@ impl World {
         attr.is_some()
     }
 
+    /// Sets attributes in memory, if the leases allow it.
+    pub(super) fn set_ahead(&mut self, mount: usize, mutation: &Mutation) -> bool {
+        let Mutation::SetAttr { ino, set } = mutation else {
+            return false;
+        };
+        let (now, time) = (self.mount_clock(mount), self.unique_time());
+        let state = &mut self.mounts[mount];
+        let Some(attr) = state.holder.set(now, *ino, &caller(), set, time) else {
+            return false;
+        };
+        let session = state.session.expect("it has leases");
+        let is_first = state.holder.made_count() == 1;
+        self.counts.set_ahead += 1;
+        self.trace(|| format!("mount {mount} sets {attr:?}"));
+        self.history.set(self.now, session, &attr);
+        if is_first {
+            self.tell_soon(mount);
+        }
+        true
+    }
+
     fn tell_soon(&mut self, mount: usize) {
         let late = if self.rng.percent(15) {
             3_000_000
@@ -118,13 +140,13 @@ impl World {
         let state = &mut self.mounts[mount];
         let has_news = state.session.is_some() && state.holder.made_count() > 0;
         if has_news && !std::mem::replace(&mut state.making.is_telling, true) {
-            let objects = state.holder.take_made(count_max, 1 << 10);
-            self.mutate(mount, Mutation::Make { objects }, Then::Told);
+            let steps = state.holder.take_made(count_max, 1 << 10);
+            self.mutate(mount, Mutation::Make { steps }, Then::Told);
         }
     }
 
     /// Takes what the leader says to what it was told.
-    pub(super) fn told(&mut self, mount: usize, sequence: u64, objects: &[NewObject], tell: &Tell) {
+    pub(super) fn told(&mut self, mount: usize, sequence: u64, steps: &[Step], tell: &Tell) {
         let Tell::Done {
             outcome,
             generation,
@@ -137,29 +159,31 @@ impl World {
             return;
         };
         let Ok(Reply::Made(outcomes)) = outcome else {
-            panic!("{objects:?}: {outcome:?}");
+            panic!("{steps:?}: {outcome:?}");
         };
-        let is_there: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
+        let is_done: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
         assert!(
-            !is_there.contains(&false),
-            "mount {mount} has made {objects:?}: {outcomes:?}"
+            !is_done.contains(&false),
+            "mount {mount} has done {steps:?}: {outcomes:?}"
         );
         let now = self.mount_clock(mount);
         let state = &mut self.mounts[mount];
         state.outstanding.remove(&sequence);
         state.making.is_telling = false;
-        for object in objects {
-            state.making.made.remove(&object.ino);
+        for step in steps {
+            if let Step::Make(object) = step {
+                state.making.made.remove(&object.ino);
+            }
         }
         let told = Told {
             generation: *generation,
             number: *number,
-            is_there: &is_there,
+            is_done: &is_done,
             changes: (!repeated).then_some(changes),
             grants,
         };
         state.holder.told(now, &told);
-        self.counts.told += objects.len();
+        self.counts.told += steps.len();
         self.run_acts(mount);
         if self.mounts[mount].holder.made_count() > 0 {
             self.tell_soon(mount);

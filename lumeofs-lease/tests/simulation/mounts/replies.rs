@@ -124,8 +124,8 @@ impl World {
         else {
             return;
         };
-        if let Mutation::Make { objects } = mutation {
-            return self.told(mount, sequence, objects, tell);
+        if let Mutation::Make { steps } = mutation {
+            return self.told(mount, sequence, steps, tell);
         }
         let now = self.mount_clock(mount);
         let forgets = self.bug == Some(Bug::OwnChangesForgotten);

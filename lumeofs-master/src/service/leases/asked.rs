@@ -101,6 +101,10 @@ pub(crate) fn named(mutation: &Mutation) -> Option<InodeId> {
         | Mutation::SetXattr { ino, .. }
         | Mutation::RemoveXattr { ino, .. }
         | Mutation::Flush { ino, .. } => Some(*ino),
+        // For what it inherits.
+        Mutation::CreateUnnamed { parent, .. } => Some(*parent),
+        // Times of reads have nothing to do with what others have written.
+        Mutation::Access { .. } => None,
         // Locks are no part of what mounts have in memory.
         Mutation::Lock { .. } | Mutation::Unlock { .. } | Mutation::ReturnLocks { .. } => None,
         Mutation::Create { .. }
@@ -112,12 +116,13 @@ pub(crate) fn named(mutation: &Mutation) -> Option<InodeId> {
     }
 }
 
-/// Inodes of which the refusal of a mutation, or one that changed nothing, may show something.
+/// Inodes of which the refusal of a mutation, or one that changed nothing there, may show something.
 pub(crate) fn shown_by_refusal(tables: &Overlay, mutation: &Mutation) -> Vec<InodeId> {
     let (inodes, names) = match mutation {
         Mutation::Create { parent, name, .. }
         | Mutation::Unlink { parent, name }
         | Mutation::Rmdir { parent, name } => (vec![*parent], vec![(*parent, name)]),
+        Mutation::CreateUnnamed { parent, .. } => (vec![*parent], Vec::new()),
         Mutation::Link { ino, parent, name } => (vec![*ino, *parent], vec![(*parent, name)]),
         Mutation::Rename {
             parent,

@@ -31,7 +31,47 @@ impl Model {
             };
         }
         self.may(caller, parent, "w")?;
-        let (dir_mode, dir_gid) = (dir.attr.mode, dir.attr.gid);
+        let (ino, first_chunk) = self.make(caller, parent, node, mode);
+        self.nodes
+            .get_mut(&parent)
+            .unwrap()
+            .entries
+            .insert(name.to_vec(), ino);
+        self.touch(parent);
+        Ok(Reply::Created {
+            attr: self.attr(ino),
+            first_chunk,
+            created: true,
+        })
+    }
+
+    pub(super) fn create_unnamed(
+        &mut self,
+        caller: &Caller,
+        parent: InodeId,
+        mode: CreateMode,
+    ) -> Answer {
+        self.dir(parent)?;
+        self.may(caller, parent, "wx")?;
+        let (ino, first_chunk) = self.make(caller, parent, &NewNode::Regular, mode);
+        self.unnamed.insert(ino);
+        Ok(Reply::Created {
+            attr: self.attr(ino),
+            first_chunk,
+            created: true,
+        })
+    }
+
+    /// A new node without a name, and its first chunk.
+    fn make(
+        &mut self,
+        caller: &Caller,
+        parent: InodeId,
+        node: &NewNode,
+        mode: CreateMode,
+    ) -> (InodeId, Option<ChunkRef>) {
+        let dir = &self.nodes[&parent].attr;
+        let (dir_mode, dir_gid) = (dir.mode, dir.gid);
         let setgid = dir_mode & 0o2000 != 0;
         let umask = mode.umask;
         let (kind, mut mode) = match node {
@@ -63,17 +103,7 @@ impl Model {
             NewNode::Symlink(target) => self.attr_mut(ino).size = target.len() as u64,
             _ => {}
         }
-        self.nodes
-            .get_mut(&parent)
-            .unwrap()
-            .entries
-            .insert(name.to_vec(), ino);
-        self.touch(parent);
-        Ok(Reply::Created {
-            attr: self.attr(ino),
-            first_chunk,
-            created: true,
-        })
+        (ino, first_chunk)
     }
 
     pub(super) fn link(
@@ -93,7 +123,7 @@ impl Model {
         if self.is_dir(ino) {
             return Err(Code::NotPermitted);
         }
-        if self.names(ino) == 0 {
+        if self.names(ino) == 0 && !self.unnamed.remove(&ino) {
             return Err(Code::NotFound);
         }
         self.nodes
