@@ -285,34 +285,6 @@ fn what_was_refused_is_not_there() {
 }
 
 #[test]
-fn attributes_of_a_directory_that_one_has_to_itself_are_set_in_memory_too() {
-    let mut world = World::new(2);
-    world.alone_in_dir(0);
-    let (now, caller) = (world.now, Caller::default());
-    let set = SetAttr {
-        mode: Some(0o700),
-        ..SetAttr::default()
-    };
-    let time = lumeofs_base::Timestamp { secs: 77, nanos: 0 };
-    let attr = world.holder(0).set(now, DIR, &caller, &set, time).unwrap();
-    assert_eq!((attr.mode, attr.ctime), (0o700, time));
-    assert_eq!(world.holder(0).attr(now, DIR), Cached::Is(attr));
-    assert_eq!(world.ask(1, &[DIR], Want::Shared).unwrap_err(), Blocked);
-    let steps = world.holder(0).take_made(10, 1000);
-    let expected = SetAttr {
-        ctime: Some(time),
-        ..set
-    };
-    assert_eq!(
-        steps,
-        [Step::Set {
-            ino: DIR,
-            set: expected
-        }]
-    );
-}
-
-#[test]
 fn what_a_name_means_is_told_before_it_is_moved_or_removed() {
     let mut world = World::new(1);
     world.alone_in_dir(0);
@@ -398,4 +370,32 @@ fn an_answer_from_before_something_was_told_is_overtaken() {
     world.told(0, &changes, &changed);
     let holder = world.holder(0);
     assert!(holder.is_overtaken(before.generation, before.number, DIR));
+}
+
+#[test]
+fn attributes_of_a_directory_that_one_has_to_itself_are_set_in_memory_too() {
+    let mut world = World::new(2);
+    world.alone_in_dir(0);
+    let (now, caller) = (world.now, Caller::default());
+    let set = SetAttr {
+        mode: Some(0o700),
+        ..SetAttr::default()
+    };
+    let time = lumeofs_base::Timestamp { secs: 77, nanos: 0 };
+    let attr = world.holder(0).set(now, DIR, &caller, &set, time).unwrap();
+    assert_eq!((attr.mode, attr.ctime), (0o700, time));
+    assert_eq!(world.holder(0).attr(now, DIR), Cached::Is(attr));
+    assert_eq!(world.ask(1, &[DIR], Want::Shared).unwrap_err(), Blocked);
+    let steps = world.holder(0).take_made(10, 1000);
+    let expected = SetAttr {
+        ctime: Some(time),
+        ..set
+    };
+    assert_eq!(
+        steps,
+        [Step::Set {
+            ino: DIR,
+            set: expected
+        }]
+    );
 }

@@ -257,18 +257,29 @@ impl History {
             (Object::Listing(parent), Value::Unlisted),
         ];
         for (object, value) in versions {
-            let ahead = Some(Ahead {
-                session,
-                made: now,
-                is_lost: false,
-            });
-            let versions = self.versions_of(&object);
-            versions.push(Version { value, ahead });
-            let last = versions.len() - 1;
-            self.raise(&object, now, last);
+            self.show_ahead(now, session, &object, value);
         }
         let made = self.made.entry(session).or_default();
         made.push_back(attr.clone());
+    }
+
+    /// A mount has set attributes in its memory: it is acknowledged.
+    pub(crate) fn set(&mut self, now: Duration, session: SessionId, attr: &Attr) {
+        let object = Object::Attr(attr.ino);
+        self.show_ahead(now, session, &object, Value::Attr(strip(attr)));
+        self.made.entry(session).or_default();
+    }
+
+    fn show_ahead(&mut self, now: Duration, session: SessionId, object: &Object, value: Value) {
+        let ahead = Some(Ahead {
+            session,
+            made: now,
+            is_lost: false,
+        });
+        let versions = self.versions_of(object);
+        versions.push(Version { value, ahead });
+        let last = versions.len() - 1;
+        self.raise(object, now, last);
     }
 
     /// What a session has made comes into the log in the order in which it was made, as it was shown.
@@ -387,9 +398,8 @@ impl History {
 
     /// A session has ended, and its term is over: times that reached nothing are lost, and what it made.
     pub(crate) fn publishes_no_more(&mut self, session: SessionId) {
-        let lost = self.made.remove(&session).unwrap_or_default();
-        self.lost_made += lost.len();
-        if !lost.is_empty() {
+        if let Some(lost) = self.made.remove(&session) {
+            self.lost_made += lost.len();
             let versions = self.versions.values_mut().flatten();
             let ahead = versions.filter_map(|version| version.ahead.as_mut());
             for ahead in ahead.filter(|ahead| ahead.session == session) {

@@ -87,15 +87,14 @@ pub(crate) struct Touched {
 }
 
 impl Touched {
-    fn by(mutation: &Mutation, moved: Vec<InodeId>) -> Self {
-        let mut named = match mutation {
+    fn by(mutation: &Mutation) -> Self {
+        let named = match mutation {
             Mutation::SetAttr { ino, .. }
             | Mutation::SetXattr { ino, .. }
             | Mutation::Link { ino, .. }
             | Mutation::Flush { ino, .. } => vec![*ino],
             _ => Vec::new(),
         };
-        named.extend(moved);
         let directories = mutation.directories();
         Self { named, directories }
     }
@@ -286,18 +285,36 @@ impl World {
                     Some(Bug::MovedNotAsked) => Vec::new(),
                     _ => mutation.moved_directories(&master.tables),
                 };
-                let touched = Touched::by(mutation, moved);
-                if master
-                    .table
-                    .before_change(now, session, &touched.named, &touched.directories)
-                    .is_err()
-                {
+                let touched = Touched::by(mutation);
+                let (named, directories) = (&touched.named, &touched.directories);
+                let table = &mut master.table;
+                let may = table.nobody_ahead(now, session, &moved);
+                let may = may.and_then(|()| table.before_change(now, session, named, directories));
+                if may.is_err() {
                     return Some(waiting);
                 }
                 let command = command.clone();
-                self.propose(command, touched, Some(from));
+                if self.rng.percent(80) {
+                    self.propose(command, touched, Some(from));
+                    return None;
+                }
+                // Others may be proposed sooner.
+                let propose = Event::Propose {
+                    term: self.group.term,
+                    command,
+                    touched,
+                    from,
+                };
+                self.after(10, 3_000, propose);
                 None
             }
+        }
+    }
+
+    pub(crate) fn on_propose(&mut self, term: u64, command: Command, touched: Touched, from: From) {
+        match self.group.leader.is_some() && self.group.term == term {
+            true => self.propose(command, touched, Some(from)),
+            false => self.tell(from, Tell::NotLeader),
         }
     }
 

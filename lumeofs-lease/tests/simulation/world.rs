@@ -4,7 +4,7 @@ use crate::bugs::Bug;
 use crate::calls::{Ask, From, Tell};
 use crate::data::{BLOCKS, Data};
 use crate::history::{self, History, Register, caller};
-use crate::masters::{Group, MASTERS, Master};
+use crate::masters::{Group, MASTERS, Master, Touched};
 use crate::mounts::Mount;
 use lumeofs_base::rng::SplitMix64;
 use lumeofs_base::{FileKind, InodeId, SessionId, Timestamp};
@@ -40,6 +40,13 @@ pub(crate) enum Event {
         received: Duration,
         from: From,
         ask: Ask,
+    },
+    /// A mutation that may be proposed is.
+    Propose {
+        term: u64,
+        command: Command,
+        touched: Touched,
+        from: From,
     },
     Commit {
         term: u64,
@@ -99,10 +106,11 @@ pub(crate) struct Counts {
     pub(crate) made: usize,
     pub(crate) told: usize,
     pub(crate) lost_made: usize,
+    pub(crate) set_ahead: usize,
 }
 
 impl Counts {
-    fn all(&mut self) -> [&mut usize; 20] {
+    fn all(&mut self) -> [&mut usize; 21] {
         [
             &mut self.ops,
             &mut self.hits,
@@ -124,6 +132,7 @@ impl Counts {
             &mut self.made,
             &mut self.told,
             &mut self.lost_made,
+            &mut self.set_ahead,
         ]
     }
 
@@ -390,6 +399,12 @@ impl World {
                 from,
                 ask,
             } => self.on_confirm(at, term, received, from, ask),
+            Event::Propose {
+                term,
+                command,
+                touched,
+                from,
+            } => self.on_propose(term, command, touched, from),
             Event::Commit { term, proposal } => self.on_commit(term, proposal),
             Event::Apply { at, up_to } => self.on_apply(at, up_to),
             Event::Tick(at) => self.on_tick(at),

@@ -3,6 +3,7 @@
 use super::plans::touches;
 use super::{Then, World};
 use crate::calls::Tell;
+use crate::history::caller;
 use crate::world::MountEvent;
 use lumeofs_base::{Attr, FileKind, InodeId};
 use lumeofs_lease::{Cached, Told};
@@ -102,6 +103,27 @@ impl World {
         }
         self.reserve(mount);
         attr.is_some()
+    }
+
+    /// Sets attributes in memory, if the leases allow it.
+    pub(super) fn set_ahead(&mut self, mount: usize, mutation: &Mutation) -> bool {
+        let Mutation::SetAttr { ino, set } = mutation else {
+            return false;
+        };
+        let (now, time) = (self.mount_clock(mount), self.unique_time());
+        let state = &mut self.mounts[mount];
+        let Some(attr) = state.holder.set(now, *ino, &caller(), set, time) else {
+            return false;
+        };
+        let session = state.session.expect("it has leases");
+        let is_first = state.holder.made_count() == 1;
+        self.counts.set_ahead += 1;
+        self.trace(|| format!("mount {mount} sets {attr:?}"));
+        self.history.set(self.now, session, &attr);
+        if is_first {
+            self.tell_soon(mount);
+        }
+        true
     }
 
     fn tell_soon(&mut self, mount: usize) {

@@ -245,7 +245,7 @@ impl World {
     }
 
     fn begin_mutation(&mut self, mount: usize, id: u64, mutation: Mutation) {
-        if self.make(mount, &mutation) {
+        if self.make(mount, &mutation) || self.set_ahead(mount, &mutation) {
             return self.complete(mount, id);
         }
         if self.is_ahead_of(mount, &mutation) {

@@ -157,7 +157,7 @@ impl World {
 
     /// What is done in a directory that was made lately.
     fn plan_at(&mut self, dir: InodeId, name: Vec<u8>) -> Plan {
-        match self.rng.below(12) {
+        match self.rng.below(14) {
             0..=6 => Plan::Mutate {
                 mutation: self.plan_create(dir, name),
             },
@@ -167,6 +167,23 @@ impl World {
             8 => Plan::Lookup { parent: dir, name },
             9 => Plan::Attr { ino: dir },
             10 => Plan::Sync { ino: dir },
+            11 | 12 => {
+                let time = self.unique_time();
+                let mode = 0o700 + self.rng.below(64) as u16;
+                let set = match self.rng.percent(50) {
+                    true => SetAttr {
+                        atime: Some(SetTime::At(time)),
+                        ..SetAttr::default()
+                    },
+                    false => SetAttr {
+                        mode: Some(mode),
+                        ..SetAttr::default()
+                    },
+                };
+                Plan::Mutate {
+                    mutation: Mutation::SetAttr { ino: dir, set },
+                }
+            }
             _ => Plan::List {
                 dir,
                 after: 0,
