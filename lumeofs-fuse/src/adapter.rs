@@ -262,6 +262,7 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         mode: u32,
         umask: u32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
         self.run(
@@ -269,7 +270,7 @@ impl Filesystem for Adapter {
             request,
             parent,
             reply,
-            move |core, cx, parent| core.create_unnamed(cx, parent, (mode, umask)),
+            move |core, cx, parent| core.create_unnamed(cx, parent, (mode, umask), flags),
         );
     }
 

@@ -144,10 +144,11 @@ impl Core {
         cx: Context<'_>,
         parent: InodeId,
         (mode, umask): (u32, u32),
+        flags: i32,
     ) -> FsResult<(FileAttr, u64)> {
         let mode = create_mode(mode, umask);
         let attr = self.backend.create_unnamed(cx, parent, mode)?;
-        Ok((self.referenced(&attr), self.new_handle()))
+        Ok((self.referenced(&attr), self.new_handle(flags)))
     }
 
     /// Opens a file in place of making it. `Stale` if it is gone by now.

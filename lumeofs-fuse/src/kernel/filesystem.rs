@@ -181,6 +181,7 @@ pub(crate) trait Filesystem: Send + Sync + 'static {
         parent: INodeNo,
         mode: u32,
         umask: u32,
+        flags: i32,
         reply: ReplyCreate,
     );
     /// With `for_cache` what is read goes into the kernel's page cache.
@@ -382,8 +383,8 @@ fn serve_one<F: Filesystem>(
         }
         opcode::TMPFILE => {
             // What follows is no name.
-            let (_flags, mode, umask) = (body.u32()?, body.u32()?, body.u32()?);
-            fs.tmpfile(request, ino, mode, umask, ReplyCreate(take()));
+            let (flags, mode, umask) = (body.i32()?, body.u32()?, body.u32()?);
+            fs.tmpfile(request, ino, mode, umask, flags, ReplyCreate(take()));
         }
         opcode::READ => {
             let (_handle, offset, size) = (body.u64()?, body.u64()?, body.u32()?);
