@@ -2,16 +2,17 @@
 //! mount's back, as another mount would, and lookups of names with `wait` in them wait until they are let go.
 
 mod locks;
+mod state;
 
 use crate::backend::Backend;
-use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId, Timestamp};
+use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId};
 use lumeofs_client::{
     CacheStats, Context, Interrupted, LeaseStats, PageRequest, Range, Usage, WriteMode, Written,
 };
 use lumeofs_meta::locks::{Lock, LockOwner};
 use lumeofs_meta::op::{CreateMode, DirEntry, NewNode, RenameMode, SetAttr, SetTime, XattrMode};
 use parking_lot::{Condvar, Mutex};
-use std::collections::{BTreeMap, HashMap};
+use state::State;
 use std::time::Duration;
 
 #[derive(Default)]
@@ -19,124 +20,6 @@ pub(crate) struct Memory {
     state: Mutex<State>,
     let_go: Condvar,
     locks: locks::Locks,
-}
-
-#[derive(Default)]
-struct State {
-    nodes: HashMap<InodeId, Node>,
-    /// Time, cookies and inode ids.
-    last: u64,
-    waiting: usize,
-    open_gate: bool,
-    /// Names that the next so many lookups do not find, although they are there.
-    hidden: HashMap<Vec<u8>, usize>,
-    writes: Vec<WriteMode>,
-    fsyncs: usize,
-    /// What closing fails with.
-    lost: Option<FsError>,
-}
-
-struct Node {
-    attr: Attr,
-    data: Vec<u8>,
-    target: Vec<u8>,
-    entries: BTreeMap<Vec<u8>, (u64, InodeId)>,
-    parent: InodeId,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    opens: usize,
-}
-
-impl State {
-    fn next(&mut self) -> u64 {
-        self.last += 1;
-        self.last
-    }
-    fn now(&mut self) -> Timestamp {
-        let nanos = self.next() as u32;
-        Timestamp {
-            secs: 1_700_000_000,
-            nanos,
-        }
-    }
-    fn node(&mut self, ino: InodeId) -> FsResult<&mut Node> {
-        self.nodes.get_mut(&ino).ok_or_else(|| Code::Stale.into())
-    }
-    fn find(&mut self, parent: InodeId, name: &[u8]) -> FsResult<InodeId> {
-        let found = self.node(parent)?.entries.get(name).map(|&(_, ino)| ino);
-        found.ok_or_else(|| Code::NotFound.into())
-    }
-    fn insert(&mut self, parent: InodeId, name: &[u8], ino: InodeId) -> FsResult<()> {
-        let cookie = self.next() + 100;
-        if self.node(parent)?.entries.contains_key(name) {
-            return Err(Code::Exists.into());
-        }
-        self.node(parent)?
-            .entries
-            .insert(name.to_vec(), (cookie, ino));
-        Ok(())
-    }
-    fn remove(&mut self, parent: InodeId, name: &[u8]) -> FsResult<()> {
-        let ino = self.find(parent, name)?;
-        self.node(parent)?.entries.remove(name);
-        let node = self.node(ino)?;
-        node.attr.nlink -= if node.attr.kind == FileKind::Directory {
-            2
-        } else {
-            1
-        };
-        self.reap(ino);
-        Ok(())
-    }
-    fn reap(&mut self, ino: InodeId) {
-        if self
-            .nodes
-            .get(&ino)
-            .is_some_and(|node| node.attr.nlink == 0 && node.opens == 0)
-        {
-            self.nodes.remove(&ino);
-        }
-    }
-    fn touch(&mut self, ino: InodeId) -> FsResult<Attr> {
-        let now = self.now();
-        let node = self.node(ino)?;
-        (node.attr.mtime, node.attr.ctime) = (now, now);
-        node.attr.size = node.data.len() as u64;
-        node.attr.allocated = node.attr.size.next_multiple_of(4096);
-        Ok(node.attr.clone())
-    }
-    fn add(&mut self, parent: InodeId, kind: FileKind, mode: u16) -> Attr {
-        let ino = InodeId(self.next());
-        let now = self.now();
-        let attr = Attr {
-            ino,
-            kind,
-            mode,
-            uid: 0,
-            gid: 0,
-            nlink: if kind == FileKind::Directory { 2 } else { 1 },
-            rdev: 0,
-            size: 0,
-            allocated: 0,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
-            truncations: 0,
-            tail_unclean: false,
-            has_xattrs: false,
-        };
-        let node = Node {
-            attr: attr.clone(),
-            data: Vec::new(),
-            target: Vec::new(),
-            entries: BTreeMap::new(),
-            parent,
-            xattrs: BTreeMap::new(),
-            opens: 0,
-        };
-        self.nodes.insert(ino, node);
-        attr
-    }
 }
 
 impl Memory {

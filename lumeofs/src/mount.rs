@@ -2,6 +2,7 @@
 
 pub(crate) mod helper;
 mod log;
+mod trim;
 
 use crate::access::split_masters;
 use crate::{endpoint, exit, signals};
@@ -144,6 +145,7 @@ fn foreground(args: Args, wanted: Wanted) -> anyhow::Result<()> {
     let metrics = endpoint::start_early(address.as_deref(), collect)?;
     let mounted = lumeofs_fuse::start(config)?;
     metrics.get_or_init(|| mounted.metrics());
+    trim::start()?;
     let handle = mounted.handle();
     signals::on_stop(move || {
         let done = handle.unmount().or_else(|error| {
