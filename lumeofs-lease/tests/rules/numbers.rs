@@ -5,6 +5,7 @@ use lumeofs_base::{Attr, FileKind, InodeId};
 use lumeofs_lease::{
     Blocked, Cached, Created, Kind, Learned, Release, TERM_OF_HOLDER, Want, What, WriteRight,
 };
+use lumeofs_meta::change::Change;
 
 #[test]
 fn what_came_with_a_lease_is_answered_from_memory_until_four_seconds_after_the_poll() {
@@ -307,7 +308,7 @@ fn a_change_of_extended_attributes_makes_them_forgotten() {
         holder.xattr(now, FILE, b"user.a"),
         Cached::Is(b"1".to_vec())
     );
-    let change = lumeofs_meta::change::Change::Xattr { ino: FILE };
+    let change = Change::Xattr { ino: FILE };
     world.change(0, &[change]);
     let recalls = world.poll(1).recalls;
     assert_eq!(recalls[0].what, What::Xattr);
@@ -327,7 +328,7 @@ fn attributes_that_say_there_are_no_others_answer_for_those() {
     holder.learn(now, answer.generation, &answer.grants, Learned::Attr(&bare));
     assert_eq!(holder.xattr(now, FILE, b"user.a"), Cached::Absent);
     assert_eq!(holder.xattr_names(now, FILE), Cached::Is(Vec::new()));
-    let change = lumeofs_meta::change::Change::Xattr { ino: FILE };
+    let change = Change::Xattr { ino: FILE };
     world.change(0, &[change, touched(FILE, 7)]);
     world.poll(1);
     let holder = world.holder(1);
@@ -338,8 +339,13 @@ fn attributes_that_say_there_are_no_others_answer_for_those() {
 #[test]
 fn a_new_directory_is_known_to_be_empty() {
     let mut world = World::new(1);
-    let made = [touched(DIR, 7)];
     let attr = attr(DIR, 7);
+    let name = Change::Name {
+        parent: InodeId(1),
+        name: b"dir".to_vec(),
+        entry: Some(entry(b"dir", 1, DIR)),
+    };
+    let made = [name, Change::Attr(attr.clone())];
     assert_eq!(kind(DIR), FileKind::Directory);
     let changed = world
         .table
