@@ -100,7 +100,7 @@ fn only_numbers_that_the_session_reserved_are_taken_each_once_and_in_order() {
     let mut fixture = Fixture::new();
     let first = fixture.reserve(4);
     let mut make = |ino, name: &str| {
-        fixture.make_ahead(vec![object(ino, InodeId::ROOT, name, NewNode::Regular)])[0].clone()
+        fixture.make_ahead(vec![object(ino, InodeId::ROOT, name, NewNode::Regular)])[0]
     };
     assert_eq!(make(first + 1, "a"), None);
     assert_eq!(make(first + 1, "b"), Some(Code::Invalid));
