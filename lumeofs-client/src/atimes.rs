@@ -24,8 +24,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const MANY: usize = 8192;
 /// More than that are not kept, which in an outage loses the times of what is read then.
 const KEPT_MAX: usize = 65_536;
-/// How long one attempt to tell may take.
-const TELL_LIMIT: Duration = Duration::from_secs(10);
 /// Under `relatime` an access time that is so old is set anew, even if nothing has changed.
 const DAY_SECS: i64 = 24 * 60 * 60;
 
@@ -183,8 +181,8 @@ impl Link {
         while !self.halt.is_halted() {
             self.halt.sleep(LOOK);
             if self.atimes.is_time(now()) && !self.halt.is_halted() {
-                // The next round tries again.
-                self.tell_accesses(TELL_LIMIT).ok();
+                // Until it is known what became of it: a time that is set meanwhile waits for that.
+                self.tell_accesses(None).ok();
             }
         }
     }
@@ -193,11 +191,11 @@ impl Link {
     pub(crate) fn tell_accesses_before_close(&self) {
         let left = LEAVE_PATIENCE.saturating_sub(self.masters.silence());
         if !left.is_zero() {
-            self.tell_accesses(left).ok();
+            self.tell_accesses(Some(left)).ok();
         }
     }
 
-    fn tell_accesses(&self, limit: Duration) -> FsResult<()> {
+    fn tell_accesses(&self, limit: Option<Duration>) -> FsResult<()> {
         let mut kept = self.atimes.kept_since(now());
         // A time that was set and is not published would make the leader refuse these.
         kept.retain(|ino| {
@@ -210,7 +208,7 @@ impl Link {
                 self.atimes.told(true);
                 continue;
             };
-            let asker = Asker::background(Patience::background(&self.halt, Some(limit)));
+            let asker = Asker::background(Patience::background(&self.halt, limit));
             let done = self.mutate(&asker, first, &Mutation::Access { accesses });
             let is_outage = done.as_ref().is_err_and(|error| {
                 matches!(

@@ -208,6 +208,10 @@ impl Core {
             self.backend.fsync(cx, to.0, false)?;
         }
         self.stats.add_copied(copied);
+        if copied > 0 {
+            // The request does not tell how the source was opened.
+            self.accessed(from.0, false, 0);
+        }
         Ok(copied)
     }
 

@@ -21,7 +21,10 @@ impl Core {
             b"." => self.by_number(cx, parent),
             // Above the mounted directory is the kernel's business.
             b".." if parent == self.root => self.by_number(cx, parent),
-            b".." => self.backend.parent(cx, parent),
+            b".." => {
+                let dir = self.by_number(cx, parent)?;
+                self.backend.parent(cx, dir.ino)
+            }
             _ => self.backend.lookup(cx, parent, name),
         };
         attr.map(|attr| self.referenced(&attr))
@@ -30,6 +33,10 @@ impl Core {
     /// An inode that the kernel has forgotten, and that somebody names by its handle (`open_by_handle_at(2)`, NFS). What has
     /// lost its names is gone for them.
     fn by_number(&self, cx: Context<'_>, ino: InodeId) -> FsResult<Attr> {
+        if ino.slot().get() >= SLOT_COUNT {
+            // Nobody would answer for it.
+            return Err(FsError::new(Code::Stale, format!("{ino} is no inode")));
+        }
         let attr = self.backend.getattr(cx, ino)?;
         match attr.nlink {
             0 => Err(FsError::new(Code::Stale, format!("{ino} was removed"))),

@@ -325,8 +325,9 @@ fn needs_registration(known: Option<&NodeInfo>, info: &NodeInfo, age: Duration) 
     let Some(known) = known else { return true };
     let change = known.free_bytes.abs_diff(info.free_bytes);
     let noticeable = (info.capacity_bytes / FREE_CHANGE_PART).max(1);
-    (&known.address, &known.zone, known.capacity_bytes)
-        != (&info.address, &info.zone, info.capacity_bytes)
+    // What else lies on the disk moves the capacity too, when it is what a datanode may use.
+    let change = change.max(known.capacity_bytes.abs_diff(info.capacity_bytes));
+    (&known.address, &known.zone) != (&info.address, &info.zone)
         || change >= noticeable
         || (change >= FREE_CHANGE_SEEN && age > FREE_SEEN_AGE)
         || (change > 0 && age > FREE_AGE_MAX)
