@@ -114,8 +114,11 @@ impl World {
         value: u64,
         (size, time): (u64, Timestamp),
     ) {
+        let own = self.mounts[mount].session;
+        let is_shut_out = own.is_some_and(|session| self.data.is_fenced(session));
         for (other, state) in self.mounts.iter().enumerate() {
-            let is_live = other != mount
+            let is_live = !is_shut_out
+                && other != mount
                 && !state.is_down
                 && state
                     .session
