@@ -200,7 +200,7 @@ impl Link {
         // A time that was set and is not published would make the leader refuse these.
         kept.retain(|ino| {
             let local = self.local_state(*ino);
-            local.is_none_or(|(local, _)| local.is_published())
+            local.is_none_or(|(local, _)| !local.has_set_atime() || local.is_published())
         });
         for part in kept.chunks(ACCESSES_MAX) {
             let accesses = self.atimes.begin(part);

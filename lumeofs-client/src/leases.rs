@@ -68,6 +68,8 @@ struct State {
     made_since: Duration,
     /// Somebody waits until the leader knows of it.
     is_hurried: bool,
+    /// How many do: nothing more is made meanwhile, lest they wait for ever.
+    told_waiters: usize,
 }
 
 impl Leases {
@@ -86,6 +88,7 @@ impl Leases {
             numbers: Numbers::default(),
             made_since: Duration::ZERO,
             is_hurried: false,
+            told_waiters: 0,
         };
         Self {
             state: Mutex::new(state),

@@ -75,6 +75,10 @@ impl Link {
                     let answer = Answer::of(&reply)?;
                     if !self.learn(session, query, &answer) && overtaken < OVERTAKEN_MAX {
                         overtaken += 1;
+                        if let Ok(Reply::Attr(attr) | Reply::Chunks { attr, .. }) = &answer.outcome
+                        {
+                            self.wait_told(asker, attr.ino)?;
+                        }
                         continue;
                     }
                     return answer.outcome.map(|reply| (reply, answer.era));

@@ -96,6 +96,12 @@ impl Wanted {
     fn check(args: &Args, options_text: String) -> anyhow::Result<Self> {
         let options = lumeofs_fuse::parse_options(&options_text)?;
         let (masters, subdir) = split_source(&args.source)?;
+        if options.export && subdir != "/" {
+            // Handles are numbers of inodes, whatever directory they are in.
+            bail!(
+                "option export with directory {subdir}: handles would reach the whole filesystem; mount all of it"
+            );
+        }
         let secret = args
             .secret
             .clone()

@@ -4,7 +4,7 @@ use super::State;
 use crate::link::Link;
 use crate::wait::now;
 use lumeofs_base::limits::{NAME_LEN_BYTES_MAX, READDIR_ENTRIES_MAX};
-use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId, SessionId};
+use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId, SessionId};
 use lumeofs_lease::{Cached, Generation, Grant, Learned};
 use lumeofs_meta::change::Change;
 use lumeofs_meta::op::{Outcome, Query, Reply};
@@ -115,10 +115,14 @@ impl Link {
                 self.learn_chunks_of(holder, grants, inodes, answer.era);
             }
             match &answer.outcome {
+                // It lacks what was made in it here, or set of it, and was not told when it was asked.
                 Ok(Reply::Attr(attr) | Reply::Chunks { attr, .. })
-                    if attr.kind == FileKind::Regular
-                        && generation == holder.generation()
-                        && !holder.is_writer(attr.ino) =>
+                    if holder.is_ahead_in(attr.ino) =>
+                {
+                    false
+                }
+                Ok(Reply::Attr(attr) | Reply::Chunks { attr, .. })
+                    if generation == holder.generation() && !holder.is_writer(attr.ino) =>
                 {
                     !holder.is_overtaken(generation, answer.number, attr.ino)
                 }

@@ -114,6 +114,9 @@ impl Link {
         }
         let now = now();
         self.with_leases(|state| {
+            if state.told_waiters > 0 {
+                return None;
+            }
             let State {
                 holder, numbers, ..
             } = &mut *state;
@@ -154,6 +157,9 @@ impl Link {
         }
         let now = now();
         self.with_leases(|state| {
+            if state.told_waiters > 0 {
+                return None;
+            }
             let time = SystemClock.wall();
             let attr = state.holder.set(now, ino, asker.caller, set, time)?;
             self.leases.gather(state, now);
@@ -176,7 +182,10 @@ impl Link {
         let mut state = self.leases.state.lock();
         while is_ahead(&state.holder) {
             self.leases.hurry(&mut state);
-            patience.wait(&self.leases.changed, &mut state)?;
+            state.told_waiters += 1;
+            let waited = patience.wait(&self.leases.changed, &mut state);
+            state.told_waiters -= 1;
+            waited?;
         }
         Ok(run(&mut state.holder))
     }

@@ -127,6 +127,11 @@ impl Local {
         self.clears_suid |= clear_suid;
     }
 
+    /// Whether an access time was set that may not be published yet.
+    pub(crate) fn has_set_atime(&self) -> bool {
+        self.set.atime.is_some()
+    }
+
     /// A caller who may do that has set attributes other than size and ctime.
     pub(crate) fn set(&mut self, caller: &Caller, set: &SetAttr, now: Timestamp) {
         let now = self.begin_change(now);

@@ -3,6 +3,7 @@
 use super::Core;
 use crate::attr::{kind_of_mode, permissions};
 use fuser::{FileAttr, RenameFlags};
+use lumeofs_base::limits::SLOT_COUNT;
 use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId};
 use lumeofs_client::Context;
 use lumeofs_meta::op::{CreateMode, NewNode, RenameMode};
