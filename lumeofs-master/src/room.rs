@@ -55,7 +55,7 @@ impl Room {
 
     /// Fails if there is no room for what a mutation adds.
     pub(crate) fn check(&self, mutation: &Mutation) -> FsResult<()> {
-        if !self.0.is_short.load(Ordering::Relaxed) || !grows(mutation) {
+        if !self.is_short() || !grows(mutation) {
             return Ok(());
         }
         let text = format!(
@@ -65,11 +65,16 @@ impl Room {
         Err(FsError::new(Code::NoSpace, text))
     }
 
+    /// Whether there is too little for new files.
+    pub(crate) fn is_short(&self) -> bool {
+        self.0.is_short.load(Ordering::Relaxed)
+    }
+
     /// Bytes of the disk, bytes free, and whether these are too few for new files.
     pub(crate) fn space(&self) -> (u64, u64, bool) {
         let space = OsDisk::new(&self.0.directory).space(Path::new(""));
         let (total, free) = space.unwrap_or((0, 0));
-        (total, free, self.0.is_short.load(Ordering::Relaxed))
+        (total, free, self.is_short())
     }
 
     fn look(&self) {
@@ -100,6 +105,7 @@ fn grows(mutation: &Mutation) -> bool {
         | Mutation::SetXattr { .. }
         | Mutation::Allocate { .. }
         | Mutation::Append { .. }
+        | Mutation::Reserve { .. }
         | Mutation::Lock { .. } => true,
         Mutation::Unlink { .. }
         | Mutation::Rmdir { .. }
@@ -114,7 +120,7 @@ fn grows(mutation: &Mutation) -> bool {
         | Mutation::TailClean { .. }
         | Mutation::Unlock { .. }
         | Mutation::ReturnLocks { .. }
-        | Mutation::Reserve { .. }
+        // What its callers have been told is done; the answer says that no more is to come.
         | Mutation::Make { .. } => false,
     }
 }

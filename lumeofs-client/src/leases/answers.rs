@@ -45,6 +45,8 @@ pub(crate) struct Answer {
     pub(super) grants: Vec<Grant>,
     /// Of a mutation: what it touched, if that is known.
     pub(super) changes: Option<Vec<Change>>,
+    /// Of a mutation: the leader has no room for new objects.
+    pub(super) is_short: bool,
 }
 
 impl Answer {
@@ -72,6 +74,7 @@ impl Answer {
             },
             grants,
             changes,
+            is_short: reply.is_short,
         })
     }
 }

@@ -327,6 +327,10 @@ impl Link {
                 grants: &answer.grants,
             };
             state.holder.told(now(), &told);
+            if answer.is_short {
+                // What comes next asks the leader, which refuses it.
+                state.numbers = Numbers::default();
+            }
             for (step, outcome) in steps.iter().zip(outcomes) {
                 let Step::Make(object) = step else {
                     continue;

@@ -163,6 +163,7 @@ impl MetadataService {
             generation_term: done.leases.generation.term,
             generation_number: done.leases.generation.number,
             grants: encode_some(&done.leases.grants),
+            is_short: self.room.is_short(),
             ..MetaReply::default()
         })
     }
