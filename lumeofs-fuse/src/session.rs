@@ -206,7 +206,8 @@ pub fn start(config: MountConfig) -> Result<Mounted> {
             on_outage: config.on_outage,
             description,
             cache_bytes: config.options.cache_bytes,
-            dirsync: config.options.sync || config.options.dirsync,
+            // An NFS server tells its clients that what they have made is on stable storage.
+            dirsync: config.options.sync || config.options.dirsync || config.options.export,
         },
     )
     .map_err(|error| explain_connect(&config.masters, error))?;

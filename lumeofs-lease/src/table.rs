@@ -112,8 +112,8 @@ impl Table {
         for (ino, kind) in shown {
             let for_writing = want == Want::Write(*ino);
             blocked |= self.waits_to_hear(now, *ino);
-            let leases = self.inodes.get(ino);
-            if let Some(other) = leases.and_then(|leases| leases.exclusive_of_another(session)) {
+            let other = self.ahead_of(now, session, *ino, *kind == FileKind::Directory);
+            if let Some(other) = other {
                 let what = if for_writing {
                     What::Drop
                 } else {
@@ -176,8 +176,10 @@ impl Table {
             let leases = self.inodes.get(ino);
             blocked |= leases.is_some_and(|leases| leases.readers_turn(now));
         }
-        for inodes in [named, directories] {
-            blocked |= self.nobody_ahead(now, session, inodes).is_err();
+        for (inodes, are_directories) in [(named, false), (directories, true)] {
+            for ino in inodes {
+                blocked |= self.is_ahead_elsewhere(now, session, *ino, are_directories);
+            }
         }
         for ino in directories {
             self.changes_names(now, session, *ino);
@@ -192,7 +194,7 @@ impl Table {
         Ok(())
     }
 
-    /// Whether no other session may be ahead of the leader in these inodes.
+    /// Whether no other session may be ahead of the leader in these directories.
     ///
     /// # Errors
     /// [`Blocked`] until those that may be have given their leases back.
@@ -200,20 +202,48 @@ impl Table {
         &mut self,
         now: Duration,
         session: SessionId,
-        inodes: &[InodeId],
+        directories: &[InodeId],
     ) -> Result<(), Blocked> {
         let mut blocked = false;
-        for ino in inodes {
-            let leases = self.inodes.get(ino);
-            if let Some(other) = leases.and_then(|leases| leases.exclusive_of_another(session)) {
-                self.recall_once(now, other, *ino, What::Downgrade);
-                blocked = true;
-            }
+        for ino in directories {
+            blocked |= self.is_ahead_elsewhere(now, session, *ino, true);
         }
         match blocked {
             true => Err(Blocked),
             false => Ok(()),
         }
+    }
+
+    /// Recalls the exclusive lease of another session, if there is one. Says so.
+    fn is_ahead_elsewhere(
+        &mut self,
+        now: Duration,
+        session: SessionId,
+        ino: InodeId,
+        is_directory: bool,
+    ) -> bool {
+        let other = self.ahead_of(now, session, ino, is_directory);
+        if let Some(other) = other {
+            self.recall_once(now, other, ino, What::Downgrade);
+        }
+        other.is_some()
+    }
+
+    /// Which other session may be ahead in an inode. In a directory nobody is who has ended and whose term is over: what it
+    /// had made there is lost, whatever it may still write to files.
+    fn ahead_of(
+        &self,
+        now: Duration,
+        session: SessionId,
+        ino: InodeId,
+        is_directory: bool,
+    ) -> Option<SessionId> {
+        let other = self.inodes.get(&ino)?.exclusive_of_another(session)?;
+        let has_ended = |standing: &Standing| standing.has_ended;
+        let is_gone = is_directory
+            && self.sessions.get(&other).is_none_or(has_ended)
+            && self.may_be_closed(now, other);
+        (!is_gone).then_some(other)
     }
 
     /// A mutation that [`Table::before_change`] let pass was applied, or will not be. Once for each.

@@ -273,7 +273,7 @@ impl<'a> Tx<'a> {
     /// Marks a directory's contents as changed now. The caller saves it.
     pub(crate) fn touch(&self, dir: &mut Inode) {
         dir.attr.mtime = self.now();
-        dir.attr.ctime = self.now();
+        self.note_change(&mut dir.attr);
     }
 
     /// Allocates the missing chunks of `range` and returns all of it. Counts the rows in `inode`,

@@ -30,6 +30,8 @@ const TOLD_BYTES_MAX: usize = 64 << 10;
 const NUMBERS_LOW: u64 = 2048;
 /// Steps that are named in the log when they are lost.
 const NAMED_MAX: usize = 100;
+/// How long the leader may take to reserve numbers, as what is made meanwhile waits for the same thread.
+const RESERVE_LIMIT: Duration = Duration::from_secs(1);
 /// Pause after the leader refused to reserve numbers.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -39,6 +41,8 @@ pub(super) struct Numbers {
     free: BTreeMap<SlotId, VecDeque<Range<u64>>>,
     /// In whose slots others are to be reserved.
     wanted: VecDeque<InodeId>,
+    /// They are asked for from then on.
+    not_before: Duration,
 }
 
 impl Numbers {
@@ -194,6 +198,8 @@ impl Link {
     pub(crate) fn tell_before_close(&self) -> FsResult<()> {
         let patience = Patience::background(&self.halt, Some(LEAVE_PATIENCE)).fixed();
         let mut state = self.leases.state.lock();
+        // From now on all is made at the leader.
+        state.told_waiters += 1;
         while state.holder.has_made() {
             self.leases.hurry(&mut state);
             if patience.wait(&self.leases.changed, &mut state).is_err() {
@@ -226,9 +232,6 @@ impl Link {
             if self.halt.is_halted() {
                 return None;
             }
-            if let Some(near) = state.numbers.wanted.front() {
-                return Some(Task::Reserve(*near));
-            }
             let (now, count) = (now(), state.holder.made_count());
             let due = state.made_since + GATHER;
             if count >= TOLD_MAX || (count > 0 && (state.is_hurried || now >= due)) {
@@ -236,6 +239,12 @@ impl Link {
                 let steps = state.holder.take_made(TOLD_MAX, TOLD_BYTES_MAX);
                 // The rest has waited as long.
                 return Some(Task::Tell(state.session, steps));
+            }
+            // Numbers are asked for well before they are needed: what was made comes first.
+            if now >= state.numbers.not_before
+                && let Some(near) = state.numbers.wanted.front()
+            {
+                return Some(Task::Reserve(*near));
             }
             let wait = match count {
                 0 => SLICE * 10,
@@ -249,7 +258,8 @@ impl Link {
     }
 
     fn reserve(&self, near: InodeId) {
-        let asker = Asker::background(Patience::background(&self.halt, None));
+        let patience = Patience::background(&self.halt, Some(RESERVE_LIMIT)).fixed();
+        let asker = Asker::background(patience);
         let mutation = Mutation::Reserve {
             near,
             count: INODES_RESERVED_MAX,
@@ -263,10 +273,12 @@ impl Link {
         };
         if let Err(error) = &reserved {
             tracing::debug!(%error, "numbers of inodes are not reserved");
-            self.halt.sleep(REFUSED_PAUSE);
         }
         let state = &mut *self.leases.state.lock();
         state.numbers.wanted.pop_front();
+        if reserved.is_err() {
+            state.numbers.not_before = now() + REFUSED_PAUSE;
+        }
         if let Ok((first, count)) = reserved
             && state.session == session
         {
@@ -368,7 +380,15 @@ impl Link {
             if let Some(file) = self.pages.find(object.ino) {
                 file.drop_all();
             }
-            self.inodes.get(object.ino).fail(error.clone());
+        }
+        self.fail(steps, error);
+    }
+
+    /// Whoever syncs what these steps were about, or the directory that they were done in, hears of it once.
+    fn fail(&self, steps: &[Step], error: &FsError) {
+        let made = steps.iter().filter_map(made_by).map(|object| object.ino);
+        for ino in steps.iter().map(Step::ino).chain(made) {
+            self.inodes.get(ino).fail(error.clone());
         }
     }
 
@@ -393,12 +413,8 @@ impl Link {
         state.numbers = Numbers::default();
         let lost = state.holder.give_up_made();
         self.note_lost(&lost);
-        for object in lost.iter().filter_map(made_by) {
-            let what = format!("{} was made under a session that has ended", object.ino);
-            if matches!(object.node, NewNode::Regular) {
-                (self.inodes.get(object.ino)).fail(FsError::new(Code::Io, what));
-            }
-        }
+        let what = "what was made under a session that has ended";
+        self.fail(&lost, &FsError::new(Code::Io, what));
     }
 }
 

@@ -81,7 +81,7 @@ impl Holder {
         {
             return None;
         }
-        let object = give(in_dir.mtime.max(in_dir.ctime))?;
+        let object = give(in_dir.ctime)?;
         debug_assert!(object.parent == parent && object.name == name);
         let owner = (object.uid, object.gid);
         let mut attr = made::attr(
@@ -229,6 +229,12 @@ impl Holder {
         for step in &steps {
             // What was answered before lacks it.
             self.raise_floor(step.ino(), told.number);
+            // The grants of an attempt whose answer was lost have lower numbers.
+            if let Step::Make(object) = step
+                && let Some(entry) = self.entries.get_mut(&object.ino)
+            {
+                entry.number = entry.number.max(told.number);
+            }
         }
         for grant in told.grants {
             self.admit(now, grant);
@@ -262,6 +268,8 @@ impl Holder {
             }
             return;
         }
+        // It counts what it does not have.
+        self.forget(object.parent);
         self.remove(object.ino);
         self.released.push(Release {
             ino: object.ino,

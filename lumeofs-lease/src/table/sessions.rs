@@ -28,6 +28,8 @@ pub(super) struct Standing {
     pub(super) telling: usize,
     /// When the driver was told to end it.
     pub(super) end_asked: Option<Duration>,
+    /// It has ended: nothing is changed in its name any more.
+    pub(super) has_ended: bool,
 }
 
 impl Standing {
@@ -63,6 +65,7 @@ impl Table {
             recalls: BTreeSet::new(),
             telling: 0,
             end_asked: None,
+            has_ended: false,
         });
         if poll.serial <= standing.serial {
             return None;

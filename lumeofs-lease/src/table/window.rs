@@ -156,6 +156,9 @@ impl Table {
     /// A session has ended: it changes and publishes nothing any more. [`Table::session_closed`] follows when its term is
     /// over and it is shut out at the datanodes.
     pub fn session_ended(&mut self, session: SessionId) {
+        if let Some(standing) = self.sessions.get_mut(&session) {
+            standing.has_ended = true;
+        }
         if let Some(window) = &mut self.window
             && window.awaited.remove(&session)
         {
