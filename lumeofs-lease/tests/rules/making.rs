@@ -399,3 +399,44 @@ fn attributes_of_a_directory_that_one_has_to_itself_are_set_in_memory_too() {
         }]
     );
 }
+
+#[test]
+fn nobody_waits_for_a_directory_of_a_session_that_has_ended_and_whose_term_is_over() {
+    let mut world = World::new(2);
+    world.alone_in_dir(0);
+    world.make(0, b"new", NEW).unwrap();
+    world.table.session_ended(session(0));
+    assert_eq!(world.ask(1, &[DIR], Want::Shared).unwrap_err(), Blocked);
+    for _ in 0..6 {
+        world.pass(ms(1_000));
+        world.poll(1);
+    }
+    world
+        .ask(1, &[DIR], Want::Shared)
+        .expect("it makes nothing there any more");
+    let change = world
+        .table
+        .before_change(world.now, session(1), &[], &[DIR]);
+    change.expect("nor changes anything");
+}
+
+#[test]
+fn what_is_made_is_not_dated_after_a_time_that_was_set() {
+    let mut world = World::new(1);
+    world.alone_in_dir(0);
+    let now = world.now;
+    let later = lumeofs_base::Timestamp {
+        secs: 1 << 40,
+        nanos: 0,
+    };
+    let set = SetAttr {
+        mtime: Some(lumeofs_meta::op::SetTime::At(later)),
+        ..SetAttr::default()
+    };
+    let time = lumeofs_base::Timestamp { secs: 7, nanos: 0 };
+    let caller = Caller::default();
+    world.holder(0).set(now, DIR, &caller, &set, time).unwrap();
+    let made = world.make(0, b"new", NEW).unwrap();
+    assert_eq!(made.mtime, time);
+    assert!(matches!(world.holder(0).attr(now, DIR), Cached::Is(dir) if dir.mtime == time));
+}
