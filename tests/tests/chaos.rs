@@ -8,20 +8,15 @@ use std::collections::BTreeSet;
 /// The machine of the tests may be slow: bounds of time are so many times as long as in `scripts/chaos`.
 const SLOW: u32 = 2;
 
-/// Those that are like no other one, nor like a test of `faults.rs`, `partition.rs` or `bad_days`. The cluster is one, as
+/// Those that are like no other one, nor like a test of `faults.rs`, `partition.rs`, `masters.rs`, `repair.rs` or `bad_days`. The cluster is one, as
 /// starting it takes as long as most of them.
-const ALWAYS: [&str; 13] = [
+const ALWAYS: [&str; 8] = [
     "stop-master",
     "mute-datanode",
     "deaf-master",
-    "full-datanode",
     "eio-datanode",
     "flip-datanode",
-    "clock-forward-master",
     "wipe-datanode",
-    "wipe-master",
-    "fourth-datanode",
-    "drain-datanode",
     "rolling-restart",
     "restart-storm",
 ];
