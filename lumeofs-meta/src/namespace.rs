@@ -5,6 +5,7 @@
 mod check;
 mod walk;
 
+pub use crate::query::ToList;
 pub use walk::{
     ChunkCursor, NameCursor, chunks_after, freed_group, inode_count, names_after, next_chunk,
     place_of_directory,
@@ -12,7 +13,7 @@ pub use walk::{
 
 use crate::change::Applied;
 use crate::keys;
-use crate::op::{Batch, Caller, Command, Internal, Listed, Outcome, Query, Reply};
+use crate::op::{Batch, Caller, Command, DirEntry, Internal, Listed, Outcome, Query, Reply};
 use crate::record::{Session, decode, encode};
 use crate::tables::Tables;
 use crate::transaction::{Tx, state};
@@ -126,9 +127,24 @@ pub fn query(tables: &impl Tables, caller: &Caller, query: &Query) -> Outcome {
     crate::query::query(tables, caller, query)
 }
 
-/// What an entry of a directory means: for a listing that was asked for with inodes.
-pub fn listed(tables: &impl Tables, ino: InodeId) -> Option<Listed> {
-    crate::query::listed(tables, ino)
+/// What comes with a listing: those of the chosen inodes that may be told, in the same order.
+pub fn listed(
+    tables: &impl Tables,
+    chosen: &[ToList],
+    told: impl Iterator<Item = InodeId>,
+) -> Vec<Listed> {
+    let mut told = told;
+    crate::query::listed(tables, chosen, &mut told)
+}
+
+/// Which inodes are to come with a listing that begins with these entries, `count_max` at most.
+pub fn to_list(
+    tables: &impl Tables,
+    caller: &Caller,
+    entries: &[DirEntry],
+    count_max: usize,
+) -> Vec<ToList> {
+    crate::query::to_list(tables, caller, entries, count_max)
 }
 
 /// Makes the root directory if there is none, with times of 1970. Only for a group without a log:

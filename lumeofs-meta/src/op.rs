@@ -178,7 +178,8 @@ pub enum Query {
     /// Target of a symlink. -> [`Reply::Bytes`]
     ReadLink { ino: InodeId },
     /// Entries after `cookie` (0 = start) in hash order, without `.` and `..`; the first `inodes_max` with what they mean,
-    /// as far as the asker gets leases on that: see [`Query::listed_in`]. -> [`Reply::Entries`]
+    /// and if there are fewer, with what is in directories among them, as far as the asker gets leases on that: see
+    /// [`Query::inodes_max`]. -> [`Reply::Entries`]
     ReadDir {
         ino: InodeId,
         cookie: u64,
@@ -224,15 +225,12 @@ impl Query {
 }
 
 impl Query {
-    /// Inodes in an answer that was asked for with them. Whoever gives leases adds what they mean by
-    /// [`crate::namespace::listed`].
-    pub fn listed_in(&self, outcome: &Outcome) -> Vec<InodeId> {
-        match (self, outcome) {
-            (Self::ReadDir { inodes_max, .. }, Ok(Reply::Entries { entries, .. })) => {
-                let count = (*inodes_max as usize).min(READDIR_INODES_MAX);
-                entries.iter().take(count).map(|entry| entry.ino).collect()
-            }
-            _ => Vec::new(),
+    /// How many inodes may come with the answer. Whoever gives leases chooses them by [`crate::namespace::to_list`] and adds
+    /// what they mean by [`crate::namespace::listed`].
+    pub fn inodes_max(&self) -> usize {
+        match self {
+            Self::ReadDir { inodes_max, .. } => (*inodes_max as usize).min(READDIR_INODES_MAX),
+            _ => 0,
         }
     }
 }
@@ -495,6 +493,8 @@ pub struct Listed {
     pub attr: Attr,
     /// Of a regular file: the chunk that it begins with.
     pub first_chunk: Option<ChunkRef>,
+    /// Of a directory: everything in it, if that is told.
+    pub entries: Option<Vec<DirEntry>>,
 }
 
 /// What an operation answers.
@@ -519,7 +519,8 @@ pub enum Reply {
     Bytes(Vec<u8>),
     /// Names of extended attributes.
     Names(Vec<Vec<u8>>),
-    /// Entries of a directory, whether more follow, and what some of them mean, in the same order.
+    /// Entries of a directory, whether more follow, and what some of them mean, in the same order; then the same of entries of
+    /// these.
     Entries {
         entries: Vec<DirEntry>,
         more: bool,

@@ -16,6 +16,18 @@ use lumeofs_base::{ChunkIndex, Code, FileKind, FsError, FsResult, InodeId};
 /// Chunk indices that one query may span, so that its reply fits a frame header.
 pub(crate) const CHUNKS_PER_QUERY_MAX: u32 = 16_384;
 
+/// Entries of a directory of which a listing of another one tells.
+const CONTENTS_MAX: usize = 64;
+
+/// An inode that may come with a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToList {
+    /// Which.
+    pub ino: InodeId,
+    /// If it is a directory: everything in it, as far as there is room for that.
+    pub entries: Option<Vec<DirEntry>>,
+}
+
 /// The tables as a query sees them.
 struct View<'a> {
     tables: &'a dyn Tables,
@@ -46,17 +58,63 @@ pub(crate) fn query(tables: &dyn Tables, caller: &Caller, query: &Query) -> Outc
     }
 }
 
-/// What an entry of a directory means.
-pub(crate) fn listed(tables: &dyn Tables, ino: InodeId) -> Option<Listed> {
-    let inode = inode(tables, ino).ok()?;
-    let first_chunk = match inode.chunk_rows {
-        0 => None,
-        _ => chunks(tables, ino, 0..1).pop(),
-    };
-    Some(Listed {
-        attr: inode.attr,
-        first_chunk,
-    })
+/// What entries of directories mean: those of the chosen ones that may be told, in the same order.
+pub(crate) fn listed(
+    tables: &dyn Tables,
+    chosen: &[ToList],
+    told: &mut dyn Iterator<Item = InodeId>,
+) -> Vec<Listed> {
+    let mut chosen = chosen.iter();
+    let listed = told.filter_map(|ino| {
+        let ToList { entries, .. } = chosen.find(|chosen| chosen.ino == ino)?;
+        let inode = inode(tables, ino).ok()?;
+        let first_chunk = match inode.chunk_rows {
+            0 => None,
+            _ => chunks(tables, ino, 0..1).pop(),
+        };
+        Some(Listed {
+            attr: inode.attr,
+            first_chunk,
+            entries: entries.clone(),
+        })
+    });
+    listed.collect()
+}
+
+/// Inodes that are to come with a listing of which these are the first entries, `count_max` at most. Who lists a tree asks for
+/// what is in its directories next, so this comes along where it is little: then with all entries of the directory.
+pub(crate) fn to_list(
+    tables: &dyn Tables,
+    caller: &Caller,
+    entries: &[DirEntry],
+    count_max: usize,
+) -> Vec<ToList> {
+    let view = View { tables };
+    let entries = entries.iter().take(count_max);
+    let mut found: Vec<_> = entries.map(|entry| (entry.ino, entry.kind)).collect();
+    let mut room = count_max - found.len();
+    let mut chosen = Vec::with_capacity(count_max);
+    while let Some(&(ino, kind)) = found.get(chosen.len()) {
+        let mut chosen_entries = None;
+        let most = room.min(CONTENTS_MAX);
+        if kind == FileKind::Directory
+            && most > 0
+            && let Ok(Reply::Entries { entries, more, .. }) =
+                view.read_dir(caller, ino, 0, most as u32)
+        {
+            // What was read in vain counts as well: it takes as long.
+            room -= entries.len();
+            if !more {
+                found.extend(entries.iter().map(|entry| (entry.ino, entry.kind)));
+                chosen_entries = Some(entries);
+            }
+        }
+        chosen.push(ToList {
+            ino,
+            entries: chosen_entries,
+        });
+    }
+    chosen
 }
 
 impl View<'_> {

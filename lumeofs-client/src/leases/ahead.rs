@@ -41,7 +41,9 @@ impl Link {
     ) -> FsResult<Reply> {
         let reply = self.ask(asker, ino, query);
         let count = match &reply {
-            Ok(Reply::Entries { entries, .. }) => entries.len().min(inodes_max),
+            Ok(Reply::Entries {
+                entries, inodes, ..
+            }) => entries.len().max(inodes.len()).min(inodes_max),
             _ => 0,
         };
         if count < inodes_max {
@@ -79,7 +81,10 @@ impl Link {
         era: u32,
     ) {
         let mut grants = grants.iter();
-        for Listed { attr, first_chunk } in listed {
+        for Listed {
+            attr, first_chunk, ..
+        } in listed
+        {
             let grant = grants.find(|grant| grant.ino == attr.ino);
             if attr.kind == FileKind::Regular
                 && grant.is_some_and(|grant| holder.counts(grant))

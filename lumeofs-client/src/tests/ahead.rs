@@ -6,6 +6,7 @@ use super::kernel::read;
 use super::until;
 use crate::client::Client;
 use lumeofs_base::InodeId;
+use lumeofs_meta::op::NewNode;
 use std::sync::Arc;
 
 const FILES: usize = 700;
@@ -66,4 +67,36 @@ fn a_walk_asks_for_many_inodes_at_once() {
     let kinds = ["lookup", "get_attr", "get_xattr", "open", "chunks"];
     assert_eq!(asked(&lister, &kinds), 0, "{:?}", lister.lease_stats());
     assert_eq!(asked(&lister, &["read_dir"]), 3);
+}
+
+#[test]
+fn a_walk_through_a_tree_asks_for_many_directories_at_once() {
+    let cluster = Cluster::start(1);
+    let (maker, reader) = (walker(&cluster), walker(&cluster));
+    let mut last = InodeId::ROOT;
+    let make = |client: &Client, parent, name: &[u8]| {
+        let made = client.create(cx(), parent, name, NewNode::Directory, 0o755, true);
+        made.unwrap().0.ino
+    };
+    for number in 0..60 {
+        let dir = make(&maker, InodeId::ROOT, name(number).as_bytes());
+        last = make(&maker, dir, b"inner");
+    }
+    maker.close().unwrap();
+    let list = |ino| reader.readdir(cx(), ino, 0, 1024).unwrap().0;
+    let dirs = list(InodeId::ROOT);
+    assert_eq!(dirs.len(), 60);
+    for dir in &dirs {
+        let inner = list(dir.ino);
+        assert_eq!(inner.len(), 1);
+        assert!(list(inner[0].ino).is_empty());
+        assert_eq!(reader.getattr(cx(), inner[0].ino).unwrap().nlink, 2);
+    }
+    assert_eq!(asked(&reader, &["read_dir"]), 1);
+    assert_eq!(asked(&reader, &["lookup", "get_attr"]), 0);
+
+    // Somebody else changes one of those that came along.
+    let other = walker(&cluster);
+    make(&other, last, b"new");
+    assert_eq!(list(last).len(), 1);
 }

@@ -287,6 +287,12 @@ impl Holder {
 
     fn learn_listed(&mut self, grant: &Grant, listed: &Listed, is_new: bool) {
         self.learn_attr(grant, &listed.attr);
+        if let Some(entries) = &listed.entries {
+            self.with(grant, |contents| {
+                let names = contents.names.get_or_insert_default();
+                names.learn_page(grant.number, 0, entries, false)
+            });
+        }
         if is_new && let Some(entry) = self.entries.get_mut(&grant.ino) {
             entry.is_ahead = true;
             entry.used = false;

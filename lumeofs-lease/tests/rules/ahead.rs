@@ -2,9 +2,11 @@
 
 use crate::fixture::{DIR, FILE, OTHER, World, attr, entry, ms, touched, unlinked};
 use lumeofs_base::limits::READDIR_INODES_MAX;
-use lumeofs_base::{Attr, InodeId};
+use lumeofs_base::{Attr, FileKind, InodeId};
 use lumeofs_lease::{Cached, Holder, Kind, Learned, Want};
 use lumeofs_meta::op::{DirEntry, Listed};
+
+const SUB: InodeId = InodeId(2001);
 
 fn listed(ino: InodeId) -> Listed {
     Listed {
@@ -13,6 +15,7 @@ fn listed(ino: InodeId) -> Listed {
             ..attr(ino, 7)
         },
         first_chunk: None,
+        entries: None,
     }
 }
 
@@ -236,4 +239,49 @@ fn a_name_that_is_looked_up_leaves_a_listing_that_is_read_in_part() {
     assert_eq!(ahead(holder, b"c"), None);
     let most = READDIR_INODES_MAX;
     assert_eq!(ahead(holder, b"d"), Some((30, most)), "it goes on");
+}
+
+#[test]
+fn what_is_in_a_listed_directory_comes_with_the_listing() {
+    let mut world = World::new(2);
+    let inner = [entry(b"a", 3, OTHER), entry(b"b", 4, FILE)];
+    let directory = Attr {
+        kind: FileKind::Directory,
+        ..attr(SUB, 7)
+    };
+    let mut answer = world.ask(0, &[DIR], Want::Shared).unwrap();
+    let (now, session) = (world.now, world.mounts[0].session);
+    let offered = world
+        .table
+        .offer(now, session, Want::Shared, &[SUB, OTHER, FILE]);
+    answer.grants.extend(offered);
+    let with_entries = Listed {
+        attr: directory.clone(),
+        first_chunk: None,
+        entries: Some(inner.to_vec()),
+    };
+    let inodes = [with_entries, listed(OTHER), listed(FILE)];
+    let learned = Learned::Entries {
+        ino: DIR,
+        after: 0,
+        entries: &[entry(b"sub", 9, InodeId(2001))],
+        more: false,
+        inodes: &inodes,
+    };
+    let holder = world.holder(0);
+    holder.learn(now, answer.generation, &answer.grants, learned);
+    let Cached::Is(listing) = holder.listing(now, InodeId(2001), 0, 10) else {
+        panic!("the directory is not listed from memory");
+    };
+    assert_eq!((listing.entries, listing.more), (inner.to_vec(), false));
+    assert_eq!(holder.attr(now, InodeId(2001)), Cached::Is(directory));
+    assert_eq!(
+        holder.lookup(now, InodeId(2001), b"b"),
+        Cached::Is(listed(FILE).attr)
+    );
+    assert_eq!(
+        holder.lookup(now, InodeId(2001), b"c"),
+        Cached::Absent,
+        "it is complete"
+    );
 }

@@ -246,16 +246,19 @@ impl World {
                     self.counts.blocked += 1;
                     return Some(waiting);
                 };
-                let listed = query.listed_in(&outcome);
-                let offered = master.table.offer(now, session, want, &listed);
-                if let Ok(Reply::Entries { inodes, .. }) = &mut outcome {
-                    let listed = offered.iter();
-                    let listed =
-                        listed.filter_map(|grant| namespace::listed(&master.tables, grant.ino));
-                    inodes.extend(listed);
+                if let Ok(Reply::Entries {
+                    entries, inodes, ..
+                }) = &mut outcome
+                {
+                    let tables = &master.tables;
+                    let chosen = namespace::to_list(tables, &caller(), entries, query.inodes_max());
+                    let listed: Vec<_> = chosen.iter().map(|chosen| chosen.ino).collect();
+                    let offered = master.table.offer(now, session, want, &listed);
+                    let told = offered.iter().map(|grant| grant.ino);
+                    *inodes = namespace::listed(tables, &chosen, told);
+                    self.counts.offered += offered.len();
+                    grants.extend(offered);
                 }
-                self.counts.offered += offered.len();
-                grants.extend(offered);
                 let generation = master.table.generation(session).unwrap_or_default();
                 let query = query.clone();
                 let number = master.table.number();

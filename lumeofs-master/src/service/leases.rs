@@ -189,10 +189,10 @@ impl Leases {
         let Ok(mut grants) = read else {
             return Ok(None);
         };
-        let offered = table.offer(now, session, want, &shown.listed);
-        let listed = offered.iter();
-        let listed = listed.filter_map(|grant| namespace::listed(tables, grant.ino));
-        let listed = listed.collect();
+        let chosen: Vec<_> = shown.listed.iter().map(|chosen| chosen.ino).collect();
+        let offered = table.offer(now, session, want, &chosen);
+        let told = offered.iter().map(|grant| grant.ino);
+        let listed = namespace::listed(tables, &shown.listed, told);
         grants.extend(offered);
         Ok(Some(Granted {
             generation: table.generation(session).unwrap_or_default(),

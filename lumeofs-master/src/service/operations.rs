@@ -23,7 +23,7 @@ impl MetadataService {
         let session = SessionId(request.session);
         let answer = |tables: &Overlay| {
             let outcome = namespace::query(tables, &caller, &query);
-            let shown = shown(tables, &query, &outcome);
+            let shown = shown(tables, &caller, &query, &outcome);
             let want = want(request.want, &query, &shown)?;
             Ok(((outcome, namespace::era(tables)), shown, want))
         };

@@ -4,6 +4,7 @@ use super::*;
 use crate::op::{SetAttr, SetTime, XattrMode};
 use lumeofs_base::FileKind;
 use lumeofs_base::limits::{LINK_COUNT_MAX, SYMLINK_LEN_BYTES_MAX};
+use std::collections::BTreeMap;
 
 const ROOT: InodeId = InodeId::ROOT;
 
@@ -512,4 +513,51 @@ fn removed_directories_are_orphans_until_purged() {
         Code::NotFound
     );
     fixture.check();
+}
+
+#[test]
+fn a_listing_brings_what_is_in_small_directories_as_long_as_there_is_room() {
+    let mut fixture = Fixture::new();
+    let small = fixture.dir(ROOT, "small");
+    let inner = fixture.dir(small, "inner");
+    let file = fixture.file(inner, "file");
+    let large = fixture.dir(ROOT, "large");
+    for number in 0..100 {
+        fixture.file(large, &number.to_string());
+    }
+    let Ok(Reply::Entries { entries, .. }) = fixture.query(&Query::ReadDir {
+        ino: ROOT,
+        cookie: 0,
+        count_max: 9,
+        inodes_max: 0,
+    }) else {
+        panic!("no listing");
+    };
+    let chosen = |count_max| {
+        let caller = Caller {
+            trusted: true,
+            ..Caller::default()
+        };
+        let chosen = namespace::to_list(&fixture.tables, &caller, &entries, count_max);
+        chosen
+            .into_iter()
+            .map(|one| (one.ino, one.entries.map(|entries| entries.len())))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let all = [
+        (small, Some(1)),
+        (inner, Some(1)),
+        (file, None),
+        (large, None),
+    ];
+    assert_eq!(chosen(256), all.into());
+    assert_eq!(chosen(2), [(small, None), (large, None)].into());
+    assert_eq!(chosen(1).len(), 1);
+    let told = [inner, file].into_iter();
+    let caller = Caller::default();
+    let candidates = namespace::to_list(&fixture.tables, &caller, &entries, 256);
+    let listed = namespace::listed(&fixture.tables, &candidates, told);
+    let inodes: Vec<_> = listed.iter().map(|one| one.attr.ino).collect();
+    assert_eq!(inodes, [inner, file]);
+    assert_eq!(listed[0].entries.as_ref().unwrap()[0].ino, file);
 }

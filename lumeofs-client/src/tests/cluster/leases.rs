@@ -154,14 +154,18 @@ impl World {
                 _ => Want::Shared,
             };
             let mut grants = state.table.read(now(), session, &shown, want).ok()?;
-            let listed = query.listed_in(&outcome);
-            let offered = state.table.offer(now(), session, want, &listed);
-            if let Ok(Reply::Entries { inodes, .. }) = &mut outcome {
-                let listed = offered.iter();
-                inodes
-                    .extend(listed.filter_map(|grant| namespace::listed(&state.tables, grant.ino)));
+            if let Ok(Reply::Entries {
+                entries, inodes, ..
+            }) = &mut outcome
+            {
+                let tables = &state.tables;
+                let chosen = namespace::to_list(tables, cx().caller, entries, query.inodes_max());
+                let listed: Vec<_> = chosen.iter().map(|chosen| chosen.ino).collect();
+                let offered = state.table.offer(now(), session, want, &listed);
+                let told = offered.iter().map(|grant| grant.ino);
+                *inodes = namespace::listed(tables, &chosen, told);
+                grants.extend(offered);
             }
-            grants.extend(offered);
             let generation = state.generation(session);
             let reply = MetaReply {
                 era: namespace::era(&state.tables),

@@ -3,7 +3,7 @@
 use crate::raft::Overlay;
 use lumeofs_base::{Attr, Code, FileKind, FsError, FsResult, InodeId};
 use lumeofs_lease::Want;
-use lumeofs_meta::namespace;
+use lumeofs_meta::namespace::{self, ToList};
 use lumeofs_meta::op::{Caller, Mutation, Outcome, Query, Reply};
 
 /// What an answer shows.
@@ -12,7 +12,7 @@ pub(crate) struct Shown {
     /// Inodes of which something is shown.
     pub(crate) inodes: Vec<(InodeId, FileKind)>,
     /// What is told only as far as there are leases for it.
-    pub(crate) listed: Vec<InodeId>,
+    pub(crate) listed: Vec<ToList>,
     /// The one that was asked for, if it is there.
     main: Option<InodeId>,
 }
@@ -29,7 +29,7 @@ impl Shown {
 }
 
 /// What an answer to a query shows. A refusal shows something of the inode that was asked about, too.
-pub(crate) fn shown(tables: &Overlay, query: &Query, outcome: &Outcome) -> Shown {
+pub(crate) fn shown(tables: &Overlay, caller: &Caller, query: &Query, outcome: &Outcome) -> Shown {
     let asked = match query {
         Query::Lookup { parent: ino, .. }
         | Query::GetAttr { ino }
@@ -49,9 +49,9 @@ pub(crate) fn shown(tables: &Overlay, query: &Query, outcome: &Outcome) -> Shown
             shown.main = Some(attr.ino);
         }
         Ok(Reply::Attr(attr) | Reply::Chunks { attr, .. }) => shown = Shown::one(attr),
-        Ok(Reply::Entries { .. }) => {
+        Ok(Reply::Entries { entries, .. }) => {
             shown.inodes = vec![(asked, FileKind::Directory)];
-            shown.listed = query.listed_in(outcome);
+            shown.listed = namespace::to_list(tables, caller, entries, query.inodes_max());
             shown.main = Some(asked);
         }
         _ => {
