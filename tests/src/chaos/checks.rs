@@ -17,7 +17,7 @@ const MEMORY_GROWTH_BYTES: u64 = 192 << 20;
 const OPEN_FILES: usize = 1024;
 /// Threads of one process.
 const THREADS: usize = 512;
-/// Space of a datanode that a day may keep, for logs and catalogues: of some 2000 files and 400 MiB.
+/// Space of a datanode that a day may keep: its log until the next checkpoint, which comes at 48 MiB.
 const SPACE_KEPT_BYTES: u64 = 48 << 20;
 /// What all days together may keep.
 const SPACE_KEPT_IN_ALL_BYTES: u64 = 96 << 20;
