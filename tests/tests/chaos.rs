@@ -10,10 +10,8 @@ const SLOW: u32 = 2;
 
 /// Those that are like no other one, nor like a test of `faults.rs`, `partition.rs`, `masters.rs`, `repair.rs` or `bad_days`. The cluster is one, as
 /// starting it takes as long as most of them.
-const ALWAYS: [&str; 8] = [
-    "stop-master",
+const ALWAYS: [&str; 6] = [
     "mute-datanode",
-    "deaf-master",
     "eio-datanode",
     "flip-datanode",
     "wipe-datanode",
