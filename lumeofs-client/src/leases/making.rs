@@ -231,14 +231,17 @@ impl Link {
         while state.holder.has_made() {
             self.leases.hurry(&mut state);
             if patience.wait(&self.leases.changed, &mut state).is_err() {
-                let lost = state.holder.give_up_made();
                 drop(state);
-                self.note_lost(&lost);
+                let lost = self.with_leases(|state| state.holder.give_up_made());
                 let what = format!(
                     "{} new objects or attributes could not be told to a master",
                     lost.len()
                 );
-                return Err(FsError::new(Code::Io, what));
+                let error = FsError::new(Code::Io, what);
+                self.refused(&lost, &error);
+                // Threads that wait for it have other files to publish.
+                self.leases.changed.notify_all();
+                return Err(error);
             }
         }
         Ok(())

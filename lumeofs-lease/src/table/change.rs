@@ -102,7 +102,8 @@ impl Table {
                 let parent = parent_of(attr.ino, changes);
                 let is_alone = parent.is_some_and(|ino| !self.is_changed_by_another(session, ino));
                 // Of the directory that it was made in too.
-                let is_alone_above = above.is_some_and(|ino| !self.is_changed_by_another(session, ino));
+                let is_alone_above =
+                    above.is_some_and(|ino| !self.is_changed_by_another(session, ino));
                 grants.extend(match attr.kind {
                     FileKind::Regular => self.grant_created(now, session, attr.ino),
                     // Else somebody may be about to remove it.
