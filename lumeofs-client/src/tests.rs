@@ -12,6 +12,7 @@ mod kernel;
 mod late;
 mod leases;
 mod locks;
+mod making;
 mod meta;
 mod rights;
 mod unsent;

@@ -80,6 +80,8 @@ pub(crate) struct Patience<'a> {
     of_caller: bool,
     /// Less of it for datanodes.
     of_data: Option<Duration>,
+    /// When it was looked last whether to wait on.
+    checked: Cell<Duration>,
 }
 
 impl<'a> Patience<'a> {
@@ -116,6 +118,7 @@ impl<'a> Patience<'a> {
             fixed: false,
             of_caller: false,
             of_data: None,
+            checked: Cell::new(now()),
         }
     }
 
@@ -162,7 +165,7 @@ impl<'a> Patience<'a> {
     }
 
     /// The time limit as it is at this moment.
-    fn limit_now(&self) -> Option<Duration> {
+    pub(crate) fn limit_now(&self) -> Option<Duration> {
         if self.of_caller && self.halt.leaving.load(Ordering::SeqCst) {
             return Some(self.limit.unwrap_or(LEAVE_PATIENCE).min(LEAVE_PATIENCE));
         }
@@ -171,6 +174,7 @@ impl<'a> Patience<'a> {
 
     /// Fails if there is no reason to wait on.
     pub(crate) fn check(&self) -> FsResult<()> {
+        self.checked.set(now());
         if self.halt.is_halted() {
             return Err(FsError::new(Code::Unavailable, "the client was closed"));
         }
@@ -204,10 +208,12 @@ impl<'a> Patience<'a> {
 
     /// Waits for a change that `changed` announces; spurious returns are allowed.
     pub(crate) fn wait<T>(&self, changed: &Condvar, guard: &mut MutexGuard<'_, T>) -> FsResult<()> {
-        if changed.wait_for(guard, SLICE).timed_out() {
-            return MutexGuard::unlocked(guard, || self.check());
+        let has_changed = !changed.wait_for(guard, SLICE).timed_out();
+        // Changes that are none for this one may follow each other closely.
+        if has_changed && now() < self.checked.get() + SLICE {
+            return Ok(());
         }
-        Ok(())
+        MutexGuard::unlocked(guard, || self.check())
     }
 
     /// Locks a mutex that may be held over a wait for a server.
@@ -218,5 +224,35 @@ impl<'a> Patience<'a> {
             }
             self.check()?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_of_changes_hides_no_signal() {
+        let (halt, lock, changed) = (Halt::default(), Mutex::new(()), Condvar::new());
+        let is_over = AtomicBool::new(false);
+        let interrupted = || true;
+        let patience = Patience::of(RequestId::next(), &interrupted, &halt, None);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    drop(lock.lock());
+                    changed.notify_all();
+                    halt.sleep(Duration::from_millis(1));
+                }
+            });
+            let (start, mut guard) = (now(), lock.lock());
+            let mut waited = Ok(());
+            while waited.is_ok() && now() - start < Duration::from_secs(5) {
+                waited = patience.wait(&changed, &mut guard);
+            }
+            drop(guard);
+            is_over.store(true, Ordering::SeqCst);
+            assert_eq!(waited.unwrap_err().code, Code::Interrupted);
+        });
     }
 }

@@ -28,8 +28,16 @@ pub(crate) fn serve(
     let Some(source) = &asked.source else {
         return Err(FsError::new(Code::Invalid, "a copy without a source"));
     };
-    // Before anything is read for nothing.
-    let primary = driver.with(Caller::Quick, |core, _| core.config().primary);
+    // Before anything is read for nothing. And what is asked for again, but fails at its source, keeps out an earlier attempt
+    // that still reads.
+    let writer = requests::writer(asked);
+    let primary = driver.with(Caller::Quick, |core, _| {
+        let primary = core.config().primary;
+        match primary == node.identity.node {
+            true => core.admit(writer).map(|()| primary),
+            false => Ok(primary),
+        }
+    })?;
     if primary != node.identity.node {
         return Ok(Err(primary));
     }

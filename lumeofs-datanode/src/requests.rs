@@ -247,6 +247,14 @@ fn operation(op: Op, asked: &ChunkRequest, data: &[u8]) -> FsResult<ChunkOp> {
     })
 }
 
+/// On which connection of which session a request was sent.
+pub(crate) fn writer(asked: &ChunkRequest) -> Writer {
+    Writer {
+        session: asked.session,
+        generation: asked.generation,
+    }
+}
+
 /// Orders an operation and waits for it. The inner error is the primary that it must go to.
 pub(crate) fn write(
     node: &Arc<Node>,
@@ -270,10 +278,7 @@ pub(crate) fn write(
     let mut request = WriteRequest {
         ticket: 0,
         epoch: Epoch(asked.epoch),
-        writer: Writer {
-            session: asked.session,
-            generation: asked.generation,
-        },
+        writer: writer(asked),
         op: operation(op, asked, data)?,
         data: data.clone(),
         durable: asked.durable || node.map().always_durable,

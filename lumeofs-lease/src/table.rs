@@ -427,10 +427,20 @@ impl Table {
     /// Enters a right, in place of what the session has on the inode.
     fn enter(&mut self, now: Duration, session: SessionId, ino: InodeId, kind: Kind) -> Grant {
         self.last += 1;
+        self.enter_as(now, session, (ino, kind), self.last)
+    }
+
+    fn enter_as(
+        &mut self,
+        now: Duration,
+        session: SessionId,
+        (ino, kind): (InodeId, Kind),
+        number: u64,
+    ) -> Grant {
         let lease = Lease {
             session,
             kind,
-            number: self.last,
+            number,
             asked: now,
         };
         let leases = self.inodes.entry(ino).or_default();
@@ -449,11 +459,7 @@ impl Table {
         }
         self.tally.add(kind);
         self.has_grown();
-        Grant {
-            ino,
-            kind,
-            number: self.last,
-        }
+        Grant { ino, kind, number }
     }
 
     /// Takes a right away.

@@ -147,6 +147,11 @@ pub fn to_list(
     crate::query::to_list(tables, caller, entries, count_max)
 }
 
+/// The directory that a directory is in; of the root that itself.
+pub fn parent(tables: &impl Tables, dir: InodeId) -> Option<InodeId> {
+    crate::query::parent(tables, dir)
+}
+
 /// Makes the root directory if there is none, with times of 1970. Only for a group without a log:
 /// with one, the first entry does it on every member alike.
 pub fn init(tables: &mut impl Tables) {

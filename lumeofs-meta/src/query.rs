@@ -117,6 +117,12 @@ pub(crate) fn to_list(
     chosen
 }
 
+/// The directory that a directory is in.
+pub(crate) fn parent(tables: &dyn Tables, dir: InodeId) -> Option<InodeId> {
+    let inode = inode(tables, dir).ok()?;
+    inode.is_directory().then_some(inode.parent)
+}
+
 impl View<'_> {
     fn inode(&self, ino: InodeId) -> FsResult<Inode> {
         inode(self.tables, ino)

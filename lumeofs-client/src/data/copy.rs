@@ -12,14 +12,22 @@ use crate::data::write::again;
 use crate::inodes::{Inode, Known};
 use crate::leases::Right;
 use crate::link::{Asker, Link};
-use lumeofs_base::limits::{CHUNKS_PER_ALLOCATION_MAX, FILE_SIZE_BYTES_MAX, IO_BYTES_MAX};
+use crate::wait::{SLICE, now};
+use lumeofs_base::limits::{
+    CHUNKS_PER_ALLOCATION_MAX, FILE_SIZE_BYTES_MAX, IO_BYTES_MAX, REQUEST_TIMEOUT,
+};
 use lumeofs_base::{Attr, Code, FsError, FsResult, InodeId};
 use lumeofs_proto::data::{ChunkRequest, CopySource, FilePart};
 use lumeofs_proto::frame::Op;
 use std::ops::Range;
+use std::time::Duration;
 
 /// Bytes that one call copies at most: for so long the destination is closed to all others.
 const COPY_BYTES_MAX: u64 = 32 << 20;
+
+/// How long datanodes may not answer before the destination is left to others for a moment: the copy may wait for a source
+/// for as long as the mount waits for a cluster, and who does not give a lease back for that long loses its session.
+const ATTEMPT: Duration = REQUEST_TIMEOUT;
 
 /// What is to be copied, as the datanodes have it.
 struct Source {
@@ -40,6 +48,10 @@ impl Link {
         clear_suid: bool,
     ) -> FsResult<u64> {
         let asker = self.asker(cx);
+        let asker = Asker {
+            patience: asker.patience.with_datanodes(ATTEMPT),
+            ..asker
+        };
         if from.0 == to.0 && from.1.abs_diff(to.1) < len {
             let what = format!(
                 "copy {len} bytes of {} from {} to {}: the ranges overlap",
@@ -52,25 +64,54 @@ impl Link {
         let len = len.min(COPY_BYTES_MAX).min(chunks * self.chunk_size());
         let (ino, inode) = (to.0, self.inodes.get(to.0));
         inode.take_error().map_or(Ok(()), Err)?;
-        let copied = again(&asker, ino, || {
-            let Some(source) = self.copy_source(&asker, from, len)? else {
-                return Ok(None);
-            };
-            let len = source.range.end - source.range.start;
-            if len == 0 {
-                return Ok(Some(0));
+        let mut failing_since = None;
+        let copied = loop {
+            let began = now();
+            let copied = again(&asker, ino, || {
+                self.copy_once(&asker, from, (&inode, to), len, clear_suid)
+            });
+            let Err(error) = &copied else { break copied };
+            if !matches!(error.code, Code::Unavailable | Code::Timeout)
+                || self.still_bound(&asker).is_err()
+            {
+                break copied;
             }
-            let range = checked_range(to.1, len)?;
-            match self.copy_to(&asker, ino, &inode, &range, &source, clear_suid) {
-                Ok(_) => Ok(Some(len)),
-                Err(error) if error.code == Code::StaleWrite => {
-                    inode.unlearn();
-                    Ok(None)
-                }
-                Err(error) => Err(error),
+            let lasted = now() - *failing_since.get_or_insert(began);
+            if (asker.patience.limit_now()).is_some_and(|limit| lasted >= limit) {
+                break copied;
             }
-        });
+            if let Err(error) = asker.patience.pause(SLICE) {
+                break Err(error);
+            }
+        };
         self.told(&asker, &inode, copied)
+    }
+
+    /// One attempt. `None` if either file was truncated meanwhile.
+    fn copy_once(
+        &self,
+        asker: &Asker<'_>,
+        from: (InodeId, u64),
+        (inode, (ino, at)): (&Inode, (InodeId, u64)),
+        len: u64,
+        clear_suid: bool,
+    ) -> FsResult<Option<u64>> {
+        let Some(source) = self.copy_source(asker, from, len)? else {
+            return Ok(None);
+        };
+        let len = source.range.end - source.range.start;
+        if len == 0 {
+            return Ok(Some(0));
+        }
+        let range = checked_range(at, len)?;
+        match self.copy_to(asker, ino, inode, &range, &source, clear_suid) {
+            Ok(_) => Ok(Some(len)),
+            Err(error) if error.code == Code::StaleWrite => {
+                inode.unlearn();
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Has the source written back wherever it is in memory, and finds it. `None` if it was truncated meanwhile.

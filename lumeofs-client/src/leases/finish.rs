@@ -55,6 +55,9 @@ impl Link {
         {
             let state = &mut *self.leases.state.lock();
             state.late.extend(inodes(&unfinished.touches));
+            if is_reservation(&unfinished.request) && state.session == session {
+                state.numbers.left();
+            }
             state.unfinished.push_back(unfinished);
         }
         self.leases.counters.finished_later();
@@ -133,6 +136,16 @@ impl Link {
         if let Ok(answer) = &answer {
             changing.did(session, answer);
         }
+        if is_reservation(&request) {
+            let reserved = match answer.as_ref().map(|answer| &answer.outcome) {
+                Ok(Ok(Reply::Reserved { first, count })) => Some((*first, *count)),
+                _ => None,
+            };
+            let state = &mut *self.leases.state.lock();
+            if state.session == session {
+                state.numbers.came_late(reserved);
+            }
+        }
         // Its place is needed for what follows.
         drop(ticket);
         self.is_finished(&late);
@@ -201,6 +214,11 @@ fn changed_file(request: &MetaRequest) -> Option<InodeId> {
         Mutation::Allocate { ino, .. } | Mutation::Extend { ino, .. } => Some(ino),
         _ => None,
     }
+}
+
+fn is_reservation(request: &MetaRequest) -> bool {
+    let mutation = postcard::from_bytes(&request.op);
+    matches!(mutation, Ok(Mutation::Reserve { .. }))
 }
 
 /// Whether it was a create that made a file.

@@ -43,6 +43,9 @@ pub(super) struct Numbers {
     wanted: VecDeque<InodeId>,
     /// They are asked for from then on.
     not_before: Duration,
+    /// Reservations that nobody waits for any more and that may still be made. With more of them than a few the state
+    /// machine would give up what is being used here.
+    late: usize,
 }
 
 impl Numbers {
@@ -66,6 +69,31 @@ impl Numbers {
     fn give(&mut self, first: InodeId, count: u32) {
         let range = first.0..first.0 + u64::from(count);
         self.free.entry(first.slot()).or_default().push_back(range);
+    }
+
+    /// In whose slot others are to be reserved now, if anywhere.
+    fn due(&self, now: Duration) -> Option<InodeId> {
+        let may = self.late == 0 && now >= self.not_before;
+        self.wanted.front().copied().filter(|_| may)
+    }
+
+    /// A reservation goes on without who asked for it.
+    pub(super) fn left(&mut self) {
+        self.late += 1;
+    }
+
+    /// That has ended.
+    pub(super) fn came_late(&mut self, reserved: Option<(InodeId, u32)>) {
+        self.late = self.late.saturating_sub(1);
+        if let Some((first, count)) = reserved {
+            self.give(first, count);
+        }
+    }
+
+    /// Nothing more is made with those that there are.
+    fn give_up(&mut self) {
+        self.free.clear();
+        self.wanted.clear();
     }
 }
 
@@ -203,14 +231,17 @@ impl Link {
         while state.holder.has_made() {
             self.leases.hurry(&mut state);
             if patience.wait(&self.leases.changed, &mut state).is_err() {
-                let lost = state.holder.give_up_made();
                 drop(state);
-                self.note_lost(&lost);
+                let lost = self.with_leases(|state| state.holder.give_up_made());
                 let what = format!(
                     "{} new objects or attributes could not be told to a master",
                     lost.len()
                 );
-                return Err(FsError::new(Code::Io, what));
+                let error = FsError::new(Code::Io, what);
+                self.refused(&lost, &error);
+                // Threads that wait for it have other files to publish.
+                self.leases.changed.notify_all();
+                return Err(error);
             }
         }
         Ok(())
@@ -241,10 +272,8 @@ impl Link {
                 return Some(Task::Tell(state.session, steps));
             }
             // Numbers are asked for well before they are needed: what was made comes first.
-            if now >= state.numbers.not_before
-                && let Some(near) = state.numbers.wanted.front()
-            {
-                return Some(Task::Reserve(*near));
+            if let Some(near) = state.numbers.due(now) {
+                return Some(Task::Reserve(near));
             }
             let wait = match count {
                 0 => SLICE * 10,
@@ -341,7 +370,7 @@ impl Link {
             state.holder.told(now(), &told);
             if answer.is_short {
                 // What comes next asks the leader, which refuses it.
-                state.numbers = Numbers::default();
+                state.numbers.give_up();
             }
             for (step, outcome) in steps.iter().zip(outcomes) {
                 let Step::Make(object) = step else {

@@ -220,6 +220,10 @@ impl Local {
     /// That was published, and these are the attributes since.
     pub(crate) fn published(&mut self, publication: &Publication, attr: &Attr) {
         self.published = self.published.max(publication.changes);
+        if self.set.atime == publication.set.atime {
+            // Not once more with what is written after: it may have been read since.
+            self.set.atime = None;
+        }
         self.clears_suid &= self.published != self.changes;
         self.attr = attr.clone();
         self.size = self.size.max(attr.size);
@@ -368,6 +372,33 @@ mod tests {
             SetAttr::default(),
             "what was published is not set once more"
         );
+    }
+
+    #[test]
+    fn an_access_time_is_set_once() {
+        let mut local = Local::new(attr(5));
+        let set = |secs| SetAttr {
+            atime: Some(SetTime::At(at(secs))),
+            ..SetAttr::default()
+        };
+        local.set(&Caller::default(), &set(3), at(50));
+        let first = local.publication(u64::MAX).unwrap();
+        assert_eq!(first.set, set(3));
+        // While that is on its way.
+        local.wrote(9, at(51), false);
+        local.published(&first, &local.attr());
+        assert!(!local.is_published() && !local.has_set_atime());
+        assert_eq!(local.attr().atime, at(3));
+        let read = Attr {
+            atime: at(70),
+            ..local.attr()
+        };
+        assert_eq!(local.over(&read, true).atime, at(70));
+        let second = local.publication(u64::MAX).unwrap();
+        assert_eq!(second.set, SetAttr::default());
+        local.set(&Caller::default(), &set(4), at(52));
+        local.published(&second, &local.attr());
+        assert!(local.has_set_atime(), "another one was set meanwhile");
     }
 
     #[test]

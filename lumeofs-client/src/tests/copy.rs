@@ -2,13 +2,16 @@
 
 use super::cluster::{Answer, CHUNK, Cluster, cx, direct};
 use super::files::{file, get, put, truncate};
-use crate::client::{Client, Range, WriteMode};
+use super::until;
+use crate::client::{Client, OnOutage, Range, WriteMode};
+use crate::wait::now;
 use lumeofs_base::{Code, InodeId};
 use lumeofs_proto::data::ChunkRequest;
 use lumeofs_proto::frame::Op;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Bytes that tell where they belong.
 fn bytes(len: u64) -> Vec<u8> {
@@ -179,4 +182,42 @@ fn a_copy_whose_answer_is_lost_is_asked_for_again_by_a_newer_connection() {
         generations.len() == 2 && generations[1] > generations[0],
         "{generations:?}"
     );
+}
+
+#[test]
+fn who_copies_from_a_source_that_is_down_leaves_the_destination_to_others() {
+    let cluster = Cluster::start(1);
+    let a = cluster.client_with(OnOutage::Block(None));
+    let b = cluster.client();
+    let (from, to) = (file(&a, "from"), file(&a, "to"));
+    put(&a, from, 0, &bytes(5000));
+    put_cached(&a, to, 0, &[1; 10]);
+    let (is_down, asked) = (
+        Arc::new(AtomicBool::new(true)),
+        Arc::new(AtomicUsize::new(0)),
+    );
+    for node in &cluster.nodes {
+        let (is_down, asked) = (is_down.clone(), asked.clone());
+        node.hook(move |frame, _| {
+            let fails = frame.fixed.op == Op::Copy && is_down.load(Ordering::SeqCst);
+            asked.fetch_add(usize::from(fails), Ordering::SeqCst);
+            fails.then(|| Answer::Fail(Code::Again.into()))
+        });
+    }
+    std::thread::scope(|scope| {
+        let copied = scope.spawn(|| copy(&a, (from, 0), (to, 100), 5000));
+        until("the copy is under way", || asked.load(Ordering::SeqCst) > 0);
+        let start = now();
+        put_cached(&b, to, 0, &[2; 10]);
+        assert!(
+            now() - start < Duration::from_secs(15),
+            "{:?}",
+            now() - start
+        );
+        is_down.store(false, Ordering::SeqCst);
+        assert_eq!(copied.join().unwrap(), 5000);
+    });
+    assert_eq!(get(&b, to, 0, 10), [2; 10]);
+    assert_eq!(get(&b, to, 100, 5001), bytes(5000));
+    assert_eq!(a.lost_sessions(), 0);
 }

@@ -124,6 +124,47 @@ fn a_chunk_is_copied_into_another_one_through_any_member() {
 }
 
 #[test]
+fn what_a_given_up_connection_still_brings_does_not_undo_what_others_have_written_since() {
+    let mut cluster = Cluster::start();
+    let write = |cluster: &Cluster, session: u64, generation: u32, value: u64| {
+        let edit = |request: &mut ChunkRequest| {
+            (request.chunk, request.session, request.generation) = (1, session, generation);
+        };
+        cluster.ask(Op::Write, edit, &block(value))
+    };
+    // The first attempt, of generation 1, is late. After the second one the lease is given back, and somebody else writes.
+    write(&cluster, 7, 2, 1).unwrap();
+    write(&cluster, 8, 1, 2).unwrap();
+    let late = write(&cluster, 7, 1, 1).unwrap_err();
+    assert_eq!(late.code, Code::StaleWrite);
+    assert_eq!(cluster.read(1, 0, 4096), block(2));
+    // Also an attempt that was refused has overtaken those before it.
+    let no_source = |request: &mut ChunkRequest| {
+        let group = request.group;
+        (request.chunk, request.len) = (1, (1 << 20) + 1);
+        (request.session, request.generation) = (7, 3);
+        request.source = Some(CopySource {
+            group,
+            chunk: 2,
+            ..CopySource::default()
+        });
+    };
+    let refused = cluster.ask(Op::Copy, no_source, &[]).unwrap_err();
+    assert_eq!(refused.code, Code::Invalid);
+    let late = write(&cluster, 7, 2, 1).unwrap_err();
+    assert_eq!(late.code, Code::StaleWrite);
+    // The next primary knows that too.
+    write(&cluster, 7, 4, 3).unwrap();
+    write(&cluster, 8, 1, 4).unwrap();
+    let primary = cluster.config().primary;
+    cluster.stop(primary);
+    cluster.until("another one leads", || cluster.config().primary != primary);
+    let late = write(&cluster, 7, 3, 3).unwrap_err();
+    assert_eq!(late.code, Code::StaleWrite);
+    assert_eq!(cluster.read(1, 0, 4096), block(4));
+}
+
+#[test]
 fn writes_go_on_after_the_primary_died_and_it_is_caught_up_when_it_returns() {
     let mut cluster = Cluster::start();
     for chunk in 1..=20 {

@@ -214,14 +214,7 @@ impl Holder {
         let is_current = told.generation == self.generation;
         let is_listed = is_current && told.changes.is_some();
         for (step, is_done) in steps.iter().zip(told.is_done) {
-            if let Some(entry) = self.entries.get_mut(&step.ino()) {
-                entry.making = entry.making.saturating_sub(1);
-            }
-            match step {
-                Step::Make(object) => self.born(object, *is_done, is_listed, told.number),
-                Step::Set { .. } if *is_done => {}
-                Step::Set { ino, .. } => self.forget(*ino),
-            }
+            self.is_over(step, *is_done, is_listed, told.number);
         }
         if !is_current {
             return;
@@ -253,6 +246,18 @@ impl Holder {
         self.make_room();
     }
 
+    /// The leader has done a step, or will not.
+    fn is_over(&mut self, step: &Step, is_done: bool, is_listed: bool, number: u64) {
+        if let Some(entry) = self.entries.get_mut(&step.ino()) {
+            entry.making = entry.making.saturating_sub(1);
+        }
+        match step {
+            Step::Make(object) => self.born(object, is_done, is_listed, number),
+            Step::Set { .. } if is_done => {}
+            Step::Set { ino, .. } => self.forget(*ino),
+        }
+    }
+
     fn born(&mut self, object: &NewObject, is_there: bool, is_listed: bool, number: u64) {
         if let Some(dir) = self.entries.get_mut(&object.parent)
             && let Some(names) = &mut dir.contents.names
@@ -278,11 +283,16 @@ impl Holder {
         });
     }
 
-    /// What was made and the leader was not told is given up: whose session has ended.
+    /// What was made and the leader was not told is given up: whose session has ended, or is about to.
     pub fn give_up_made(&mut self) -> Vec<Step> {
         self.making.sent = 0;
         self.making.used.clear();
-        self.making.queue.drain(..).collect()
+        let lost: Vec<Step> = self.making.queue.drain(..).collect();
+        for step in &lost {
+            // Whoever waits for it waits no longer.
+            self.is_over(step, false, false, 0);
+        }
+        lost
     }
 
     /// Keeps only a shared lease of directories in which nothing was made lately, and of symlinks: if this session falls silent then, nobody has

@@ -109,7 +109,8 @@ impl Holder {
         for entry in self.entries.values_mut() {
             entry.giving_back = None;
             entry.floor = 0;
-            entry.number = 0;
+            // What is asserted is entered with this.
+            entry.number = generation.number;
             entry.since = 0;
             // What the leader does not know it cannot have forgotten.
             entry.open &= entry.is_unborn;

@@ -4,7 +4,9 @@ use super::{Table, Unheard};
 use crate::wire::{Grant, Kind, What};
 use lumeofs_base::{Attr, FileKind, InodeId, SessionId};
 use lumeofs_meta::change::{Applied, Change};
+use lumeofs_meta::namespace;
 use lumeofs_meta::op::{Command, Mutation, Reply, Step};
+use lumeofs_meta::tables::Tables;
 use std::time::Duration;
 
 /// What a change led to.
@@ -27,14 +29,19 @@ pub enum Created<'a> {
     /// Nothing that its session gets a lease on.
     Nothing,
     /// This.
-    Now(&'a Attr),
+    Now {
+        /// It.
+        attr: &'a Attr,
+        /// The directory above the one that it was made in.
+        above: Option<InodeId>,
+    },
     /// These, which its session had in its memory.
     Ahead(Vec<InodeId>),
 }
 
 impl<'a> Created<'a> {
-    /// What this command has made.
-    pub fn by(command: &Command, applied: &'a Applied) -> Self {
+    /// What this command has made, of which the tables know.
+    pub fn by(command: &Command, applied: &'a Applied, tables: &impl Tables) -> Self {
         let Command::Mutate { mutation, .. } = command else {
             return Self::Nothing;
         };
@@ -48,7 +55,11 @@ impl<'a> Created<'a> {
                     created: true,
                     ..
                 }),
-            ) => Self::Now(attr),
+            ) => Self::Now {
+                attr,
+                above: parent_of(attr.ino, &applied.changes)
+                    .and_then(|dir| namespace::parent(tables, dir)),
+            },
             (Mutation::Make { steps }, Ok(Reply::Made(made))) => {
                 let made = steps.iter().zip(made).filter(|(_, made)| made.is_ok());
                 let made = made.filter_map(|(step, _)| match step {
@@ -87,15 +98,19 @@ impl Table {
         let mut grants = Vec::new();
         match created {
             Created::Nothing => {}
-            Created::Now(attr) => {
+            Created::Now { attr, above } => {
                 let parent = parent_of(attr.ino, changes);
                 let is_alone = parent.is_some_and(|ino| !self.is_changed_by_another(session, ino));
+                // Of the directory that it was made in too.
+                let is_alone_above =
+                    above.is_some_and(|ino| !self.is_changed_by_another(session, ino));
                 grants.extend(match attr.kind {
                     FileKind::Regular => self.grant_created(now, session, attr.ino),
                     // Else somebody may be about to remove it.
                     FileKind::Directory if is_alone => self.grant_created(now, session, attr.ino),
                     _ => self.grant_shared(now, session, attr.ino),
                 });
+                let parent = parent.filter(|_| is_alone_above);
                 grants.extend(parent.and_then(|ino| self.grant_parent(now, session, ino)));
             }
             Created::Ahead(inodes) => {

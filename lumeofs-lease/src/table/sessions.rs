@@ -156,20 +156,17 @@ impl Table {
     /// A holder has begun a generation with these write leases and no other.
     fn take_part(&mut self, now: Duration, session: SessionId, asserts: &[Held]) {
         let began = self.sessions[&session].generation.number;
-        let is_older = |ino: &InodeId| {
-            // What it made in its memory was granted since.
-            let own = self.inodes.get(ino).and_then(|leases| leases.of(session));
-            own.is_none_or(|own| own.number <= began)
-        };
-        let inodes = self.sessions[&session].inodes.iter().copied();
-        let inodes: Vec<InodeId> = inodes.filter(is_older).collect();
         let asserts = asserts.iter().filter(|held| held.kind.writes());
         let asserted: HashSet<InodeId> = asserts.clone().map(|held| held.ino).collect();
-        for ino in inodes.into_iter().filter(|ino| !asserted.contains(ino)) {
+        let inodes = self.sessions[&session].inodes.iter().copied();
+        // Also what it had made in its memory and was granted since: if it has heard so it has forgotten it, else it asserts it.
+        let forgotten: Vec<InodeId> = inodes.filter(|ino| !asserted.contains(ino)).collect();
+        for ino in forgotten {
             self.remove(session, ino);
         }
         for held in asserts {
-            self.enter(now, session, held.ino, held.kind);
+            // With a number that the holder knows, so that it can release them.
+            self.enter_as(now, session, (held.ino, held.kind), began);
         }
         let standing = self.sessions.get_mut(&session).expect("it was entered");
         standing.takes_part = true;

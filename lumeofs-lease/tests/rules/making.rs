@@ -1,12 +1,14 @@
 //! What is made in memory under the exclusive lease of a directory.
 
-use crate::fixture::{DIR, OTHER, World, attr, entry, ms, named, session};
+use crate::fixture::{DIR, OTHER, World, attr, entry, ms, named, session, touched};
 use lumeofs_base::{Attr, FileKind, InodeId};
 use lumeofs_lease::{Act, Blocked, Cached, Created, Kind, Learned, Told, Touch, Want};
 use lumeofs_meta::change::Change;
 use lumeofs_meta::op::{Caller, CreateMode, NewNode, NewObject, SetAttr, Step};
 
 const NEW: InodeId = InodeId(3000);
+/// What [`DIR`] is in.
+const ABOVE: InodeId = InodeId(1999);
 
 fn plain_dir(entries: u64) -> Attr {
     Attr {
@@ -33,7 +35,11 @@ impl World {
             Change::Attr(plain_dir(1)),
             Change::Attr(file.clone()),
         ];
-        let changed = (self.table).changed(self.now, of, &changes, &Created::Now(&file));
+        let created = Created::Now {
+            attr: &file,
+            above: Some(ABOVE),
+        };
+        let changed = (self.table).changed(self.now, of, &changes, &created);
         self.table.change_over(of, &[], &[DIR]);
         self.did(mount, &changed, &changes);
         changed.grants.iter().map(|grant| grant.kind).collect()
@@ -352,7 +358,10 @@ fn a_directory_that_another_may_be_removing_is_not_had_exclusively() {
             entry: Some(entry(b"dir", 7, DIR)),
         };
         let changes = [name, Change::Attr(dir.clone())];
-        let created = Created::Now(&dir);
+        let created = Created::Now {
+            attr: &dir,
+            above: None,
+        };
         let changed = world.table.changed(now, session(0), &changes, &created);
         changed.grants[0].kind
     };
@@ -439,4 +448,65 @@ fn what_is_made_is_not_dated_after_a_time_that_was_set() {
     let made = world.make(0, b"new", NEW).unwrap();
     assert_eq!(made.mtime, time);
     assert!(matches!(world.holder(0).attr(now, DIR), Cached::Is(dir) if dir.mtime == time));
+}
+
+#[test]
+fn a_directory_that_another_may_be_moving_or_removing_is_not_had_exclusively_later_either() {
+    for remover in [0, 1] {
+        let mut world = World::new(2);
+        // Proposed when nobody had anything in the directory, and not applied yet.
+        (world.table)
+            .before_change(world.now, session(remover), &[], &[ABOVE])
+            .unwrap();
+        let kinds = world.alone_in_dir(0);
+        let has_directory = kinds.len() == 2;
+        // What it does itself it knows of.
+        assert_eq!(has_directory, remover == 0);
+    }
+}
+
+#[test]
+fn a_directory_that_was_asserted_at_a_new_leader_is_given_up_there_too() {
+    let mut world = World::new(2);
+    world.alone_in_dir(0);
+    world.make(0, b"new", NEW).unwrap();
+    world.elect();
+    for mount in [0, 1] {
+        world.begin(mount);
+    }
+    world.pass(lumeofs_lease::TERM);
+    world.live(ms(100));
+    let (changes, changed) = world.tell(0);
+    world.told(0, &changes, &changed);
+    world.live(ms(1_500));
+    let now = world.now;
+    world.holder(0).relax(now);
+    world.poll(0);
+    let free = world.ask(1, &[DIR], Want::Shared);
+    free.expect("its maker relies on nothing there any more");
+}
+
+#[test]
+fn what_was_told_under_another_generation_is_not_left_with_the_leader() {
+    let mut world = World::new(2);
+    world.alone_in_dir(0);
+    world.get(0, OTHER, Want::Shared);
+    world.make(0, b"new", NEW).unwrap();
+    // The maker is silent for so long that its shared leases are void, and does not know it yet.
+    let changed = world.change(1, &[touched(OTHER, 3)]);
+    assert!(!world.table.is_heard(&changed.unheard));
+    for _ in 0..6 {
+        world.pass(ms(1_000));
+        world.poll(1);
+        world.table.tick(world.now);
+    }
+    assert_eq!(world.table.generation(session(0)), None);
+    let (changes, changed) = world.tell(0);
+    world.told(0, &changes, &changed);
+    assert!(!world.holder(0).is_ahead_in(NEW));
+    world.begin(0);
+    for ino in [DIR, NEW] {
+        let free = world.ask(1, &[ino], Want::Shared);
+        free.expect("it was forgotten");
+    }
 }

@@ -347,9 +347,11 @@ fn a_new_directory_is_known_to_be_empty() {
     };
     let made = [name, Change::Attr(attr.clone())];
     assert_eq!(kind(DIR), FileKind::Directory);
-    let changed = world
-        .table
-        .changed(world.now, session(0), &made, &Created::Now(&attr));
+    let created = Created::Now {
+        attr: &attr,
+        above: None,
+    };
+    let changed = world.table.changed(world.now, session(0), &made, &created);
     world.did(0, &changed, &made);
     let now = world.now;
     assert_eq!(world.holder(0).lookup(now, DIR, b"a"), Cached::Absent);

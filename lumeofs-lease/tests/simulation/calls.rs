@@ -66,7 +66,9 @@ pub(crate) enum Tell {
     Overtaken,
     /// From the datanode, as what follows.
     Data(Option<u64>),
-    Written,
+    Written {
+        attempt: u64,
+    },
     Fenced,
 }
 

@@ -402,10 +402,11 @@ impl World {
 
     fn applied_by_leader(&mut self, at: usize, proposal: Proposal, applied: Applied) {
         let now = self.master_clock(at);
-        let table = &mut self.masters[at].table;
+        let master = &mut self.masters[at];
+        let table = &mut master.table;
         match &proposal.command {
             Command::Mutate { session, .. } => {
-                let created = Created::by(&proposal.command, &applied);
+                let created = Created::by(&proposal.command, &applied, &master.tables);
                 let before = table.unacknowledged();
                 let changed = table.changed(now, *session, &applied.changes, &created);
                 self.counts.recalls += table.unacknowledged() - before;

@@ -366,7 +366,7 @@ impl World {
                     for (block, value) in blocks {
                         self.history.reached(Register::Block(ino, block), value);
                     }
-                    Tell::Written
+                    Tell::Written { attempt }
                 }
                 false => Tell::Fenced,
             },

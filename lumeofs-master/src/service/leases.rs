@@ -290,7 +290,7 @@ fn consequences(
         // Of nobody who would know of it otherwise.
         Command::Internal(_) => SessionId(0),
     };
-    let created = Created::by(command, applied);
+    let created = Created::by(command, applied, tables);
     let changed = table.changed(now, session, &applied.changes, &created);
     if let Command::Internal(Internal::CloseSession { session } | Internal::CloseEnded { session }) =
         command

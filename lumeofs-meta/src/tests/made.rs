@@ -3,7 +3,10 @@
 use super::Fixture;
 use crate::change::Change;
 use crate::made;
-use crate::op::{CreateMode, Mutation, NewNode, NewObject, Reply, SetAttr, SetTime, Step};
+use crate::namespace;
+use crate::op::{
+    CreateMode, Mutation, NewNode, NewObject, RenameMode, Reply, SetAttr, SetTime, Step,
+};
 use lumeofs_base::{Code, FileKind, InodeId, Timestamp};
 
 const TIME: Timestamp = Timestamp {
@@ -194,4 +197,39 @@ fn attributes_of_what_is_no_file_are_set_in_the_same_order() {
     let attr = fixture.attr(dir);
     assert_eq!((attr.mode, attr.uid, attr.gid), (0o750, 4, 8));
     assert_eq!((attr.mtime, attr.ctime), (TIME, later));
+}
+
+#[test]
+fn directories_that_are_moved_or_removed_are_those_that_the_names_mean_now() {
+    let mut fixture = Fixture::new();
+    let root = InodeId::ROOT;
+    let (a, b) = (fixture.dir(root, "a"), fixture.dir(root, "b"));
+    let file = fixture.file(a, "f");
+    assert_ne!(file, a);
+    let moved = |mutation: Mutation| mutation.moved_directories(&fixture.tables);
+    let rename = |from: (InodeId, &str), to: (InodeId, &str)| Mutation::Rename {
+        parent: from.0,
+        name: from.1.into(),
+        new_parent: to.0,
+        new_name: to.1.into(),
+        mode: RenameMode::Replace,
+    };
+    let rmdir = |parent, name: &str| Mutation::Rmdir {
+        parent,
+        name: name.into(),
+    };
+    assert_eq!(moved(rmdir(root, "a")), [a]);
+    assert_eq!(moved(rmdir(root, "none")), []);
+    assert_eq!(moved(rmdir(a, "f")), [], "it will be refused");
+    assert_eq!(moved(rename((root, "a"), (root, "b"))), [a, b]);
+    assert_eq!(moved(rename((a, "f"), (root, "none"))), []);
+    assert_eq!(moved(rename((root, "b"), (a, "b"))), [b]);
+    let unlink = Mutation::Unlink {
+        parent: a,
+        name: b"f".to_vec(),
+    };
+    assert_eq!(moved(unlink), []);
+    assert_eq!(namespace::parent(&fixture.tables, a), Some(root));
+    assert_eq!(namespace::parent(&fixture.tables, root), Some(root));
+    assert_eq!(namespace::parent(&fixture.tables, file), None);
 }

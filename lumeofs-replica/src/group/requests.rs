@@ -98,12 +98,29 @@ impl Requests {
 }
 
 impl<P: Payload> Group<P> {
-    /// An operation of a client. Nothing is kept of the request unless it is taken.
+    /// Notes a writer, before anything is done for its request. Refused if it is shut out, or a newer connection of its session
+    /// has sent something.
+    ///
+    /// # Errors
+    /// `StaleWrite` and what a fence says.
+    pub fn admit(&mut self, writer: Writer) -> Result<(), FsError> {
+        if let Some(error) = self.fenced(writer) {
+            return Err(error);
+        }
+        if !self.writers.admit(writer) {
+            let context = format!("a newer connection of session {} wrote", writer.session);
+            return Err(FsError::new(Code::StaleWrite, context));
+        }
+        Ok(())
+    }
+
+    /// An operation of a client. Nothing is kept of the request unless it is taken, but for its connection generation.
     pub fn write(&mut self, request: &WriteRequest<P>, now: Duration) -> Admission {
         if let Some(admission) = self.not_ready(request.epoch, now) {
             return admission;
         }
-        if let Some(error) = self.fenced(request.writer) {
+        // Also of what is refused below: an earlier attempt that still comes must not be taken after that.
+        if let Err(error) = self.admit(request.writer) {
             return Admission::Refused(error);
         }
         let config = &self.config;
@@ -122,13 +139,6 @@ impl<P: Payload> Group<P> {
                 Code::NoSpace,
                 "a datanode of the group is full",
             ));
-        }
-        if !self.writers.admit(request.writer) {
-            let context = format!(
-                "a newer connection of session {} wrote",
-                request.writer.session
-            );
-            return Admission::Refused(FsError::new(Code::StaleWrite, context));
         }
         let version = Version {
             epoch: self.config.epoch,

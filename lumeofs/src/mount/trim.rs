@@ -8,6 +8,26 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Less than this is kept for what comes next.
 const KEPT_BYTES: usize = 64 << 20;
 
+/// What the allocator was told to give back.
+#[derive(Debug, Default)]
+struct Trimmed {
+    /// Free since then. Pages that were given back count as free still, and giving back means to look at all of them.
+    left_bytes: usize,
+}
+
+impl Trimmed {
+    /// Whether so much was freed since that it is to be given back now.
+    fn is_due(&mut self, free_bytes: usize) -> bool {
+        // What was used again has pages again when it is freed.
+        self.left_bytes = self.left_bytes.min(free_bytes);
+        let is_due = free_bytes - self.left_bytes > KEPT_BYTES;
+        if is_due {
+            self.left_bytes = free_bytes;
+        }
+        is_due
+    }
+}
+
 /// Looks after it in a thread of its own, for as long as the process lives.
 ///
 /// # Errors
@@ -15,9 +35,10 @@ const KEPT_BYTES: usize = 64 << 20;
 pub(super) fn start() -> std::io::Result<()> {
     let thread = std::thread::Builder::new().name("trim".into());
     thread.spawn(|| {
+        let mut trimmed = Trimmed::default();
         loop {
             std::thread::sleep(EVERY);
-            if free_bytes() > KEPT_BYTES {
+            if trimmed.is_due(free_bytes()) {
                 trim();
             }
         }
@@ -47,3 +68,20 @@ fn free_bytes() -> usize {
 
 #[cfg(not(target_env = "gnu"))]
 fn trim() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_given_back_is_so_once() {
+        let (mut trimmed, mib) = (Trimmed::default(), 1 << 20);
+        assert!(!trimmed.is_due(64 * mib));
+        assert!(trimmed.is_due(300 * mib));
+        assert!(!trimmed.is_due(300 * mib) && !trimmed.is_due(310 * mib));
+        // Used again, and freed again.
+        assert!(!trimmed.is_due(100 * mib) && !trimmed.is_due(150 * mib));
+        assert!(trimmed.is_due(165 * mib));
+        assert!(!trimmed.is_due(0) && trimmed.is_due(65 * mib));
+    }
+}

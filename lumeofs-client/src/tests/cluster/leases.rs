@@ -86,7 +86,7 @@ impl State {
         };
         let applied = namespace::apply(&mut self.tables, self.index, &batch);
         let applied = applied.into_iter().next().unwrap();
-        let created = Created::by(&batch.commands[0], &applied);
+        let created = Created::by(&batch.commands[0], &applied, &self.tables);
         let changed = self
             .table
             .changed(now(), session, &applied.changes, &created);

@@ -41,6 +41,13 @@ impl World {
         let Some(there) = self.mounts[mount].calls.get(&call) else {
             return;
         };
+        if let (Ask::Write { attempt: last, .. }, Tell::Written { attempt }) = (&there.ask, &tell)
+            && attempt != last
+        {
+            // The connection of an earlier attempt was given up (rule D3): only when the last one has arrived does nothing
+            // of this write come any more.
+            return;
+        }
         let (then, is_over) = (there.then.clone(), there.is_over);
         let mutation = match &there.ask {
             Ask::Mutate {
@@ -93,7 +100,7 @@ impl World {
                     blocks,
                     published,
                 },
-                Tell::Written,
+                Tell::Written { .. },
             ) => self.flushed(mount, ino, &blocks, published),
             (Then::Published { ino, published }, Tell::Done { .. }) => {
                 self.published(mount, ino, published);
@@ -181,7 +188,7 @@ impl World {
                 Plan::Write {
                     ino, block, time, ..
                 },
-                Tell::Written,
+                Tell::Written { .. },
             ) => {
                 let size = (u64::from(block) + 1) * 100;
                 let mutation = super::flush::flush_of(ino, size, time);
