@@ -20,6 +20,10 @@ pub const XATTR_NAME_LEN_BYTES_MAX: usize = 255;
 pub const XATTR_VALUE_BYTES_MAX: usize = 65_536;
 /// All names of the extended attributes of one inode together, what listxattr(2) can return.
 pub const XATTR_LIST_BYTES_MAX: usize = 65_536;
+/// Entries of the trash in one reply, or dropped by one command.
+pub const TRASH_ENTRIES_MAX: usize = 512;
+/// Longest path that is kept of what is in the trash: the kernel's own limit.
+pub const TRASH_PATH_BYTES_MAX: usize = 4096;
 /// Entries in one readdir reply of a master: keeps the reply below [`FRAME_HEADER_BYTES_MAX`].
 pub const READDIR_ENTRIES_MAX: usize = 1024;
 /// Entries of such a reply that come with their inodes, at most: reading these takes the leader about a millisecond.

@@ -26,6 +26,7 @@ mod retry;
 mod session;
 #[cfg(test)]
 mod tests;
+mod trash;
 mod wait;
 mod window;
 
@@ -35,3 +36,4 @@ pub use leases::{GiveBacks, LeaseStats, Lookups, Polls};
 pub use locks::Interrupted;
 pub use pages::{CACHE_BYTES_DEFAULT, CACHE_BYTES_MIN, CacheStats};
 pub use report::{ChunkReport, ReplicaReport, ReplicaState};
+pub use trash::TrashPage;

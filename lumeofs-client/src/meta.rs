@@ -38,7 +38,9 @@ impl Link {
     /// Asks the leader something.
     pub(crate) fn ask(&self, asker: &Asker<'_>, ino: InodeId, query: &Query) -> FsResult<Reply> {
         let want = match (query, asker.caller.trusted) {
-            (Query::Usage | Query::TestLock { .. }, _) | (_, false) => Want::Nothing,
+            (Query::Usage | Query::TestLock { .. } | Query::Trash { .. }, _) | (_, false) => {
+                Want::Nothing
+            }
             (_, true) => Want::Shared,
         };
         self.query_with_era(asker, ino, query, want)
@@ -209,6 +211,8 @@ fn is_repeatable(mutation: &Mutation) -> bool {
             // What the lost session made is gone with it.
             | Mutation::CreateUnnamed { .. }
             | Mutation::Access { .. }
+            | Mutation::EmptyTrash { .. }
+            | Mutation::SetTrash { .. }
     )
 }
 

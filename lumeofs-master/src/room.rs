@@ -102,6 +102,7 @@ fn grows(mutation: &Mutation) -> bool {
         Mutation::Create { .. }
         | Mutation::CreateUnnamed { .. }
         | Mutation::Link { .. }
+        | Mutation::Restore { .. }
         | Mutation::SetXattr { .. }
         | Mutation::Allocate { .. }
         | Mutation::Append { .. }
@@ -120,6 +121,8 @@ fn grows(mutation: &Mutation) -> bool {
         | Mutation::TailClean { .. }
         | Mutation::Unlock { .. }
         | Mutation::ReturnLocks { .. }
+        | Mutation::EmptyTrash { .. }
+        | Mutation::SetTrash { .. }
         // What its callers have been told is done; the answer says that no more is to come.
         | Mutation::Make { .. } => false,
     }

@@ -28,6 +28,7 @@ mod reclaim;
 mod repair;
 mod session_admin;
 mod sessions;
+mod trash;
 
 pub(crate) use admin::AdminService;
 pub(crate) use controller::{ControllerGrpc, ControllerService};

@@ -12,6 +12,7 @@ impl Mutation {
         match self {
             Self::Create { parent, .. }
             | Self::Link { parent, .. }
+            | Self::Restore { parent, .. }
             | Self::Unlink { parent, .. }
             | Self::Rmdir { parent, .. } => vec![*parent],
             Self::Rename {
@@ -24,6 +25,8 @@ impl Mutation {
             Self::Reserve { .. }
             | Self::CreateUnnamed { .. }
             | Self::Access { .. }
+            | Self::EmptyTrash { .. }
+            | Self::SetTrash { .. }
             | Self::SetAttr { .. }
             | Self::SetXattr { .. }
             | Self::RemoveXattr { .. }

@@ -8,12 +8,15 @@
 //! 02 slot:2                      next inode counter of a slot
 //! 03                             era, once there was more than one
 //! 04                             deletions are held, since these tables were loaded from a dump
+//! 05                             policy of the trash
 //! 10 ino:8                       inode
 //! 11 parent:8 position:8         directory entry
 //! 12 ino:8 name                  extended attribute
 //! 13 ino:8 index:4               chunk of a file
 //! 14 ino:8                       orphan: an inode without a name, and whether it can be given one
 //! 15 ino:8                       locks of an inode
+//! 16 time:8 ino:8                what is in the trash, by the time of its deletion
+//! 17 ino:8                       that time of an inode
 //! 20 session:8                   session
 //! 21 session:8 sequence:8        outcome kept for exactly-once
 //! 22 nonce:16                    session opened with this nonce
@@ -40,6 +43,8 @@ pub(crate) const STATE: [u8; 1] = [0x01];
 pub(crate) const ERA: [u8; 1] = [0x03];
 /// Deletions are held.
 pub(crate) const HELD: [u8; 1] = [0x04];
+/// Policy of the trash.
+pub(crate) const TRASH_POLICY: [u8; 1] = [0x05];
 /// Groups from here on are younger than the dump that was loaded.
 pub(crate) const GROUP_FLOOR: [u8; 1] = [0x86];
 /// Policies and version of the controller.
@@ -52,6 +57,8 @@ const XATTR: u8 = 0x12;
 const CHUNK: u8 = 0x13;
 const ORPHAN: u8 = 0x14;
 const LOCKS: u8 = 0x15;
+const TRASH: u8 = 0x16;
+const TRASHED: u8 = 0x17;
 const SESSION: u8 = 0x20;
 const OUTCOME: u8 = 0x21;
 const NONCE: u8 = 0x22;
@@ -110,6 +117,15 @@ pub(crate) fn chunk_index(key: &[u8]) -> u32 {
 
 pub(crate) fn orphan(ino: InodeId) -> [u8; 9] {
     one(ORPHAN, ino.0)
+}
+
+/// `time` in nanoseconds since 1970.
+pub(crate) fn trash(time: u64, ino: InodeId) -> [u8; 17] {
+    two(TRASH, time, ino.0)
+}
+
+pub(crate) fn trashed(ino: InodeId) -> [u8; 9] {
+    one(TRASHED, ino.0)
 }
 
 pub(crate) fn session(id: SessionId) -> [u8; 9] {
@@ -200,6 +216,8 @@ pub(crate) mod all {
     pub(crate) const XATTRS: Range<[u8; 1]> = table(super::XATTR);
     pub(crate) const CHUNKS: Range<[u8; 1]> = table(super::CHUNK);
     pub(crate) const ORPHANS: Range<[u8; 1]> = table(super::ORPHAN);
+    pub(crate) const TRASH: Range<[u8; 1]> = table(super::TRASH);
+    pub(crate) const TRASHED: Range<[u8; 1]> = table(super::TRASHED);
     pub(crate) const SESSIONS: Range<[u8; 1]> = table(super::SESSION);
     pub(crate) const OUTCOMES: Range<[u8; 1]> = table(super::OUTCOME);
     pub(crate) const NONCES: Range<[u8; 1]> = table(super::NONCE);

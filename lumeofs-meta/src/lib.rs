@@ -23,6 +23,7 @@ mod query;
 mod record;
 mod session;
 mod transaction;
+mod trash;
 
 pub use record::FORMAT as RECORD_FORMAT;
 

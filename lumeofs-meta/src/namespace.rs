@@ -13,11 +13,13 @@ pub use walk::{
 
 use crate::change::Applied;
 use crate::keys;
-use crate::op::{Batch, Caller, Command, DirEntry, Internal, Listed, Outcome, Query, Reply};
+use crate::op::{
+    Batch, Caller, Command, DirEntry, Internal, Listed, Outcome, Query, Reply, TrashKey,
+};
 use crate::record::{Session, decode, encode};
 use crate::tables::Tables;
 use crate::transaction::{Tx, state};
-use crate::{ops, session};
+use crate::{ops, session, trash};
 use lumeofs_base::limits::{BLOCK_SIZE, CHUNK_SIZE_BYTES, FILE_SIZE_BYTES_MAX};
 use lumeofs_base::{ChunkId, Code, Fence, FsError, GroupId, InodeId, SessionId, Timestamp};
 
@@ -88,6 +90,10 @@ fn run(tx: &mut Tx<'_>, internal: &Internal) -> Outcome {
         Internal::SetChunkSize { bytes } => set_chunk_size(tx, *bytes),
         Internal::EndHold => {
             tx.tables.delete(&keys::HELD);
+            Ok(Reply::Done)
+        }
+        Internal::ExpireTrash { entries } => {
+            trash::drop_entries(tx, entries);
             Ok(Reply::Done)
         }
         Internal::HoldLeases { session } => session::hold_leases(tx, *session),
@@ -278,6 +284,11 @@ pub fn orphans_after(tables: &impl Tables, after: InodeId, limit: usize) -> Vec<
         });
     }
     found
+}
+
+/// At most `limit` entries of the trash whose time is over, the oldest first.
+pub fn expired_trash(tables: &impl Tables, now: Timestamp, limit: usize) -> Vec<TrashKey> {
+    trash::expired(tables, now, limit)
 }
 
 /// At most `limit` chunks that no file has any more and that their group must delete, by id, beginning after a

@@ -206,11 +206,18 @@ pub enum Query {
         session: SessionId,
         lock: Lock,
     },
+    /// What is in the trash after an entry, by the time of deletion: at most `count_max`, and only `of` this inode if it is
+    /// given. For root. -> [`Reply::Trash`]
+    Trash {
+        after: Option<TrashKey>,
+        of: Option<InodeId>,
+        count_max: u32,
+    },
 }
 
 impl Query {
     /// Their names, for people. The first byte of an encoded one is its place here.
-    pub const NAMES: [&str; 10] = [
+    pub const NAMES: [&str; 11] = [
         "lookup",
         "get_attr",
         "read_link",
@@ -221,6 +228,7 @@ impl Query {
         "usage",
         "parent",
         "test_lock",
+        "trash",
     ];
 }
 
@@ -357,11 +365,23 @@ pub enum Mutation {
     /// Sets access times of what was read, and nothing else: no ctime. What is gone is passed over. At most
     /// [`lumeofs_base::limits::ACCESSES_MAX`], from `trusted` callers only. -> [`Reply::Done`]
     Access { accesses: Vec<Access> },
+    /// Gives what is in the trash a name again. For root. -> [`Reply::Attr`]
+    Restore {
+        ino: InodeId,
+        parent: InodeId,
+        name: Vec<u8>,
+    },
+    /// Drops entries of the trash: what was deleted is freed. Those that are there no more are passed over. At most
+    /// [`lumeofs_base::limits::TRASH_ENTRIES_MAX`], for root. -> [`Reply::Done`]
+    EmptyTrash { entries: Vec<TrashKey> },
+    /// Sets how long what is deleted from now on is kept, in seconds; `None`: not at all. What is in the trash stays until
+    /// the time is over that was set last. For root. -> [`Reply::Done`]
+    SetTrash { keep_s: Option<u64> },
 }
 
 impl Mutation {
     /// Their names, for people. The first byte of an encoded one is its place here.
-    pub const NAMES: [&str; 22] = [
+    pub const NAMES: [&str; 25] = [
         "create",
         "link",
         "unlink",
@@ -384,6 +404,9 @@ impl Mutation {
         "make",
         "create_unnamed",
         "access",
+        "restore",
+        "empty_trash",
+        "set_trash",
     ];
 }
 
@@ -428,6 +451,8 @@ pub enum Internal {
     /// A session may have leases from now on: see [`crate::namespace::leaseholders`]. -> [`Reply::Done`],
     /// `SessionExpired` if it is not live.
     HoldLeases { session: SessionId },
+    /// Drops entries of the trash whose time is over. -> [`Reply::Done`]
+    ExpireTrash { entries: Vec<TrashKey> },
 }
 
 /// One command of a Raft entry.
@@ -546,6 +571,51 @@ pub enum Reply {
     Reserved { first: InodeId, count: u32 },
     /// What became of each step: a new regular file comes with its first chunk, if there is room for one.
     Made(Vec<Result<Option<ChunkRef>, FsError>>),
+    /// The policy of the trash, entries of it, and whether more follow.
+    Trash {
+        policy: TrashPolicy,
+        entries: Vec<TrashEntry>,
+        more: bool,
+    },
+}
+
+/// What an entry of the trash is known by: an inode may be deleted again after it was restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TrashKey {
+    /// When it was deleted, in nanoseconds since 1970.
+    pub deleted_ns: u64,
+    /// What was deleted.
+    pub ino: InodeId,
+}
+
+/// What is kept of what is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrashPolicy {
+    /// What is deleted from now on goes to the trash.
+    pub is_on: bool,
+    /// How long it stays there.
+    pub keep_s: u64,
+}
+
+impl TrashPolicy {
+    /// When the time of an entry is over.
+    pub fn expires_ns(&self, key: TrashKey) -> u64 {
+        let keep_ns = self.keep_s.saturating_mul(1_000_000_000);
+        key.deleted_ns.saturating_add(keep_ns)
+    }
+}
+
+/// Something in the trash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrashEntry {
+    /// Its inode, and when it was deleted.
+    pub key: TrashKey,
+    /// The path of its last name; without a `/` at the start if that was too long to be kept whole.
+    pub path: Vec<u8>,
+    /// Who deleted it.
+    pub uid: u32,
+    /// Its attributes.
+    pub attr: Attr,
 }
 
 /// Result of a command, as stored for its session.

@@ -8,6 +8,7 @@ mod purge;
 mod rename;
 mod resize;
 mod set_attr;
+mod trash;
 mod unlink;
 mod xattr;
 
@@ -41,6 +42,11 @@ pub(crate) fn run(
         }
         Mutation::Access { accesses } => access_times::access(tx, caller, accesses),
         Mutation::Link { ino, parent, name } => link::link(tx, caller, *ino, (*parent, name)),
+        Mutation::Restore { ino, parent, name } => {
+            trash::restore(tx, caller, *ino, (*parent, name))
+        }
+        Mutation::EmptyTrash { entries } => trash::empty(tx, caller, entries),
+        Mutation::SetTrash { keep_s } => trash::set_policy(tx, caller, *keep_s),
         Mutation::Unlink { parent, name } => unlink::unlink(tx, caller, *parent, name),
         Mutation::Rmdir { parent, name } => unlink::rmdir(tx, caller, *parent, name),
         Mutation::Rename {

@@ -10,6 +10,7 @@ use crate::ops;
 use crate::record::Inode;
 use crate::tables::Tables;
 use crate::transaction::{chunks, inode, live_directory, state};
+use crate::trash;
 use lumeofs_base::limits::READDIR_ENTRIES_MAX;
 use lumeofs_base::{ChunkIndex, Code, FileKind, FsError, FsResult, InodeId};
 
@@ -55,6 +56,11 @@ pub(crate) fn query(tables: &dyn Tables, caller: &Caller, query: &Query) -> Outc
             view.inode(*ino)?;
             Ok(Reply::Lock(locks::test(tables, *ino, *session, *lock)))
         }
+        Query::Trash {
+            after,
+            of,
+            count_max,
+        } => trash::query(tables, caller, *after, *of, *count_max),
     }
 }
 

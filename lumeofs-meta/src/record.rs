@@ -43,6 +43,8 @@ pub(crate) struct Inode {
     pub(crate) attr: Attr,
     /// Of a directory: its parent. Of others 0, since they may have several.
     pub(crate) parent: InodeId,
+    /// Of a directory with a name: the position of its entry in the parent. Else 0.
+    pub(crate) position: u64,
     /// Rows in the chunk table.
     pub(crate) chunk_rows: u32,
     /// Names of the extended attributes that have rows, with their NULs.
@@ -100,6 +102,15 @@ pub(crate) struct Dentry {
 pub(crate) struct Orphan {
     /// It never had one and can be given its first. What lost its last name gets no other.
     pub(crate) may_be_named: bool,
+}
+
+/// What is in the trash; the key holds time and inode.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Trashed {
+    /// Its last name, from the root; without a `/` at the start if there was more before.
+    pub(crate) path: Vec<u8>,
+    /// Who took it away.
+    pub(crate) uid: u32,
 }
 
 /// A row of the chunk table; the key holds inode and index.

@@ -12,6 +12,7 @@ mod random;
 mod renames;
 mod restore;
 mod rules;
+mod trash;
 mod walk;
 
 use crate::change::Applied;

@@ -9,9 +9,10 @@ use crate::directory;
 use crate::keys;
 use crate::locks;
 use crate::made;
-use crate::op::{ChunkRef, DirEntry, NewNode, Outcome};
+use crate::op::{Caller, ChunkRef, DirEntry, NewNode, Outcome};
 use crate::record::{ChunkRow, Dentry, Inode, Orphan, Session, State, decode, encode};
 use crate::tables::Tables;
+use crate::trash;
 use lumeofs_base::limits::CHUNK_SIZE_BYTES;
 use lumeofs_base::{
     Attr, ChunkId, ChunkIndex, Code, FsError, FsResult, GroupId, InodeId, SessionId, SlotId,
@@ -130,6 +131,7 @@ impl<'a> Tx<'a> {
         Inode {
             attr,
             parent: InodeId(0),
+            position: 0,
             chunk_rows: 0,
             xattr_list_bytes: 0,
             acls: Acls::default(),
@@ -235,15 +237,24 @@ impl<'a> Tx<'a> {
         self.changes.note(Change::Xattr { ino });
     }
 
-    /// Takes a name away from an inode: its last one makes it an orphan. Saves it.
-    pub(crate) fn drop_name(&mut self, inode: &mut Inode) {
+    /// Takes a name away from an inode, whose directory has lost it already: its last one makes it an orphan, or puts it
+    /// into the trash. Saves it.
+    pub(crate) fn drop_name(
+        &mut self,
+        inode: &mut Inode,
+        (parent, name): (InodeId, &[u8]),
+        caller: &Caller,
+    ) {
         inode.attr.nlink = if inode.is_directory() {
             0
         } else {
             inode.attr.nlink - 1
         };
         self.note_change(&mut inode.attr);
-        if inode.attr.nlink == 0 {
+        let is_kept = !inode.is_directory() && inode.attr.nlink == 0;
+        if is_kept && trash::policy(self.tables).is_on {
+            trash::put(self, inode.attr.ino, (parent, name), caller);
+        } else if inode.attr.nlink == 0 {
             let orphan = Orphan {
                 may_be_named: false,
             };

@@ -3,6 +3,7 @@
 mod copy;
 mod session;
 mod show;
+mod trash;
 
 pub(crate) use session::Session;
 pub(crate) use show::date;
@@ -79,6 +80,9 @@ enum Action {
         /// New path, or the directory to move it to
         to: OsString,
     },
+    /// What was deleted and is kept for a while: for root
+    #[command(subcommand)]
+    Trash(trash::Action),
 }
 
 /// Runs the command.
@@ -133,5 +137,6 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
                 "from": output::json_name(from.as_bytes()), "to": output::json_name(to.as_bytes()),
             }))
         }
+        Action::Trash(action) => trash::run(&session, action, json),
     }
 }

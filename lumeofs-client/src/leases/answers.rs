@@ -195,7 +195,9 @@ impl State {
                 Cached::Is(attr) => Some(Ok(Reply::Attr(attr))),
                 Cached::Absent | Cached::Unknown => None,
             },
-            Query::Chunks { .. } | Query::Usage | Query::TestLock { .. } => None,
+            Query::Chunks { .. } | Query::Usage | Query::TestLock { .. } | Query::Trash { .. } => {
+                None
+            }
         }
     }
 }

@@ -116,7 +116,7 @@ fn touches(mutation: &Mutation) -> Vec<Touch> {
         Mutation::Create { parent, name, .. }
         | Mutation::Unlink { parent, name }
         | Mutation::Rmdir { parent, name } => vec![Touch::Name(*parent, name.clone())],
-        Mutation::Link { ino, parent, name } => {
+        Mutation::Link { ino, parent, name } | Mutation::Restore { ino, parent, name } => {
             vec![Touch::Name(*parent, name.clone()), Touch::Inode(*ino)]
         }
         Mutation::Rename {
@@ -147,7 +147,10 @@ fn touches(mutation: &Mutation) -> Vec<Touch> {
         | Mutation::Access { .. }
         | Mutation::Lock { .. }
         | Mutation::Unlock { .. }
-        | Mutation::ReturnLocks { .. } => Vec::new(),
+        | Mutation::ReturnLocks { .. }
+        // Who has it open has heard that it has no name, and that stays so.
+        | Mutation::EmptyTrash { .. }
+        | Mutation::SetTrash { .. } => Vec::new(),
     }
 }
 

@@ -118,6 +118,7 @@ fn place(query: &Query) -> usize {
         Query::Usage => 7,
         Query::Parent { .. } => 8,
         Query::TestLock { .. } => 9,
+        Query::Trash { .. } => 10,
     }
 }
 

@@ -5,7 +5,7 @@ use super::locks::Locks;
 use super::machines::MetadataMachine;
 use super::opens::Opens;
 use super::sessions::{self, Sessions};
-use super::{fencing, leases, purge, reclaim};
+use super::{fencing, leases, purge, reclaim, trash};
 use crate::raft::{Group, Leadership, Proposed, Proposer};
 use crate::room::Room;
 use bytes::Bytes;
@@ -50,6 +50,7 @@ impl MetadataService {
         tasks.spawn(fencing::fence_ended_sessions(self.clone()));
         tasks.spawn(leases::watch_leases(self.clone()));
         tasks.spawn(purge::purge_orphans(self.clone()));
+        tasks.spawn(trash::expire_trash(self.clone()));
         tasks.spawn(reclaim::reclaim_chunks(self.clone()));
         tasks.spawn(greet_leaderships(self.clone()));
         let groups = [self.controller.clone(), self.group.clone()];
@@ -158,6 +159,7 @@ impl MetadataService {
             Internal::Purge { inos } => inos.len() * 8,
             Internal::ChunksDeleted { chunks } => chunks.len() * 8,
             Internal::FreeChunks { chunks } => chunks.len() * 16,
+            Internal::ExpireTrash { entries } => entries.len() * 20,
             Internal::CloseSession { .. }
             | Internal::HoldLeases { .. }
             | Internal::EndSession { .. }

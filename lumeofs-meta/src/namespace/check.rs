@@ -5,7 +5,7 @@
 use crate::acl::Which;
 use crate::directory::{self, Found};
 use crate::keys;
-use crate::record::{ChunkRow, Inode, Place, Session, State, decode};
+use crate::record::{ChunkRow, Inode, Place, Session, State, Trashed, decode};
 use crate::tables::Tables;
 use crate::transaction::state;
 use lumeofs_base::limits::SESSION_WINDOW;
@@ -29,6 +29,7 @@ pub(super) fn check(tables: &dyn Tables) -> Vec<String> {
     check.dentries();
     check.inodes();
     check.orphans();
+    check.trash();
     check.chunks();
     check.xattrs();
     check.counters();
@@ -44,9 +45,11 @@ struct Seen {
     entries: u64,
     subdirectories: u32,
     parent: InodeId,
+    position: u64,
     chunk_rows: u32,
     xattr_list_bytes: u32,
     orphan: bool,
+    trashed: bool,
 }
 
 struct Check<'a> {
@@ -129,12 +132,15 @@ impl Check<'_> {
         dir.subdirectories += u32::from(is_dir);
         let object = self.seen(dentry.ino);
         object.names += 1;
-        object.parent = parent;
+        (object.parent, object.position) = (parent, position);
     }
 
     fn inodes(&mut self) {
         for (key, _) in self.rows(keys::all::ORPHANS) {
             self.seen(InodeId(keys::first(&key))).orphan = true;
+        }
+        for (key, _) in self.rows(keys::all::TRASHED) {
+            self.seen(InodeId(keys::first(&key))).trashed = true;
         }
         let inodes = std::mem::take(&mut self.inodes);
         for (ino, inode) in &inodes {
@@ -148,11 +154,15 @@ impl Check<'_> {
             self.expect(attr.nlink == nlink, || {
                 format!("{ino} has nlink {} and should have {nlink}", attr.nlink)
             });
-            self.expect(seen.orphan == (attr.nlink == 0), || {
+            let lists = u32::from(seen.orphan) + u32::from(seen.trashed);
+            self.expect(lists == u32::from(attr.nlink == 0), || {
                 format!(
-                    "{ino} has nlink {} and orphan is {}",
-                    attr.nlink, seen.orphan
+                    "{ino} has nlink {}, orphan is {} and trashed is {}",
+                    attr.nlink, seen.orphan, seen.trashed
                 )
+            });
+            self.expect(!(seen.trashed && inode.is_directory()), || {
+                format!("directory {ino} is in the trash")
             });
             if inode.is_directory() {
                 self.expect(attr.size == seen.entries, || {
@@ -222,11 +232,9 @@ impl Check<'_> {
         self.expect(seen.names == 1, || {
             format!("directory {ino} has {} names", seen.names)
         });
-        self.expect(seen.parent == dir.parent, || {
-            format!(
-                "{ino} lies in {} and has parent {}",
-                seen.parent, dir.parent
-            )
+        let (lies, says) = ((seen.parent, seen.position), (dir.parent, dir.position));
+        self.expect(lies == says, || {
+            format!("{ino} lies at {lies:?} and says {says:?}")
         });
         let mut above = dir.parent;
         for _ in 0..inodes.len() {
@@ -248,6 +256,27 @@ impl Check<'_> {
             self.expect(holds, || {
                 format!("{ino} is listed as an orphan and is none")
             });
+        }
+    }
+
+    /// Both tables of the trash have the same entries.
+    fn trash(&mut self) {
+        let mut times = BTreeMap::new();
+        for (key, value) in self.rows(keys::all::TRASHED) {
+            times.insert(InodeId(keys::first(&key)), decode::<u64>(&value));
+        }
+        for (key, value) in self.rows(keys::all::TRASH) {
+            let (time, ino) = (keys::first(&key), InodeId(keys::second(&key)));
+            let Trashed { path, .. } = decode(&value);
+            self.expect(times.remove(&ino) == Some(time), || {
+                format!(
+                    "{ino}, deleted as {:?}, is not known to be in the trash",
+                    String::from_utf8_lossy(&path)
+                )
+            });
+        }
+        for ino in times.into_keys() {
+            self.found.push(format!("{ino} is not in the trash"));
         }
     }
 

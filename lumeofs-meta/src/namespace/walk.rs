@@ -3,11 +3,8 @@
 use crate::keys;
 use crate::record::{ChunkRow, Dentry, Place, decode};
 use crate::tables::Tables;
-use crate::transaction::{inode, state};
+use crate::transaction::state;
 use lumeofs_base::{ChunkId, ChunkIndex, GroupId, InodeId};
-
-/// Entries of a directory that are looked at to find the name of one.
-const ENTRIES_MAX: usize = 16_384;
 
 /// Place in the table of chunks.
 pub type ChunkCursor = Option<(InodeId, ChunkIndex)>;
@@ -64,24 +61,9 @@ pub fn names_after(
     last.filter(|_| count >= limit)
 }
 
-/// Where a directory lies: its parent, and its name there. `None` for the root, for one that was removed, and if
-/// its parent has very many entries.
+/// Where a directory lies: its parent, and its name there. `None` for the root, and for one that was removed.
 pub fn place_of_directory(tables: &impl Tables, dir: InodeId) -> Option<(InodeId, Vec<u8>)> {
-    let parent = inode(tables, dir).ok()?.parent;
-    let (from, to) = (
-        keys::dentry(parent, 0),
-        keys::dentry(InodeId(parent.0 + 1), 0),
-    );
-    let (mut found, mut count) = (None, 0);
-    tables.scan(&from, &to, &mut |_, value| {
-        count += 1;
-        match decode(value) {
-            Place::Entry(entry) if entry.ino == dir => found = Some((parent, entry.name)),
-            Place::Entry(_) | Place::Gap => {}
-        }
-        found.is_none() && count < ENTRIES_MAX
-    });
-    found
+    crate::trash::place_of(tables, dir)
 }
 
 /// The group of a chunk that is queued to be deleted.

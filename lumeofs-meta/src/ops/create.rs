@@ -122,6 +122,9 @@ fn put_new(
         NewNode::Regular => first_chunk(tx, &mut inode),
         _ => None,
     };
+    if inode.is_directory() {
+        inode.position = position;
+    }
     let dentry = Dentry {
         name: name.to_vec(),
         ino,

@@ -4,10 +4,10 @@ use crate::access::{self, SEARCH, WRITE};
 use crate::directory::{self, Found};
 use crate::keys;
 use crate::op::{Caller, Outcome, Reply};
-use crate::record::Dentry;
+use crate::record::{Dentry, Inode};
 use crate::transaction::Tx;
 use lumeofs_base::limits::LINK_COUNT_MAX;
-use lumeofs_base::{Code, FsError, InodeId};
+use lumeofs_base::{Attr, Code, FsError, InodeId};
 
 pub(super) fn link(
     tx: &mut Tx<'_>,
@@ -16,8 +16,8 @@ pub(super) fn link(
     (parent, name): (InodeId, &[u8]),
 ) -> Outcome {
     directory::check_name(name)?;
-    let mut inode = tx.inode(ino)?;
-    let mut dir = tx.directory(parent)?;
+    let inode = tx.inode(ino)?;
+    let dir = tx.directory(parent)?;
     access::require(caller, &dir, SEARCH)?;
     let Found::Free(position) = directory::find(tx.tables, parent, name) else {
         return Err(FsError::new(
@@ -38,17 +38,27 @@ pub(super) fn link(
         LINK_COUNT_MAX.. => return Err(FsError::new(Code::TooManyLinks, format!("{ino}"))),
         _ => {}
     }
+    Ok(Reply::Attr(enter(tx, inode, dir, (position, name))))
+}
+
+/// Gives an inode a name at a free position. Returns its attributes.
+pub(super) fn enter(
+    tx: &mut Tx<'_>,
+    mut inode: Inode,
+    mut dir: Inode,
+    (position, name): (u64, &[u8]),
+) -> Attr {
     inode.attr.nlink += 1;
     tx.note_change(&mut inode.attr);
     let dentry = Dentry {
         name: name.to_vec(),
-        ino,
+        ino: inode.attr.ino,
         kind: inode.attr.kind,
     };
-    tx.put_name(parent, position, dentry);
+    tx.put_name(dir.attr.ino, position, dentry);
     dir.attr.size += 1;
     tx.touch(&mut dir);
     tx.save(&mut dir);
     tx.save(&mut inode);
-    Ok(Reply::Attr(inode.attr))
+    inode.attr
 }

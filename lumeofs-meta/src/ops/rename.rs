@@ -248,7 +248,7 @@ impl Rename {
         let mut source = self.source.inode;
         tx.note_change(&mut source.attr);
         if source.is_directory() {
-            source.parent = new_parent;
+            (source.parent, source.position) = (new_parent, target_position);
         }
         tx.save(&mut source);
         let other = self.target.ok().map(|target| {
@@ -256,11 +256,11 @@ impl Rename {
             if self.mode == RenameMode::Exchange {
                 tx.note_change(&mut other.attr);
                 if other.is_directory() {
-                    other.parent = old_parent;
+                    (other.parent, other.position) = (old_parent, source_position);
                 }
                 tx.save(&mut other);
             } else {
-                tx.drop_name(&mut other);
+                tx.drop_name(&mut other, (new_parent, new_name), caller);
             }
             other.attr
         });

@@ -1,4 +1,4 @@
-//! `unlink` and `rmdir`: what loses its last name becomes an orphan until a purge.
+//! `unlink` and `rmdir`: what loses its last name becomes an orphan until a purge, or goes to the trash.
 
 use crate::access::{self, SEARCH};
 use crate::directory::{self, Found};
@@ -41,6 +41,6 @@ fn remove(
     dir.attr.size -= 1;
     tx.touch(&mut dir);
     tx.save(&mut dir);
-    tx.drop_name(&mut inode);
+    tx.drop_name(&mut inode, (parent, name), caller);
     Ok(Reply::Removed { attr: inode.attr })
 }

@@ -9,7 +9,8 @@ mod names;
 use attributes::strip;
 
 use crate::op::{
-    Caller, ChunkRef, CreateMode, Mutation, NewNode, RenameMode, Reply, SetAttr, SetTime, XattrMode,
+    Caller, ChunkRef, CreateMode, Mutation, NewNode, RenameMode, Reply, SetAttr, SetTime, TrashKey,
+    XattrMode,
 };
 use lumeofs_base::{Attr, ChunkId, ChunkIndex, Code, FileKind, GroupId, InodeId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,9 +36,17 @@ pub(super) struct Model {
     pub(super) freed: BTreeMap<u64, u32>,
     /// Made without a name, and never given one.
     unnamed: BTreeSet<InodeId>,
+    /// In the trash: since when, by whom, and what path it had.
+    pub(super) trash: BTreeMap<InodeId, (Timestamp, u32, Vec<u8>)>,
+    keeps: bool,
     groups: Vec<u32>,
     next_ino: u64,
     next_chunk: u64,
+}
+
+/// Nanoseconds since 1970.
+pub(super) fn ns(time: Timestamp) -> u64 {
+    time.secs.cast_unsigned() * 1_000_000_000 + u64::from(time.nanos)
 }
 
 type Answer = Result<Reply, Code>;
@@ -49,6 +58,8 @@ impl Model {
             now,
             freed: BTreeMap::new(),
             unnamed: BTreeSet::new(),
+            trash: BTreeMap::new(),
+            keeps: false,
             groups: groups.iter().map(|group| group.0).collect(),
             next_ino: 1,
             next_chunk: 1,
@@ -141,7 +152,8 @@ impl Model {
 
     pub(super) fn orphans(&self) -> Vec<InodeId> {
         let inos = self.nodes.keys().copied();
-        inos.filter(|&ino| ino != InodeId::ROOT && self.names(ino) == 0)
+        let is_orphan = |ino: &InodeId| *ino != InodeId::ROOT && self.names(*ino) == 0;
+        inos.filter(|ino| is_orphan(ino) && !self.trash.contains_key(ino))
             .collect()
     }
 
@@ -263,6 +275,20 @@ impl Model {
             }
             Mutation::CreateUnnamed { parent, mode } => self.create_unnamed(caller, *parent, *mode),
             Mutation::Link { ino, parent, name } => self.link(caller, *ino, *parent, name),
+            Mutation::Restore { ino, parent, name } => self.restore(caller, *ino, *parent, name),
+            Mutation::EmptyTrash { entries } => {
+                Self::is_root(caller)?;
+                self.trash.retain(|ino, (deleted, ..)| {
+                    let is_it = |key: &TrashKey| key.ino == *ino && key.deleted_ns == ns(*deleted);
+                    !entries.iter().any(is_it)
+                });
+                Ok(Reply::Done)
+            }
+            Mutation::SetTrash { keep_s } => {
+                Self::is_root(caller)?;
+                self.keeps = keep_s.is_some();
+                Ok(Reply::Done)
+            }
             Mutation::Unlink { parent, name } => self.remove(caller, *parent, name, false),
             Mutation::Rmdir { parent, name } => self.remove(caller, *parent, name, true),
             Mutation::Rename {

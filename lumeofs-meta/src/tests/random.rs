@@ -1,10 +1,10 @@
 //! Random operations on the state machine and on the naive model beside it.
 
 use super::changes::Cache;
-use super::model::{CAPABILITIES, Model};
+use super::model::{CAPABILITIES, Model, ns};
 use super::*;
 use crate::directory::narrow::HASH_COUNT;
-use crate::op::{Access, CreateMode, SetAttr, SetTime, XattrMode};
+use crate::op::{Access, CreateMode, SetAttr, SetTime, TrashKey, XattrMode};
 use lumeofs_base::rng::SplitMix64;
 use lumeofs_base::{ChunkIndex, FileKind};
 use std::collections::BTreeMap;
@@ -118,6 +118,32 @@ impl Draw {
         }
     }
 
+    /// What root does with the trash.
+    fn of_trash(&mut self, model: &Model, parent: InodeId, name: Vec<u8>) -> Mutation {
+        let trash = model.trash.iter();
+        let entries: Vec<_> = trash
+            .map(|(ino, (deleted, ..))| TrashKey {
+                deleted_ns: ns(*deleted) + u64::from(self.0.percent(10)),
+                ino: *ino,
+            })
+            .collect();
+        match self.0.below(4) {
+            0 => Mutation::SetTrash {
+                keep_s: self.some(80, |_| 100),
+            },
+            1 if !entries.is_empty() => Mutation::EmptyTrash {
+                entries: vec![self.pick(&entries), self.pick(&entries)],
+            },
+            _ => {
+                let ino = match entries.is_empty() || self.0.percent(10) {
+                    true => self.ino(model),
+                    false => self.pick(&entries).ino,
+                };
+                Mutation::Restore { ino, parent, name }
+            }
+        }
+    }
+
     fn mutation(&mut self, model: &Model) -> Mutation {
         let ino = self.ino(model);
         let (parent, name) = (self.dir(model), self.name());
@@ -125,6 +151,9 @@ impl Draw {
             Some(node) if self.0.percent(80) => node.attr.truncations,
             _ => self.0.below(3) as u32,
         };
+        if self.0.percent(8) {
+            return self.of_trash(model, parent, name);
+        }
         let roll = if self.1 && self.0.percent(90) { 68 } else { 0 };
         match roll + self.0.below(100 - roll) {
             24 => Mutation::CreateUnnamed {
@@ -328,6 +357,25 @@ fn compare(fixture: &Fixture, model: &Model, context: &str) {
         model.orphans(),
         "{context}"
     );
+    let all = Query::Trash {
+        after: None,
+        of: None,
+        count_max: 1000,
+    };
+    let Ok(Reply::Trash { entries, .. }) = query(&all) else {
+        panic!("root sees the trash");
+    };
+    let mut kept: Vec<_> = model.trash.iter().collect();
+    kept.sort_by_key(|(ino, (deleted, ..))| (*deleted, **ino));
+    let kept: Vec<_> = kept
+        .into_iter()
+        .map(|(ino, (deleted, uid, path))| (*ino, ns(*deleted), *uid, path.clone()))
+        .collect();
+    let found: Vec<_> = entries
+        .into_iter()
+        .map(|entry| (entry.key.ino, entry.key.deleted_ns, entry.uid, entry.path))
+        .collect();
+    assert_eq!(found, kept, "{context}");
     let freed: BTreeMap<_, _> =
         namespace::freed_chunks_after(&fixture.tables, ChunkId(0), usize::MAX)
             .into_iter()

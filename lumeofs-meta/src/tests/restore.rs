@@ -11,7 +11,7 @@ fn rows(tables: &MemoryTables) -> impl Iterator<Item = (&Vec<u8>, &Vec<u8>)> {
     tables.0.iter()
 }
 
-fn restored(tables: &MemoryTables) -> MemoryTables {
+pub(super) fn restored(tables: &MemoryTables) -> MemoryTables {
     let mut restore = Metadata::default();
     let mut new = MemoryTables::default();
     for (key, value) in rows(tables) {

@@ -168,7 +168,7 @@ impl Session {
 }
 
 /// The names of a path.
-fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|&byte| byte == b'/')
         .filter(|name| !name.is_empty())
 }

@@ -33,7 +33,7 @@ fn shown(state: &State, query: &Query, outcome: &Outcome) -> Vec<(InodeId, FileK
         | Query::ListXattr { ino }
         | Query::Chunks { ino, .. }
         | Query::Parent { ino } => *ino,
-        Query::Usage | Query::TestLock { .. } => return Vec::new(),
+        Query::Usage | Query::TestLock { .. } | Query::Trash { .. } => return Vec::new(),
     };
     let attr = namespace::query(&state.tables, cx().caller, &Query::GetAttr { ino: asked });
     let mut shown = Vec::new();
@@ -51,6 +51,7 @@ fn shown(state: &State, query: &Query, outcome: &Outcome) -> Vec<(InodeId, FileK
 fn named(mutation: &Mutation) -> Vec<InodeId> {
     match mutation {
         Mutation::Link { ino, .. }
+        | Mutation::Restore { ino, .. }
         | Mutation::SetAttr { ino, .. }
         | Mutation::Allocate { ino, .. }
         | Mutation::Publish { ino, .. }

@@ -39,7 +39,8 @@ pub(crate) fn shown(tables: &Overlay, caller: &Caller, query: &Query, outcome: &
         | Query::ListXattr { ino }
         | Query::Chunks { ino, .. }
         | Query::Parent { ino } => *ino,
-        Query::Usage | Query::TestLock { .. } => return Shown::default(),
+        // Of what is in the trash it shows what was published last.
+        Query::Usage | Query::TestLock { .. } | Query::Trash { .. } => return Shown::default(),
     };
     let mut shown = Shown::default();
     match outcome {
@@ -91,6 +92,7 @@ pub(crate) fn want(number: u32, query: &Query, shown: &Shown) -> FsResult<Want> 
 pub(crate) fn named(mutation: &Mutation) -> Option<InodeId> {
     match mutation {
         Mutation::Link { ino, .. }
+        | Mutation::Restore { ino, .. }
         | Mutation::SetAttr { ino, .. }
         | Mutation::Allocate { ino, .. }
         | Mutation::Publish { ino, .. }
@@ -112,7 +114,9 @@ pub(crate) fn named(mutation: &Mutation) -> Option<InodeId> {
         | Mutation::Rmdir { .. }
         | Mutation::Rename { .. }
         | Mutation::Make { .. }
-        | Mutation::Reserve { .. } => None,
+        | Mutation::Reserve { .. }
+        | Mutation::EmptyTrash { .. }
+        | Mutation::SetTrash { .. } => None,
     }
 }
 
@@ -123,7 +127,9 @@ pub(crate) fn shown_by_refusal(tables: &Overlay, mutation: &Mutation) -> Vec<Ino
         | Mutation::Unlink { parent, name }
         | Mutation::Rmdir { parent, name } => (vec![*parent], vec![(*parent, name)]),
         Mutation::CreateUnnamed { parent, .. } => (vec![*parent], Vec::new()),
-        Mutation::Link { ino, parent, name } => (vec![*ino, *parent], vec![(*parent, name)]),
+        Mutation::Link { ino, parent, name } | Mutation::Restore { ino, parent, name } => {
+            (vec![*ino, *parent], vec![(*parent, name)])
+        }
         Mutation::Rename {
             parent,
             name,

@@ -156,9 +156,56 @@ impl Model {
         self.nodes.get_mut(&parent).unwrap().entries.remove(name);
         self.touch(parent);
         self.note_change(ino);
+        self.keep(caller, ino, parent, name);
         Ok(Reply::Removed {
             attr: self.attr(ino),
         })
+    }
+
+    /// Puts what has lost its last name into the trash, if it is to be kept.
+    fn keep(&mut self, caller: &Caller, ino: InodeId, dir: InodeId, name: &[u8]) {
+        if !self.keeps || self.is_dir(ino) || self.names(ino) > 0 {
+            return;
+        }
+        let mut path = [b"/", name].concat();
+        let mut at = dir;
+        while at != InodeId::ROOT {
+            let above = self.holder(at);
+            let mut entries = self.nodes[&above].entries.iter();
+            let (name, _) = entries.find(|&(_, &ino)| ino == at).unwrap();
+            path = [b"/", &name[..], &path].concat();
+            at = above;
+        }
+        self.trash.insert(ino, (self.now, caller.uid, path));
+    }
+
+    pub(super) fn is_root(caller: &Caller) -> Result<(), Code> {
+        match caller.uid {
+            0 => Ok(()),
+            _ => Err(Code::NotPermitted),
+        }
+    }
+
+    pub(super) fn restore(
+        &mut self,
+        caller: &Caller,
+        ino: InodeId,
+        parent: InodeId,
+        name: &[u8],
+    ) -> Answer {
+        Self::is_root(caller)?;
+        if !self.trash.contains_key(&ino) {
+            return Err(Code::NotFound);
+        }
+        if self.dir(parent)?.entries.contains_key(name) {
+            return Err(Code::Exists);
+        }
+        self.trash.remove(&ino);
+        let dir = self.nodes.get_mut(&parent).unwrap();
+        dir.entries.insert(name.to_vec(), ino);
+        self.touch(parent);
+        self.note_change(ino);
+        Ok(Reply::Attr(self.attr(ino)))
     }
 
     fn above(&self, above: InodeId, ino: InodeId) -> bool {
@@ -259,6 +306,7 @@ impl Model {
                     .insert(name.to_vec(), target);
                 self.nodes.get_mut(&target).unwrap().parent = from;
             }
+            self.keep(caller, target, to, new_name);
             self.note_change(target);
         }
         self.note_change(source);
