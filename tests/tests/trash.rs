@@ -11,15 +11,29 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// `lumeofs fs trash … --json`.
+/// Exit code of commands that got no answer.
+const NO_ANSWER: Option<i32> = Some(7);
+
+/// `lumeofs fs trash … --json`, again if no master answered in time.
 fn try_trash(cluster: &Cluster, arguments: &[&str]) -> Output {
-    Command::new(binary())
-        .args(["fs", "--json", "--dir"])
-        .arg(cluster.dir())
-        .arg("trash")
-        .args(arguments)
-        .output()
-        .expect("the command runs")
+    let run = || {
+        Command::new(binary())
+            .args(["fs", "--json", "--dir"])
+            .arg(cluster.dir())
+            .arg("trash")
+            .args(arguments)
+            .output()
+            .expect("the command runs")
+    };
+    let mut output = run();
+    eventually("masters answer", SOON, || {
+        let is_answered = output.status.code() != NO_ANSWER;
+        if !is_answered {
+            output = run();
+        }
+        is_answered
+    });
+    output
 }
 
 fn trash(cluster: &Cluster, arguments: &[&str]) -> Value {
