@@ -92,8 +92,8 @@ fn run(tx: &mut Tx<'_>, internal: &Internal) -> Outcome {
             tx.tables.delete(&keys::HELD);
             Ok(Reply::Done)
         }
-        Internal::ExpireTrash { entries } => {
-            trash::drop_entries(tx, entries);
+        Internal::ExpireTrash { entries, now } => {
+            trash::expire(tx, entries, *now);
             Ok(Reply::Done)
         }
         Internal::HoldLeases { session } => session::hold_leases(tx, *session),

@@ -451,8 +451,11 @@ pub enum Internal {
     /// A session may have leases from now on: see [`crate::namespace::leaseholders`]. -> [`Reply::Done`],
     /// `SessionExpired` if it is not live.
     HoldLeases { session: SessionId },
-    /// Drops entries of the trash whose time is over. -> [`Reply::Done`]
-    ExpireTrash { entries: Vec<TrashKey> },
+    /// Drops entries of the trash whose time is over at `now`, by the clock of the leader. -> [`Reply::Done`]
+    ExpireTrash {
+        entries: Vec<TrashKey>,
+        now: Timestamp,
+    },
 }
 
 /// One command of a Raft entry.

@@ -71,6 +71,14 @@ pub(crate) fn drop_entries(tx: &mut Tx<'_>, entries: &[TrashKey]) {
     }
 }
 
+/// The same for those of which the time is over at `now`: another policy may have been set since they were chosen.
+pub(crate) fn expire(tx: &mut Tx<'_>, entries: &[TrashKey], now: Timestamp) {
+    let (policy, now) = (policy(tx.tables), nanoseconds(now));
+    let is_over = |key: &&TrashKey| policy.expires_ns(**key) <= now;
+    let over: Vec<_> = entries.iter().filter(is_over).copied().collect();
+    drop_entries(tx, &over);
+}
+
 /// At most `limit` entries whose time is over, the oldest first.
 pub(crate) fn expired(tables: &dyn Tables, now: Timestamp, limit: usize) -> Vec<TrashKey> {
     let (policy, now) = (policy(tables), nanoseconds(now));

@@ -159,7 +159,7 @@ impl MetadataService {
             Internal::Purge { inos } => inos.len() * 8,
             Internal::ChunksDeleted { chunks } => chunks.len() * 8,
             Internal::FreeChunks { chunks } => chunks.len() * 16,
-            Internal::ExpireTrash { entries } => entries.len() * 20,
+            Internal::ExpireTrash { entries, .. } => entries.len() * 20,
             Internal::CloseSession { .. }
             | Internal::HoldLeases { .. }
             | Internal::EndSession { .. }

@@ -39,7 +39,7 @@ async fn expire_some(service: &MetadataService) -> bool {
         return false;
     }
     let done = service
-        .propose_internal(Internal::ExpireTrash { entries })
+        .propose_internal(Internal::ExpireTrash { entries, now })
         .await;
     match done.and_then(|done| done.reply) {
         Ok(_) => {

@@ -273,7 +273,11 @@ fn restore_below(session: &Session, what: &[u8], json: bool) -> anyhow::Result<(
     for (path, entry) in &found {
         match put_back(session, entry, path) {
             Ok(()) => restored.push(path),
-            Err(error) if error.code == Code::Exists => left.push(path),
+            Err(error) if matches!(error.code, Code::Exists | Code::NotDirectory) => {
+                left.push(path);
+            }
+            // It was restored or dropped by somebody else meanwhile.
+            Err(error) if error.code == Code::NotFound => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -292,7 +296,7 @@ fn restore_below(session: &Session, what: &[u8], json: bool) -> anyhow::Result<(
     if !json {
         for path in &left {
             output::note(format_args!(
-                "left, since it exists: {}",
+                "left, since its place is taken: {}",
                 output::name(path)
             ));
         }
