@@ -149,9 +149,9 @@ pub const GROUP_INFLIGHT_BYTES_MAX: usize = 32 << 20;
 /// restart of the machine.
 pub const REPAIR_AFTER: Duration = Duration::from_secs(300);
 /// Bytes of catch-up that a datanode sends in a second while clients are at work, unless the policy says otherwise.
-pub const REPAIR_RATE_BYTES: u64 = 16 << 20;
+pub const REPAIR_RATE_BYTES: u64 = 32 << 20;
 /// How many times that when no client is.
-pub const REPAIR_IDLE_FACTOR: u64 = 16;
+pub const REPAIR_IDLE_FACTOR: u64 = 8;
 /// Replicas on their way to one datanode at once.
 pub const REPAIRS_PER_NODE_MAX: usize = 2;
 /// A datanode with less than this part of its space free gets no further replicas.
