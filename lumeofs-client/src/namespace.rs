@@ -108,13 +108,23 @@ impl Client {
         parent: InodeId,
         name: &[u8],
     ) -> FsResult<Attr> {
-        let asker = self.link.asker(&cx);
         let mutation = Mutation::Link {
             ino,
             parent,
             name: name.to_vec(),
         };
-        let attr = self.link.mutate_attr(&asker, parent, &mutation)?;
+        self.name(cx, parent, &mutation)
+    }
+
+    /// Gives something a name in a directory.
+    pub(crate) fn name(
+        &self,
+        cx: Context<'_>,
+        parent: InodeId,
+        mutation: &Mutation,
+    ) -> FsResult<Attr> {
+        let asker = self.link.asker(&cx);
+        let attr = self.link.mutate_attr(&asker, parent, mutation)?;
         self.link.fresh(&asker, attr)
     }
 

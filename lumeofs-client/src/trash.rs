@@ -53,14 +53,12 @@ impl Client {
         parent: InodeId,
         name: &[u8],
     ) -> FsResult<Attr> {
-        let asker = self.link.asker(&cx);
         let mutation = Mutation::Restore {
             ino,
             parent,
             name: name.to_vec(),
         };
-        let attr = self.link.mutate_attr(&asker, parent, &mutation)?;
-        self.link.fresh(&asker, attr)
+        self.name(cx, parent, &mutation)
     }
 
     /// Drops entries; those that are there no more are passed over. At most

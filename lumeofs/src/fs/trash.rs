@@ -370,10 +370,11 @@ fn find(session: &Session, what: &[u8]) -> anyhow::Result<TrashEntry> {
 
 /// Restores an entry at a path.
 fn put_back(session: &Session, entry: &TrashEntry, path: &[u8]) -> FsResult<()> {
-    let restored = parent(session, path, &entry.attr).and_then(|(parent, name)| {
-        let cx = session.context();
-        session.client.restore(cx, entry.key.ino, parent, name)
-    });
+    let (cx, ino) = (session.context(), entry.key.ino);
+    // Not those of the entry: a mount that changed them may not have published that when it was listed.
+    let attr = session.client.getattr(cx, ino);
+    let place = attr.and_then(|attr| parent(session, path, &attr));
+    let restored = place.and_then(|(parent, name)| session.client.restore(cx, ino, parent, name));
     match restored {
         Ok(_) => Ok(()),
         Err(error) if error.code == Code::Exists => {
